@@ -1,0 +1,157 @@
+package mesh
+
+import (
+	"net/netip"
+	"time"
+)
+
+// WaypointFor says what traffic a waypoint takes (label istio.io/waypoint-for).
+type WaypointFor uint8
+
+const (
+	// WaypointForService takes traffic addressed to services: the default.
+	WaypointForService WaypointFor = iota
+	// WaypointForWorkload takes traffic addressed to workloads' own addresses.
+	WaypointForWorkload
+	// WaypointForAll takes both.
+	WaypointForAll
+	// WaypointForNone takes nothing.
+	WaypointForNone
+)
+
+// Waypoint is a Gateway of a waypoint class.
+type Waypoint struct {
+	Name  Name
+	Class string
+	// Identity is what its instances present.
+	Identity Identity
+	// Addresses are where its instances listen, port Port.
+	Addresses []netip.Addr
+	Port      uint16
+	For       WaypointFor
+	// ForServiceAccount, when set, restricts the waypoint to the workloads of
+	// that account in its namespace (annotation istio.io/for-service-account).
+	ForServiceAccount string
+	Origin            Origin
+}
+
+// Route is one rule of an HTTPRoute that is attached to a service: a set of
+// alternative matches, what to do, and where to send.
+type Route struct {
+	// Object is the HTTPRoute, Rule its rule's index and RuleName the rule's name, if any.
+	Object   Name
+	Rule     int
+	RuleName string
+	// Created orders routes of equal precedence: older first, then by name.
+	Created time.Time
+	// Hostnames restrict a Gateway-attached route; not used with Service parents.
+	Hostnames []string
+	// Matches are alternatives; empty means "every request".
+	Matches  []RouteMatch
+	Filters  RouteFilters
+	Backends []Backend
+	// Timeout is the whole request's; 0 means none. BackendTimeout is per try.
+	Timeout        time.Duration
+	BackendTimeout time.Duration
+	// Broken, when not empty, says why this rule cannot be served: it answers
+	// 500 and its neighbours go on.
+	Broken string
+	Origin Origin
+}
+
+// RouteAttachment binds a Route to a service and, if Port is not 0, to one of its ports.
+type RouteAttachment struct {
+	Service ServiceKey
+	Port    uint16
+	Route   *Route
+	// ConsumerNamespace, when set, limits the route to clients of that
+	// namespace (GAMMA consumer routes).
+	ConsumerNamespace string
+}
+
+// MatchKind says how a RouteMatch compares a string.
+type MatchKind uint8
+
+const (
+	// MatchExact compares the whole string.
+	MatchExact MatchKind = iota
+	// MatchPrefix compares a path prefix, by whole path elements.
+	MatchPrefix
+	// MatchRegex is an RE2 expression that must match the whole string.
+	MatchRegex
+)
+
+// StringMatch compares one string.
+type StringMatch struct {
+	Kind  MatchKind
+	Value string
+}
+
+// NamedMatch compares a header or query parameter.
+type NamedMatch struct {
+	// Name is lower case for headers.
+	Name string
+	StringMatch
+}
+
+// RouteMatch is a conjunction; absent parts match everything.
+type RouteMatch struct {
+	// Path is nil for "any path".
+	Path    *StringMatch
+	Method  string
+	Headers []NamedMatch
+	Query   []NamedMatch
+}
+
+// HeaderEdits are the changes of a header modifier filter, in the order that
+// Gateway API applies them: set, add, remove. Names are lower case.
+type HeaderEdits struct {
+	Set, Add []Field
+	Remove   []string
+}
+
+// IsZero reports whether there is nothing to do.
+func (e *HeaderEdits) IsZero() bool {
+	return e == nil || len(e.Set)+len(e.Add)+len(e.Remove) == 0
+}
+
+// RouteFilters is what a rule or a backend does to a message.
+type RouteFilters struct {
+	RequestHeaders  *HeaderEdits
+	ResponseHeaders *HeaderEdits
+	Redirect        *Redirect
+	Rewrite         *Rewrite
+}
+
+// PathEdit replaces a path, or the prefix that the rule matched.
+type PathEdit struct {
+	// Prefix is true to replace the matched prefix, false for the whole path.
+	Prefix bool
+	Value  string
+}
+
+// Redirect answers with a Location (Gateway API RequestRedirect).
+type Redirect struct {
+	Scheme   string // "" keeps
+	Hostname string // "" keeps
+	Port     uint16 // 0: see Gateway API: the scheme's well-known port if Scheme is set, else the listener's
+	Path     *PathEdit
+	Status   int
+}
+
+// Rewrite changes host and path on the way to the backend (Gateway API URLRewrite).
+type Rewrite struct {
+	Hostname string
+	Path     *PathEdit
+}
+
+// Backend is one destination of a rule.
+type Backend struct {
+	Service ServiceKey
+	Port    uint16
+	Weight  uint32
+	Filters RouteFilters
+	// Broken, when not empty, says why the backend cannot be reached (missing
+	// service, no ReferenceGrant): its share of the requests gets 500.
+	Broken string
+}
