@@ -1,0 +1,207 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Pod is one pod of the mesh as this machine is to run it.
+type Pod struct {
+	Namespace, Name string
+	Node            string
+	ServiceAccount  string
+	Address         netip.Addr
+	Containers      []Container
+	// TargetPorts are the ports at which services expect the pod; a sample
+	// whose container names no port listens on the first.
+	TargetPorts []uint16
+}
+
+func (p Pod) key() string { return p.Namespace + "/" + p.Name }
+
+// PodState is how a pod is run.
+type PodState string
+
+const (
+	// PodRunning pods are child processes of this one.
+	PodRunning PodState = "running"
+	// PodExternal pods are run by the user, on the pod's address.
+	PodExternal PodState = "external"
+)
+
+// How a child process is ended, and how often one that ends by itself is begun again.
+const (
+	killAfter  = 3 * time.Second
+	firstDelay = 250 * time.Millisecond
+	maxDelay   = 30 * time.Second
+	// longLife is how long a process must have lived for its end to count as
+	// the first.
+	longLife = 10 * time.Second
+)
+
+// Runner runs pods as child processes: it starts them, starts again those
+// that end, and stops them. Set and Stop are called from one goroutine.
+type Runner struct {
+	self  string
+	log   *slog.Logger
+	out   func(pod string) *podLog
+	start func(*exec.Cmd, Pod) error
+
+	running map[string]*runningPod
+	wg      sync.WaitGroup
+}
+
+type runningPod struct {
+	pod    Pod
+	state  PodState
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// runnerOptions configure a Runner.
+type runnerOptions struct {
+	// self is the path of this binary, which holds the samples.
+	self string
+	log  *slog.Logger
+	// out returns where a pod's output goes.
+	out func(pod string) *podLog
+	// start starts a prepared command for a pod: in this network namespace, or
+	// in the pod's own.
+	start func(*exec.Cmd, Pod) error
+}
+
+func newRunner(o runnerOptions) *Runner {
+	return &Runner{self: o.self, log: o.log, out: o.out, start: o.start, running: map[string]*runningPod{}}
+}
+
+// Set makes the running pods those that are given: it starts new ones, stops
+// those that are gone, and replaces those that changed. env returns the
+// environment of a pod, "NAME=value". It returns without waiting for programs
+// to be ready, but waits until a replaced one has ended.
+func (r *Runner) Set(ctx context.Context, pods []Pod, env func(Pod) []string) {
+	want := map[string]Pod{}
+	for _, p := range pods {
+		want[p.key()] = p
+	}
+	var ended []*runningPod
+	for k, rp := range r.running {
+		if p, ok := want[k]; !ok || !samePod(p, rp.pod) {
+			rp.cancel()
+			ended = append(ended, rp)
+			delete(r.running, k)
+		}
+	}
+	for _, rp := range ended {
+		<-rp.done
+	}
+	for _, p := range pods {
+		if _, ok := r.running[p.key()]; !ok {
+			r.running[p.key()] = r.startPod(ctx, p, env(p))
+		}
+	}
+}
+
+// State returns how a pod is run.
+func (r *Runner) State(p Pod) PodState {
+	if rp, ok := r.running[p.key()]; ok {
+		return rp.state
+	}
+	return PodExternal
+}
+
+// Stop ends every pod: SIGTERM, and SIGKILL for what is still there after
+// killAfter. It returns when all have ended.
+func (r *Runner) Stop() {
+	for k, rp := range r.running {
+		rp.cancel()
+		delete(r.running, k)
+	}
+	r.wg.Wait()
+}
+
+func (r *Runner) startPod(ctx context.Context, p Pod, env []string) *runningPod {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	rp := &runningPod{pod: p, state: PodRunning, cancel: cancel, done: make(chan struct{})}
+	var wg sync.WaitGroup
+	for _, c := range p.Containers {
+		if len(c.Ports) == 0 && len(p.TargetPorts) > 0 {
+			c.Ports = p.TargetPorts[:1]
+		}
+		prog := programOf(r.self, c)
+		if prog == nil {
+			rp.state = PodExternal
+			continue
+		}
+		wg.Go(func() { r.supervise(ctx, p, prog, slices.Concat(env, prog.env, c.Env)) })
+	}
+	r.wg.Go(func() {
+		wg.Wait()
+		<-ctx.Done()
+		close(rp.done)
+	})
+	return rp
+}
+
+// supervise keeps one program running until ctx ends.
+func (r *Runner) supervise(ctx context.Context, p Pod, prog *program, env []string) {
+	delay := time.Duration(0)
+	for ctx.Err() == nil {
+		began := time.Now()
+		out := r.out(p.key())
+		err := r.runOnce(ctx, p, prog, env, out)
+		if ctx.Err() != nil {
+			return
+		}
+		delay = nextDelay(delay, time.Since(began))
+		r.log.Warn("a pod's program ended; starting it again", "pod", p.key(), "program", prog.argv[0], "in", delay.String(),
+			"error", err, "said", out.tail())
+		t := time.NewTimer(delay)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+func (r *Runner) runOnce(ctx context.Context, p Pod, prog *program, env []string, out *podLog) error {
+	cmd := exec.CommandContext(ctx, prog.argv[0], prog.argv[1:]...)
+	cmd.Env = env
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = killAfter
+	if err := r.start(cmd, p); err != nil {
+		return fmt.Errorf("starting %s: %w", prog.argv[0], err)
+	}
+	err := cmd.Wait()
+	if err == nil {
+		err = errors.New("exit status 0")
+	}
+	return err
+}
+
+// nextDelay is how long to wait before a program is started again, after it
+// lived for lived and was last waited for for prev.
+func nextDelay(prev, lived time.Duration) time.Duration {
+	if prev == 0 || lived >= longLife {
+		return firstDelay
+	}
+	return min(2*prev, maxDelay)
+}
+
+func samePod(a, b Pod) bool {
+	return a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node && a.ServiceAccount == b.ServiceAccount &&
+		a.Address == b.Address && slices.Equal(a.TargetPorts, b.TargetPorts) &&
+		slices.EqualFunc(a.Containers, b.Containers, func(x, y Container) bool {
+			return x.Image == y.Image && slices.Equal(x.Command, y.Command) && slices.Equal(x.Args, y.Args) &&
+				slices.Equal(x.Env, y.Env) && slices.Equal(x.Ports, y.Ports)
+		})
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package up
+
+import "os/exec"
+
+// tieToParent does nothing: only Linux ends children with their parent.
+func tieToParent(*exec.Cmd) {}
