@@ -1,0 +1,63 @@
+package source
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Problem is one thing that is wrong with a description of the mesh, told so
+// that the one who wrote it can put it right.
+type Problem struct {
+	// File and Line are the place of the offending field; Line counts from 1
+	// and is 0 when the problem concerns the file as a whole.
+	File string `json:"file"`
+	Line int    `json:"line"`
+	// Object names what was being described, like "HTTPRoute default/reviews";
+	// empty when the text could not be read that far.
+	Object string `json:"object"`
+	// Field is the path of the offending field, like "spec.rules[0].backendRefs[1].port".
+	Field string `json:"field"`
+	// Message says what is wrong and ends with what to do about it.
+	Message string `json:"message"`
+}
+
+// String returns the problem on one line: "file:line: object: field: message",
+// without the parts that are not known.
+func (p Problem) String() string {
+	var b strings.Builder
+	if p.File != "" {
+		b.WriteString(p.File)
+		if p.Line > 0 {
+			fmt.Fprintf(&b, ":%d", p.Line)
+		}
+		b.WriteString(": ")
+	}
+	for _, s := range []string{p.Object, p.Field} {
+		if s != "" {
+			b.WriteString(s)
+			b.WriteString(": ")
+		}
+	}
+	b.WriteString(p.Message)
+	return b.String()
+}
+
+// Compare orders problems by place, for printing.
+func (p Problem) Compare(q Problem) int {
+	if c := strings.Compare(p.File, q.File); c != 0 {
+		return c
+	}
+	if p.Line != q.Line {
+		if p.Line < q.Line {
+			return -1
+		}
+		return 1
+	}
+	if c := strings.Compare(p.Object, q.Object); c != 0 {
+		return c
+	}
+	if c := strings.Compare(p.Field, q.Field); c != 0 {
+		return c
+	}
+	return strings.Compare(p.Message, q.Message)
+}
