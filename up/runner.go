@@ -135,12 +135,12 @@ func (r *Runner) startPod(ctx context.Context, p Pod, env []string) *runningPod 
 		if len(c.Ports) == 0 && len(p.TargetPorts) > 0 {
 			c.Ports = p.TargetPorts[:1]
 		}
-		prog := programOf(r.self, c)
-		if prog == nil {
+		argv := programOf(r.self, c)
+		if argv == nil {
 			rp.state = PodExternal
 			continue
 		}
-		wg.Go(func() { r.supervise(ctx, p, prog, slices.Concat(env, prog.env, c.Env)) })
+		wg.Go(func() { r.supervise(ctx, p, argv, slices.Concat(env, c.Env)) })
 	}
 	r.wg.Go(func() {
 		wg.Wait()
@@ -151,17 +151,17 @@ func (r *Runner) startPod(ctx context.Context, p Pod, env []string) *runningPod 
 }
 
 // supervise keeps one program running until ctx ends.
-func (r *Runner) supervise(ctx context.Context, p Pod, prog *program, env []string) {
+func (r *Runner) supervise(ctx context.Context, p Pod, argv []string, env []string) {
 	delay := time.Duration(0)
 	for ctx.Err() == nil {
 		began := time.Now()
 		out := r.out(p.key())
-		err := r.runOnce(ctx, p, prog, env, out)
+		err := r.runOnce(ctx, p, argv, env, out)
 		if ctx.Err() != nil {
 			return
 		}
 		delay = nextDelay(delay, time.Since(began))
-		r.log.Warn("a pod's program ended; starting it again", "pod", p.key(), "program", prog.argv[0], "in", delay.String(),
+		r.log.Warn("a pod's program ended; starting it again", "pod", p.key(), "program", argv[0], "in", delay.String(),
 			"error", err, "said", out.tail())
 		t := time.NewTimer(delay)
 		select {
@@ -172,14 +172,14 @@ func (r *Runner) supervise(ctx context.Context, p Pod, prog *program, env []stri
 	}
 }
 
-func (r *Runner) runOnce(ctx context.Context, p Pod, prog *program, env []string, out *podLog) error {
-	cmd := exec.CommandContext(ctx, prog.argv[0], prog.argv[1:]...)
+func (r *Runner) runOnce(ctx context.Context, p Pod, argv []string, env []string, out *podLog) error {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = env
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
 	if err := r.start(cmd, p); err != nil {
-		return fmt.Errorf("starting %s: %w", prog.argv[0], err)
+		return fmt.Errorf("starting %s: %w", argv[0], err)
 	}
 	err := cmd.Wait()
 	if err == nil {

@@ -48,7 +48,7 @@ var arrows = []arrow{
 	{"host", []string{"mesh"}},
 	{"host/*", []string{"host", "mesh"}},
 
-	{"up", []string{"proxy/*", "source", "source/*", "identity", "telemetry", "host", "host/*", "mesh"}},
+	{"up", []string{"proxy/*", "source", "source/*", "identity", "telemetry", "sample", "host", "host/*", "mesh"}},
 	{"cmd/*", []string{"up", "proxy/*", "source", "source/*", "identity", "telemetry", "sample", "sample/*", "host", "host/*", "mesh"}},
 
 	// Test plumbing: may use what it tests.
