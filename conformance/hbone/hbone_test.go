@@ -1,0 +1,167 @@
+package hbone
+
+import (
+	"context"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"cairnproxy.dev/cairn/conformance/ca"
+)
+
+// pair starts a sink and returns options for a load that reaches it directly.
+func pair(t testing.TB) (*Sink, Options) {
+	t.Helper()
+	authority, err := ca.New("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := authority.Issue("bench", "server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := authority.Issue("bench", "client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink := &Sink{TLS: server.Server()}
+	done := make(chan error, 1)
+	go func() { done <- sink.Serve(ln) }()
+	t.Cleanup(func() {
+		ln.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return sink, Options{
+		Addr: ln.Addr().String(), Authority: "127.96.0.1:8080", TLS: client.Client(server.URI),
+		Conns: 2, Streams: 8, Host: "server.bench:8080", Size: 1024,
+	}
+}
+
+func open(t testing.TB, opts Options) *Load {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	load, err := Dial(ctx, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(load.Close)
+	return load
+}
+
+func TestClosedLoop(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*Options)
+	}{
+		{"small", func(o *Options) {}},
+		{"empty", func(o *Options) { o.Size = 0 }},
+		{"large", func(o *Options) { o.Size = 3 << 20; o.Streams = 2 }},
+		{"upload", func(o *Options) { o.Upload = 3 << 20; o.Streams = 2 }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			sink, opts := pair(t)
+			test.change(&opts)
+			r := open(t, opts).Closed(t.Context(), 0, 100*time.Millisecond, func() {})
+			if r.Failures != 0 || r.Err != nil || r.Requests == 0 {
+				t.Errorf("%d requests, %d failures: %v", r.Requests, r.Failures, r.Err)
+			}
+			if r.Latency.N() != r.Requests {
+				t.Errorf("%d latencies of %d requests", r.Latency.N(), r.Requests)
+			}
+			if got := sink.Requests.Load(); got < r.Requests {
+				t.Errorf("the sink answered %d requests of %d", got, r.Requests)
+			}
+			authorities, peers, err := sink.Seen()
+			if err != nil || authorities[opts.Authority] != opts.Conns*opts.Streams || peers["spiffe://cluster.local/ns/bench/sa/client"] != opts.Conns {
+				t.Errorf("the sink saw %v from %v: %v", authorities, peers, err)
+			}
+		})
+	}
+}
+
+func TestOpenLoop(t *testing.T) {
+	_, opts := pair(t)
+	r, err := open(t, opts).Open(t.Context(), 2000, 50*time.Millisecond, 500*time.Millisecond, func() {})
+	if err != nil || r.Failures != 0 {
+		t.Fatalf("%d failures: %v %v", r.Failures, r.Err, err)
+	}
+	if r.Requests < 900 || r.Requests > 1100 {
+		t.Errorf("%d requests in half a second at 2,000 per second", r.Requests)
+	}
+}
+
+func TestOnce(t *testing.T) {
+	sink, opts := pair(t)
+	r := open(t, opts).Once(t.Context())
+	if want := uint64(opts.Conns * opts.Streams); r.Requests != want || r.Failures != 0 || sink.Requests.Load() != want {
+		t.Errorf("%d requests, %d at the sink, %d failures (%v), want %d", r.Requests, sink.Requests.Load(), r.Failures, r.Err, want)
+	}
+}
+
+// TestFailuresCount proves that the load notices what it exists to notice.
+func TestFailuresCount(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*Load)
+	}{
+		{"status", func(l *Load) { l.prefix = []byte("HTTP/1.1 403") }},
+		{"checksum", func(l *Load) { l.sum++ }},
+		{"length", func(l *Load) { l.opts.Size++ }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, opts := pair(t)
+			load := open(t, opts)
+			test.change(load)
+			if r := load.Once(t.Context()); r.Failures == 0 || r.Err == nil {
+				t.Errorf("%d failures, error %v", r.Failures, r.Err)
+			}
+		})
+	}
+}
+
+func TestWrongPeer(t *testing.T) {
+	_, opts := pair(t)
+	other, err := ca.New("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := other.Issue("bench", "client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.TLS = stranger.Client("")
+	if l, err := Dial(t.Context(), opts); err == nil {
+		l.Close()
+		t.Error("a peer of another root was accepted")
+	}
+}
+
+// BenchmarkDirect is the cost of the load and the sink together.
+func BenchmarkDirect(b *testing.B) {
+	_, opts := pair(b)
+	opts.Conns, opts.Streams = 4, 16
+	load := open(b, opts)
+	var before, after syscall.Rusage
+	b.ReportAllocs()
+	b.ResetTimer()
+	r := load.Closed(b.Context(), 200*time.Millisecond, 2*time.Second, func() {
+		before = after
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
+			b.Fatal(err)
+		}
+	})
+	if r.Failures != 0 {
+		b.Fatal(r.Err)
+	}
+	cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+	b.ReportMetric(float64(cpu)/1000/float64(r.Requests), "µs-cpu/req")
+	b.ReportMetric(float64(r.Requests)/r.Elapsed.Seconds(), "req/s")
+}

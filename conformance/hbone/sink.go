@@ -1,0 +1,214 @@
+package hbone
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"cairnproxy.dev/cairn/conformance/ca"
+)
+
+// A Sink is an HBONE server in the place of a destination's node proxy and
+// its application: it accepts every CONNECT and answers each HTTP/1.1 request
+// inside. GET /bytes/N gives N bytes of Body, any other path DefaultSize.
+type Sink struct {
+	TLS         *tls.Config
+	DefaultSize int // bytes of a response; 0 means 1024
+
+	Requests atomic.Uint64 // inner requests answered
+	Tunnels  atomic.Uint64 // CONNECT streams accepted
+	Bytes    atomic.Uint64 // request body bytes received
+
+	mu          sync.Mutex
+	conns       map[*conn]struct{}
+	responses   map[int][]byte
+	authorities map[string]int
+	peers       map[string]int
+	failure     error
+}
+
+// Serve accepts connections until the listener is closed; it returns when
+// every connection's goroutine has ended.
+func (s *Sink) Serve(ln net.Listener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.closeAll()
+	for {
+		sock, err := ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accepting: %w", err)
+		}
+		wg.Go(func() { s.carry(sock) })
+	}
+}
+
+// Seen returns how many tunnels named each CONNECT authority and how many
+// connections came from each SPIFFE URI, and the first failure, if any.
+func (s *Sink) Seen() (authorities, peers map[string]int, failure error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return copyMap(s.authorities), copyMap(s.peers), s.failure
+}
+
+func copyMap(m map[string]int) map[string]int {
+	c := make(map[string]int, len(m))
+	for k, v := range m {
+		c[k] = v
+	}
+	return c
+}
+
+func (s *Sink) carry(sock net.Conn) {
+	defer sock.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	t, err := handshake(ctx, sock, func(c net.Conn) *tls.Conn { return tls.Server(c, s.TLS) })
+	cancel()
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	c := newConn(t, s, false)
+	s.mu.Lock()
+	if s.conns == nil {
+		s.conns, s.peers = map[*conn]struct{}{}, map[string]int{}
+		s.authorities, s.responses = map[string]int{}, map[int][]byte{}
+	}
+	s.conns[c] = struct{}{}
+	s.peers[ca.URI(t.tls.ConnectionState())]++
+	s.mu.Unlock()
+	err = c.run()
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		s.fail(err)
+	}
+}
+
+func (s *Sink) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failure == nil {
+		s.failure = err
+	}
+}
+
+func (s *Sink) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.close()
+	}
+}
+
+// sinkTunnel is the state of one CONNECT stream.
+type sinkTunnel struct {
+	request message
+	size    int
+}
+
+func (s *Sink) headers(c *conn, st *stream, fields []hpack.HeaderField, end bool) error {
+	if st.owner != nil {
+		if end {
+			c.finish(st)
+			delete(c.streams, st.id)
+		}
+		return nil // trailers
+	}
+	var method, authority string
+	for _, f := range fields {
+		switch f.Name {
+		case ":method":
+			method = f.Value
+		case ":authority":
+			authority = f.Value
+		}
+	}
+	if method != "CONNECT" {
+		c.respond(st, 400, true)
+		return nil
+	}
+	s.Tunnels.Add(1)
+	s.mu.Lock()
+	s.authorities[authority]++
+	s.mu.Unlock()
+	st.owner = &sinkTunnel{}
+	c.respond(st, 200, false)
+	return nil
+}
+
+func (s *Sink) data(c *conn, st *stream, p []byte, end bool) error {
+	t, ok := st.owner.(*sinkTunnel)
+	if !ok {
+		return errors.New("DATA before HEADERS")
+	}
+	for len(p) > 0 {
+		starting := !t.request.inBody
+		rest, done, err := t.request.next(p)
+		if err != nil {
+			s.fail(fmt.Errorf("inner request: %w", err))
+			c.resetStream(st, http2.ErrCodeProtocol)
+			return nil
+		}
+		// The start line is valid only while its head is being read.
+		if starting && (done || t.request.inBody) {
+			t.size = s.sizeOf(t.request.first)
+		}
+		if done {
+			s.Bytes.Add(uint64(t.request.length))
+			s.Requests.Add(1)
+			c.send(st, s.response(t.size))
+		}
+		p = rest
+	}
+	if end {
+		c.finish(st)
+		if len(st.pending) == 0 {
+			delete(c.streams, st.id)
+		}
+	}
+	return nil
+}
+
+func (s *Sink) reset(*conn, *stream, http2.ErrCode) {}
+
+// sizeOf reads the wanted size from a request line.
+func (s *Sink) sizeOf(line []byte) int {
+	_, after, ok := bytes.Cut(line, []byte(" /bytes/"))
+	if ok {
+		digits, _, _ := bytes.Cut(after, []byte(" "))
+		if n, err := strconv.Atoi(string(digits)); err == nil && n >= 0 && n <= 16<<20 {
+			return n
+		}
+	}
+	if s.DefaultSize > 0 {
+		return s.DefaultSize
+	}
+	return 1024
+}
+
+// response returns the whole answer of n bytes, made once per size.
+func (s *Sink) response(n int) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.responses[n]
+	if r == nil {
+		r = fmt.Appendf(nil, "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ndate: Sat, 21 Nov 2026 04:31:29 GMT\r\nserver: sink\r\ncontent-length: %d\r\n\r\n", n)
+		r = append(r, Body(n)...)
+		s.responses[n] = r
+	}
+	return r
+}

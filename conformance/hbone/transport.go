@@ -1,0 +1,190 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// readSize is how much ciphertext one read of the socket may bring.
+const readSize = 128 << 10
+
+// errNoData is what the memory side of a TLS connection answers when its
+// bytes are used up. It is temporary, which makes crypto/tls keep a partial
+// record and go on from there at the next call.
+type errNoData struct{}
+
+func (errNoData) Error() string   { return "no data yet" }
+func (errNoData) Timeout() bool   { return true }
+func (errNoData) Temporary() bool { return true }
+
+// memory is the net.Conn under a tls.Conn. During the handshake it passes
+// everything to the socket; afterwards (detached) Read takes from in, which
+// the reader goroutine fills, and Write collects in out until flush.
+type memory struct {
+	net.Conn // the socket: addresses, deadlines, Close
+	detached bool
+
+	in []byte // ciphertext that was read and not yet decrypted
+
+	mu  sync.Mutex // guards out: crypto/tls may answer a key update while it reads
+	out []byte     // ciphertext to send
+}
+
+func (m *memory) Read(p []byte) (int, error) {
+	if !m.detached {
+		return m.Conn.Read(p)
+	}
+	if len(m.in) == 0 {
+		return 0, errNoData{}
+	}
+	n := copy(p, m.in)
+	m.in = m.in[n:]
+	return n, nil
+}
+
+func (m *memory) Write(p []byte) (int, error) {
+	if !m.detached {
+		return m.Conn.Write(p)
+	}
+	m.mu.Lock()
+	m.out = append(m.out, p...)
+	m.mu.Unlock()
+	return len(p), nil
+}
+
+// transport is a TLS connection that is read and written in batches.
+type transport struct {
+	mem *memory
+	raw syscall.RawConn
+	tls *tls.Conn
+
+	ciphertext []byte // buffer of the reader goroutine
+}
+
+// handshake completes TLS over the socket and detaches it. The peer must
+// have chosen h2.
+func handshake(ctx context.Context, sock net.Conn, wrap func(net.Conn) *tls.Conn) (*transport, error) {
+	sc, ok := sock.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("%T is no socket", sock)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("reaching the socket: %w", err)
+	}
+	mem := &memory{Conn: sock}
+	t := &transport{mem: mem, raw: raw, tls: wrap(mem)}
+	if err := t.tls.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("handshaking with %s: %w", sock.RemoteAddr(), err)
+	}
+	if got := t.tls.ConnectionState().NegotiatedProtocol; got != "h2" {
+		return nil, fmt.Errorf("handshaking with %s: ALPN %q, not h2", sock.RemoteAddr(), got)
+	}
+	mem.detached = true
+	return t, nil
+}
+
+// serve reads the connection until it ends. handle is called with decrypted
+// bytes, at most one record at a time, which are only valid during the call;
+// batch is called when what one read brought is used up. serve returns nil
+// when the peer closed in good order.
+func (t *transport) serve(handle func([]byte) error, batch func() error) error {
+	t.ciphertext = make([]byte, readSize)
+	plain := make([]byte, 32<<10)
+	var failed error
+	// The loop lives inside the callback: it returns false only after a read
+	// found nothing, so the runtime parks without a probing read of its own.
+	step := func(fd uintptr) bool {
+		for {
+			n, err := syscall.Read(int(fd), t.ciphertext)
+			switch {
+			case err == syscall.EAGAIN:
+				return false
+			case err == syscall.EINTR:
+				continue
+			case err != nil:
+				failed = fmt.Errorf("reading: %w", err)
+				return true
+			case n == 0:
+				failed = io.EOF
+				return true
+			}
+			t.mem.in = t.ciphertext[:n]
+			if failed = t.decrypt(plain, handle); failed != nil {
+				return true
+			}
+			if failed = batch(); failed != nil {
+				return true
+			}
+			if n < readSize {
+				return false // the socket is empty; the next event says otherwise
+			}
+		}
+	}
+	if err := t.raw.Read(step); err != nil {
+		return fmt.Errorf("reading: %w", err)
+	}
+	if errors.Is(failed, io.EOF) {
+		return nil
+	}
+	return failed
+}
+
+// decrypt hands on every complete record of what was read.
+func (t *transport) decrypt(plain []byte, handle func([]byte) error) error {
+	for {
+		n, err := t.tls.Read(plain)
+		if n > 0 {
+			if err := handle(plain[:n]); err != nil {
+				return err
+			}
+		}
+		if err == nil {
+			continue
+		}
+		if err == (errNoData{}) {
+			return nil
+		}
+		return err
+	}
+}
+
+// write encrypts p and sends it, waiting for the socket when it is full. The
+// caller serialises its calls.
+func (t *transport) write(p []byte) error {
+	if _, err := t.tls.Write(p); err != nil {
+		return fmt.Errorf("encrypting: %w", err)
+	}
+	t.mem.mu.Lock()
+	defer t.mem.mu.Unlock()
+	_, err := t.mem.Conn.Write(t.mem.out)
+	t.mem.out = t.mem.out[:0]
+	if err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
+}
+
+// dial connects to addr within ten seconds.
+func dial(ctx context.Context, addr string, cfg *tls.Config) (*transport, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var d net.Dialer
+	sock, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("dialing %s: %w", addr, err)
+	}
+	t, err := handshake(ctx, sock, func(c net.Conn) *tls.Conn { return tls.Client(c, cfg) })
+	if err != nil {
+		sock.Close()
+		return nil, err
+	}
+	return t, nil
+}
