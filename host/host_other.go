@@ -31,16 +31,14 @@ type Lab struct{}
 func NewLab() (*Lab, error) { return nil, ErrUnsupported }
 
 // AddNode fails with ErrUnsupported.
-func (l *Lab) AddNode(string, netip.Prefix) (*Node, error) { return nil, ErrUnsupported }
+func (l *Lab) AddNode(string) (*Node, error) { return nil, ErrUnsupported }
 
 // Close does nothing.
 func (l *Lab) Close() error { return nil }
 
 // Node is a namespace with a bridge to which its pods are attached.
 type Node struct {
-	Name    string
-	Prefix  netip.Prefix
-	Gateway netip.Addr
+	Name string
 }
 
 // Namespace returns nil.

@@ -17,34 +17,32 @@ import (
 // redirection rules let it pass, as Istio's do.
 var ProbeAddr = netip.AddrFrom4([4]byte{169, 254, 7, 127})
 
-// uplinks is the range of the nodes' addresses on the fabric.
-var uplinks = netip.AddrFrom4([4]byte{169, 254, 64, 0})
+// gateway is the address at which every pod finds its node.
+var gateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
 
-// Lab is a set of nodes that reach each other.
+// uplinks is the range of the nodes' addresses on the fabric.
+var uplinks = netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254, 64, 0}), 18)
+
+// Lab is a set of nodes that reach each other's pods.
 type Lab struct {
 	fabric *Namespace
 	links  *netlink.Handle
 
 	mu    sync.Mutex
 	nodes []*Node
+	made  int
+	pods  map[netip.Addr]*Pod
 }
 
 // Node is a namespace with a bridge to which its pods are attached.
 type Node struct {
-	// Name is what AddNode was given.
 	Name string
-	// Prefix is the range of the pods' addresses.
-	Prefix netip.Prefix
-	// Gateway is the node's own address in it, the first.
-	Gateway netip.Addr
 
+	lab    *Lab
 	ns     *Namespace
 	links  *netlink.Handle
 	uplink netip.Addr
-
-	mu   sync.Mutex
-	pods map[*Pod]struct{}
-	next int
+	made   int // under lab.mu
 }
 
 // Pod is a namespace with an address of its own.
@@ -61,7 +59,7 @@ type Pod struct {
 // PodOptions describes a pod.
 type PodOptions struct {
 	Name string
-	// Address must be in the node's prefix and neither its first nor the gateway.
+	// Address is the pod's IPv4 address: any that no other pod of the lab has.
 	Address netip.Addr
 	// ResolvConf is what the pod's processes read from /etc/resolv.conf; ""
 	// leaves them the machine's.
@@ -75,7 +73,7 @@ func NewLab() (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{fabric: ns}
+	l := &Lab{fabric: ns, pods: map[netip.Addr]*Pod{}}
 	if l.links, err = handleAt(ns); err == nil {
 		err = addBridge(l.links, "fabric0")
 	}
@@ -89,10 +87,13 @@ func NewLab() (*Lab, error) {
 // Close takes down every node and pod.
 func (l *Lab) Close() error {
 	l.mu.Lock()
-	nodes := l.nodes
-	l.nodes = nil
+	nodes, pods := l.nodes, l.pods
+	l.nodes, l.pods = nil, map[netip.Addr]*Pod{}
 	l.mu.Unlock()
 	var errs []error
+	for _, p := range pods {
+		errs = append(errs, p.ns.Close())
+	}
 	for _, n := range nodes {
 		errs = append(errs, n.close())
 	}
@@ -102,34 +103,25 @@ func (l *Lab) Close() error {
 	return errors.Join(append(errs, l.fabric.Close())...)
 }
 
-// AddNode makes a node whose pods have addresses in prefix (IPv4), and routes
-// between it and the other nodes.
-func (l *Lab) AddNode(name string, prefix netip.Prefix) (*Node, error) {
-	prefix = prefix.Masked()
-	if !prefix.Addr().Is4() || prefix.Bits() > 30 {
-		return nil, fmt.Errorf("node %s: %s is no IPv4 range with room for pods", name, prefix)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, o := range l.nodes {
-		if o.Prefix.Overlaps(prefix) {
-			return nil, fmt.Errorf("node %s: %s overlaps with node %s (%s)", name, prefix, o.Name, o.Prefix)
-		}
-	}
+// AddNode makes a node.
+func (l *Lab) AddNode(name string) (*Node, error) {
 	ns, err := NewNamespace()
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{Name: name, Prefix: prefix, Gateway: prefix.Addr().Next(), ns: ns, pods: map[*Pod]struct{}{}}
-	if err := l.join(n, len(l.nodes)+1); err != nil {
+	n := &Node{Name: name, lab: l, ns: ns}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.made++
+	err = l.join(n, l.made)
+	for _, p := range l.pods {
+		if err == nil {
+			err = routeVia(n.links, netip.PrefixFrom(p.Address, 32), p.Node.uplink)
+		}
+	}
+	if err != nil {
 		n.close()
 		return nil, fmt.Errorf("making node %s: %w", name, err)
-	}
-	for _, o := range l.nodes {
-		if err := errors.Join(routeVia(o.links, n.Prefix, n.uplink), routeVia(n.links, o.Prefix, o.uplink)); err != nil {
-			n.close()
-			return nil, fmt.Errorf("routing between nodes %s and %s: %w", o.Name, name, err)
-		}
 	}
 	l.nodes = append(l.nodes, n)
 	return n, nil
@@ -137,28 +129,31 @@ func (l *Lab) AddNode(name string, prefix netip.Prefix) (*Node, error) {
 
 // join sets up the node's inside and its link to the fabric. index is from 1.
 func (l *Lab) join(n *Node, index int) (err error) {
-	if index >= 1<<14 {
-		return errors.New("too many nodes")
-	}
-	a := uplinks.As4()
+	a := uplinks.Addr().As4()
 	a[2] += byte(index >> 8)
 	a[3] = byte(index)
 	n.uplink = netip.AddrFrom4(a)
+	if !uplinks.Contains(n.uplink) || index >= 1<<14-1 {
+		return errors.New("too many nodes")
+	}
 	if n.links, err = handleAt(n.ns); err != nil {
 		return err
 	}
 	up := fmt.Sprintf("n%d", index)
 	return steps(
 		func() error {
-			return n.ns.Do(func() error { return sysctls("net/ipv4/ip_forward=1", "net/ipv4/conf/all/rp_filter=0") })
+			// Pods of one node speak through it, in and out by the same device.
+			return n.ns.Do(func() error {
+				return sysctls("net/ipv4/ip_forward=1", "net/ipv4/conf/all/rp_filter=0", "net/ipv4/conf/all/send_redirects=0", "net/ipv4/conf/default/send_redirects=0")
+			})
 		},
 		func() error { return setUp(n.links, "lo") },
 		func() error { return addBridge(n.links, "br0") },
-		func() error { return addAddr(n.links, "br0", netip.PrefixFrom(n.Gateway, n.Prefix.Bits())) },
+		func() error { return addAddr(n.links, "br0", netip.PrefixFrom(gateway, 32)) },
 		func() error { return addAddr(n.links, "br0", netip.PrefixFrom(ProbeAddr, 32)) },
 		func() error { return addVeth(l.links, up, "up0", n.ns) },
 		func() error { return attach(l.links, up, "fabric0") },
-		func() error { return addAddr(n.links, "up0", netip.PrefixFrom(n.uplink, 18)) },
+		func() error { return addAddr(n.links, "up0", netip.PrefixFrom(n.uplink, uplinks.Bits())) },
 		func() error { return setUp(n.links, "up0") },
 	)
 }
@@ -168,39 +163,37 @@ func (l *Lab) join(n *Node, index int) (err error) {
 func (n *Node) Namespace() *Namespace { return n.ns }
 
 func (n *Node) close() error {
-	n.mu.Lock()
-	pods := n.pods
-	n.pods = map[*Pod]struct{}{}
-	n.mu.Unlock()
-	var errs []error
-	for p := range pods {
-		errs = append(errs, p.ns.Close())
-	}
 	if n.links != nil {
 		n.links.Close()
 	}
-	return errors.Join(append(errs, n.ns.Close())...)
+	return n.ns.Close()
 }
 
 // AddPod makes a pod on the node: its own namespace, address, default route
-// and loopback device.
+// and loopback device, and routes to it from every node.
 func (n *Node) AddPod(opts PodOptions) (*Pod, error) {
-	if !n.Prefix.Contains(opts.Address) || opts.Address == n.Gateway || opts.Address == n.Prefix.Addr() {
-		return nil, fmt.Errorf("pod %s: %s is not a free address of node %s (%s)", opts.Name, opts.Address, n.Name, n.Prefix)
+	addr := opts.Address
+	if !addr.Is4() || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.IsUnspecified() {
+		return nil, fmt.Errorf("pod %s: %s is no IPv4 address that a pod can have", opts.Name, addr)
 	}
 	ns, err := NewNamespace()
 	if err != nil {
 		return nil, err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.next++
-	p := &Pod{Name: opts.Name, Address: opts.Address, Node: n, ns: ns, link: fmt.Sprintf("p%d", n.next), resolvConf: opts.ResolvConf}
-	if err := n.wire(p); err != nil {
+	l := n.lab
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if o := l.pods[addr]; o != nil {
 		ns.Close()
+		return nil, fmt.Errorf("pod %s: address %s belongs to pod %s", opts.Name, addr, o.Name)
+	}
+	n.made++
+	p := &Pod{Name: opts.Name, Address: addr, Node: n, ns: ns, link: fmt.Sprintf("p%d", n.made), resolvConf: opts.ResolvConf}
+	if err := n.wire(p); err != nil {
+		p.unwire()
 		return nil, fmt.Errorf("making pod %s: %w", opts.Name, err)
 	}
-	n.pods[p] = struct{}{}
+	l.pods[addr] = p
 	return p, nil
 }
 
@@ -210,17 +203,38 @@ func (n *Node) wire(p *Pod) error {
 		return err
 	}
 	defer links.Close()
-	return steps(
+	host := netip.PrefixFrom(p.Address, 32)
+	err = steps(
 		func() error {
 			return p.ns.Do(func() error { return sysctls("net/ipv4/conf/all/rp_filter=0", "net/ipv4/conf/default/rp_filter=0") })
 		},
 		func() error { return setUp(links, "lo") },
 		func() error { return addVeth(n.links, p.link, "eth0", p.ns) },
 		func() error { return attach(n.links, p.link, "br0") },
-		func() error { return addAddr(links, "eth0", netip.PrefixFrom(p.Address, n.Prefix.Bits())) },
+		func() error { return addAddr(links, "eth0", host) },
 		func() error { return setUp(links, "eth0") },
-		func() error { return routeVia(links, netip.PrefixFrom(netip.IPv4Unspecified(), 0), n.Gateway) },
+		func() error { return routeDev(links, netip.PrefixFrom(gateway, 32), "eth0") },
+		func() error { return routeVia(links, netip.PrefixFrom(netip.IPv4Unspecified(), 0), gateway) },
+		func() error { return routeDev(n.links, host, "br0") },
 	)
+	for _, o := range n.lab.nodes {
+		if err == nil && o != n {
+			err = routeVia(o.links, host, n.uplink)
+		}
+	}
+	return err
+}
+
+// unwire takes back what wire did, as far as it got.
+func (p *Pod) unwire() {
+	host := ipNet(netip.PrefixFrom(p.Address, 32))
+	for _, o := range p.Node.lab.nodes {
+		_ = o.links.RouteDel(&netlink.Route{Dst: host, Scope: netlink.SCOPE_NOWHERE})
+	}
+	if link, err := p.Node.links.LinkByName(p.link); err == nil {
+		_ = p.Node.links.LinkDel(link)
+	}
+	p.ns.Close()
 }
 
 // Namespace returns the pod's network namespace.
@@ -228,18 +242,14 @@ func (p *Pod) Namespace() *Namespace { return p.ns }
 
 // Close removes the pod from its node. Processes in it lose their network.
 func (p *Pod) Close() error {
-	p.Node.mu.Lock()
-	_, there := p.Node.pods[p]
-	delete(p.Node.pods, p)
-	p.Node.mu.Unlock()
-	if !there {
-		return nil
+	l := p.Node.lab
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pods[p.Address] == p {
+		delete(l.pods, p.Address)
+		p.unwire()
 	}
-	var err error
-	if link, e := p.Node.links.LinkByName(p.link); e == nil {
-		err = p.Node.links.LinkDel(link)
-	}
-	return errors.Join(err, p.ns.Close())
+	return nil
 }
 
 // steps runs each until one fails.
@@ -316,6 +326,17 @@ func addAddr(h *netlink.Handle, name string, p netip.Prefix) error {
 func routeVia(h *netlink.Handle, dst netip.Prefix, gw netip.Addr) error {
 	if err := h.RouteAdd(&netlink.Route{Dst: ipNet(dst), Gw: gw.AsSlice()}); err != nil {
 		return fmt.Errorf("adding route %s via %s: %w", dst, gw, err)
+	}
+	return nil
+}
+
+func routeDev(h *netlink.Handle, dst netip.Prefix, name string) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("looking for link %s: %w", name, err)
+	}
+	if err := h.RouteAdd(&netlink.Route{Dst: ipNet(dst), LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK}); err != nil {
+		return fmt.Errorf("adding route %s by %s: %w", dst, name, err)
 	}
 	return nil
 }

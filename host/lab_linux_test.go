@@ -37,11 +37,11 @@ func lab(t *testing.T) (l *Lab, a, b, c *Pod) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	n1, err := l.AddNode("n1", netip.MustParsePrefix("10.71.1.0/24"))
+	n1, err := l.AddNode("n1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n2, err := l.AddNode("n2", netip.MustParsePrefix("10.71.2.0/24"))
+	n2, err := l.AddNode("n2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,17 +117,37 @@ func TestLabReach(t *testing.T) {
 }
 
 func TestLabRefuses(t *testing.T) {
-	l, a, _, _ := lab(t)
-	if _, err := l.AddNode("again", netip.MustParsePrefix("10.71.1.128/25")); err == nil {
-		t.Error("overlapping node range was taken")
-	}
-	if _, err := l.AddNode("v6", netip.MustParsePrefix("fd00::/64")); err == nil {
-		t.Error("IPv6 node range was taken")
-	}
-	for _, addr := range []string{"10.71.1.1", "10.71.1.0", "10.9.9.9"} {
+	_, a, b, c := lab(t)
+	for _, addr := range []string{"10.71.1.2", "10.71.2.2", "127.0.0.1", "169.254.1.1", "fd00::1", "0.0.0.0"} {
 		if _, err := a.Node.AddPod(PodOptions{Name: "x", Address: netip.MustParseAddr(addr)}); err == nil {
 			t.Errorf("pod address %s was taken", addr)
 		}
+	}
+	// An address is free again when its pod is gone, and may move.
+	c.Close()
+	moved, err := b.Node.AddPod(PodOptions{Name: "moved", Address: netip.MustParseAddr("10.71.2.2")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	greet(t, moved.Namespace(), "10.71.2.2:80", nil)
+	if got, err := ask(t, a.Namespace(), "", "10.71.2.2:80", nil); err != nil || got != "10.71.2.2:80 10.71.1.2" {
+		t.Errorf("a to the moved address: got %q, %v", got, err)
+	}
+}
+
+func TestLateNode(t *testing.T) {
+	l, a, _, _ := lab(t)
+	n, err := l.AddNode("late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := n.AddPod(PodOptions{Name: "late", Address: netip.MustParseAddr("10.71.1.77")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	greet(t, a.Namespace(), "10.71.1.2:80", nil)
+	if got, err := ask(t, p.Namespace(), "", "10.71.1.2:80", nil); err != nil || got != "10.71.1.2:80 10.71.1.77" {
+		t.Errorf("late pod to a: got %q, %v", got, err)
 	}
 }
 
@@ -193,7 +213,7 @@ func TestRedirect(t *testing.T) {
 		{"inbound", b.Namespace(), "", "10.71.1.2:8080", nil, "0.0.0.0:15006 10.71.1.3"},
 		{"inbound-tunnel", b.Namespace(), "", "10.71.1.2:15008", nil, "10.71.1.2:15008 10.71.1.3"},
 		{"probe", a.Node.Namespace(), "169.254.7.127", "10.71.1.2:8080", nil, "10.71.1.2:8080 169.254.7.127"},
-		{"from-node", a.Node.Namespace(), "", "10.71.1.2:8080", nil, "0.0.0.0:15006 10.71.1.1"},
+		{"from-node", a.Node.Namespace(), "", "10.71.1.2:8080", nil, "0.0.0.0:15006 169.254.1.1"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
