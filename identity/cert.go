@@ -103,16 +103,16 @@ func parsePEM(text []byte) ([]*x509.Certificate, error) {
 }
 
 // String describes the certificate without its secrets.
-func (c *Cert) String() string {
+func (c Cert) String() string {
 	return fmt.Sprintf("certificate of %s, valid %s to %s", c.Identity,
 		c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339))
 }
 
 // Format prints String for every verb, so that no %+v shows the private key.
-func (c *Cert) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(c.String())) }
+func (c Cert) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(c.String())) }
 
 // MarshalText is String too: log/slog and encoding/json use it.
-func (c *Cert) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+func (c Cert) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // renewAt is when half of the remaining life has passed: of the whole life for
 // a new certificate (issuers backdate NotBefore only a little), less for one
