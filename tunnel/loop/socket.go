@@ -1,0 +1,363 @@
+package loop
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// ErrAborted is what Handler.Closed gets after Abort.
+var ErrAborted = errors.New("connection aborted")
+
+// Handler is the protocol that speaks over a Socket. Its methods are called on
+// the socket's reader, except Drained.
+type Handler interface {
+	// Data gets everything that was received and not consumed, and returns how
+	// much it consumes; the rest comes again with more behind it. b is
+	// borrowed: it is valid until the end of the turn. An error ends the
+	// connection.
+	Data(t *Turn, b []byte) (int, error)
+	// Closed is called once, last: err is io.EOF when the peer ended its output.
+	Closed(t *Turn, err error)
+	// Drained is called after a backlog has been written out, on any goroutine.
+	Drained(t *Turn)
+}
+
+// Socket is a TCP connection, plain or TLS, read by one goroutine (Serve) and
+// written through its Queue by anybody.
+type Socket struct {
+	nc  *net.TCPConn
+	rc  syscall.RawConn
+	tls *tls.Conn
+	mem *memConn
+	h   Handler
+
+	q        Queue
+	flushing bool       // guarded by q: one flusher at a time
+	borrowed [][]byte   // guarded by q until the flush
+	failed   bool       // guarded by q: a write failed
+	idle     *sync.Cond // on q: broadcast when a flush has ended
+	aborted  atomic.Bool
+	paused   bool          // reader only
+	resume   chan struct{} // has room for one
+
+	// One write at a time, by the flusher. The fd is used within rc.Control
+	// only, which keeps it from being closed and given to another connection.
+	w     rawWrite
+	wFunc func(fd uintptr)
+}
+
+// New wraps an established TCP connection as a plain socket. The caller must
+// not use nc any more.
+func New(nc *net.TCPConn) (*Socket, error) {
+	rc, err := nc.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("taking over connection: %w", err)
+	}
+	s := &Socket{nc: nc, rc: rc, resume: make(chan struct{}, 1)}
+	s.idle = sync.NewCond(&s.q.Mutex)
+	s.wFunc = s.w.run
+	s.q.Init(s)
+	return s, nil
+}
+
+// handshakes bounds the handshakes that run at once, so that a flood of them
+// queues up instead of growing thousands of stacks.
+var handshakes = make(chan struct{}, 64)
+
+// NewTLS performs the handshake on nc, as client or server, blocking until it
+// is done, ctx ends or the timeout has passed. On error nc is closed.
+func NewTLS(ctx context.Context, nc *net.TCPConn, cfg *tls.Config, client bool, timeout time.Duration) (*Socket, error) {
+	s, err := New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	s.mem = &memConn{Conn: nc}
+	if client {
+		s.tls = tls.Client(s.mem, cfg)
+	} else {
+		s.tls = tls.Server(s.mem, cfg)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := s.tls.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("tls handshake with %s: %w", nc.RemoteAddr(), err)
+	}
+	s.mem.memory = true
+	return s, nil
+}
+
+// Queue is the socket's output.
+func (s *Socket) Queue() *Queue { return &s.q }
+
+// TLS returns the state of the TLS connection; ok is false for plain sockets.
+func (s *Socket) TLS() (cs tls.ConnectionState, ok bool) {
+	if s.tls == nil {
+		return cs, false
+	}
+	return s.tls.ConnectionState(), true
+}
+
+// LocalAddr and RemoteAddr are the ends of the TCP connection.
+func (s *Socket) LocalAddr() net.Addr { return s.nc.LocalAddr() }
+
+// RemoteAddr is the peer's end of the TCP connection.
+func (s *Socket) RemoteAddr() net.Addr { return s.nc.RemoteAddr() }
+
+// Abort ends the connection at once; the reader then calls Handler.Closed. It
+// may be called from anywhere, any number of times.
+func (s *Socket) Abort() {
+	if s.aborted.Swap(true) {
+		return
+	}
+	// Close would wait for the reader, which may be our caller. A deadline in
+	// the past wakes the reader, which closes; unlike shutdown(2) it sends
+	// nothing, so that a reset stays one.
+	_ = s.nc.SetDeadline(time.Unix(1, 0))
+	s.Resume()
+}
+
+// Pause makes the reader stop after the batch at hand. Only Handler.Data calls it.
+func (s *Socket) Pause() { s.paused = true }
+
+// Resume lets a paused reader go on. It may be called from anywhere, also
+// before the reader has come to stop.
+func (s *Socket) Resume() {
+	select {
+	case s.resume <- struct{}{}:
+	default:
+	}
+}
+
+// WaitFlushed blocks until everything queued was given to the kernel, or can
+// no longer be.
+func (s *Socket) WaitFlushed() {
+	s.q.Lock()
+	for (s.flushing || s.q.Size() > 0 || s.q.fin) && !s.failed {
+		s.idle.Wait()
+	}
+	s.q.Unlock()
+}
+
+// Reset makes the final close send RST instead of FIN, then aborts.
+func (s *Socket) Reset() {
+	_ = s.nc.SetLinger(0)
+	s.Abort()
+}
+
+const readSize = 128 << 10
+
+var (
+	cipherPool = sync.Pool{New: func() any { b := make([]byte, readSize); return &b }}
+	plainPool  = sync.Pool{New: func() any { b := make([]byte, 0, readSize+32<<10); return &b }}
+	outPool    = sync.Pool{New: func() any { b := make([]byte, 0, ChunkSize+4<<10); return &b }}
+)
+
+// reader is the state of Serve between batches.
+type reader struct {
+	turn Turn
+	rest *[]byte // bytes that the handler did not consume, from plainPool
+}
+
+// Serve reads until the connection ends. It calls h on this goroutine, and
+// returns after Closed. With keepWriting, the socket stays open for output
+// after the peer's FIN, and the caller must call Close; otherwise Serve closes it.
+func (s *Socket) Serve(h Handler, keepWriting bool) error {
+	if s.h == nil {
+		s.h = h
+	}
+	r := &reader{}
+	r.turn.Now = time.Now()
+	err := s.serve(r)
+	if s.aborted.Load() {
+		err = ErrAborted
+	}
+	if r.rest != nil {
+		plainPool.Put(r.rest)
+		r.rest = nil
+	}
+	r.turn.Now = time.Now()
+	h.Closed(&r.turn, err)
+	r.turn.End()
+	if !keepWriting || !errors.Is(err, io.EOF) {
+		s.Close()
+	}
+	return err
+}
+
+// Start makes h the handler without reading yet, and flushes what has been
+// queued so far: a client's preface, a server's settings.
+func (s *Socket) Start(h Handler) {
+	s.h = h
+	Run(func(t *Turn) { s.Flush(t) })
+}
+
+// Close closes the file descriptor. Only the goroutine that ran Serve calls it, after Serve.
+func (s *Socket) Close() {
+	s.aborted.Store(true)
+	_ = s.nc.Close()
+	s.q.Lock()
+	s.q.Drop()
+	s.q.Unlock()
+}
+
+func (s *Socket) serve(r *reader) error {
+	// The peer's first frames may have come with the end of the handshake.
+	if s.tls != nil {
+		if err := s.batch(r, nil); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := s.readAll(r); err != nil || !s.paused {
+			return err
+		}
+		<-s.resume
+		s.paused = false
+		if s.aborted.Load() {
+			return ErrAborted
+		}
+	}
+}
+
+// readAll reads until the end, an error, or a pause (which returns nil).
+func (s *Socket) readAll(r *reader) error {
+	var rerr error
+	// One RawConn.Read for the life of the connection: within the callback we
+	// read until the kernel has no more and park by returning false, so no
+	// wake-up pays for a read that ends in EAGAIN.
+	err := s.rc.Read(func(fd uintptr) bool {
+		for {
+			bp := cipherPool.Get().(*[]byte)
+			n, err := syscall.Read(int(fd), *bp)
+			if n <= 0 {
+				cipherPool.Put(bp)
+				switch {
+				case err == syscall.EINTR:
+					continue
+				case err == syscall.EAGAIN:
+					return false
+				case err == nil:
+					rerr = io.EOF
+				default:
+					rerr = fmt.Errorf("reading: %w", err)
+				}
+				return true
+			}
+			r.turn.Now = time.Now()
+			rerr = s.batch(r, (*bp)[:n])
+			cipherPool.Put(bp)
+			if rerr != nil || s.paused {
+				return true
+			}
+			if n < readSize && s.tls != nil {
+				// A short read has emptied the socket. For plain TCP we look
+				// once more, because a FIN that came in the same event would
+				// never be announced again; under TLS the end is a record
+				// (close_notify), and a peer that vanishes without one is
+				// noticed by the protocol's pings.
+				return false
+			}
+		}
+	})
+	if rerr == nil {
+		rerr = err
+	}
+	return rerr
+}
+
+// batch gives the handler what one read brought, and flushes.
+func (s *Socket) batch(r *reader, b []byte) error {
+	if s.tls == nil {
+		err := s.deliver(r, b, nil)
+		r.turn.End()
+		return err
+	}
+	pp := r.rest
+	r.rest = nil
+	if pp == nil {
+		pp = plainPool.Get().(*[]byte)
+		*pp = (*pp)[:0]
+	}
+	p := *pp
+	s.mem.in = b
+	var rerr error
+	for {
+		if cap(p)-len(p) < 16<<10 {
+			p = append(make([]byte, 0, 2*cap(p)), p...)
+		}
+		n, err := s.tls.Read(p[len(p):cap(p)])
+		p = p[:len(p)+n]
+		if err != nil {
+			if err != errAgain {
+				rerr = err
+			}
+			break
+		}
+	}
+	s.mem.in = nil
+	*pp = p
+	err := s.deliver(r, p, pp)
+	if s.mem.pending() {
+		s.q.Lock()
+		s.q.Mark(&r.turn)
+		s.q.Unlock()
+	}
+	r.turn.End()
+	if err != nil {
+		return err
+	}
+	return rerr
+}
+
+// deliver calls the handler with b (for TLS the content of pp) behind what it
+// left over, and keeps what it leaves now.
+func (s *Socket) deliver(r *reader, b []byte, pp *[]byte) error {
+	if pp == nil && r.rest != nil {
+		pp = r.rest
+		r.rest = nil
+		*pp = append(*pp, b...)
+		b = *pp
+	}
+	var n int
+	var err error
+	if len(b) > 0 {
+		n, err = s.h.Data(&r.turn, b)
+	}
+	left := len(b) - n
+	if err != nil || left == 0 {
+		// Borrowed slices must be written out before their memory is reused.
+		r.turn.End()
+		if pp != nil && cap(*pp) <= 4*readSize {
+			*pp = (*pp)[:0]
+			plainPool.Put(pp)
+		}
+		return err
+	}
+	r.turn.End()
+	if pp == nil {
+		pp = plainPool.Get().(*[]byte)
+		*pp = append((*pp)[:0], b[n:]...)
+	} else {
+		copy(*pp, b[n:])
+		*pp = (*pp)[:left]
+	}
+	if cap(*pp) > 64<<10 && left <= 4<<10 {
+		// Do not hold a large buffer for a small remainder: the peer may be slow.
+		small := append(make([]byte, 0, left+512), *pp...)
+		*pp = (*pp)[:0]
+		plainPool.Put(pp)
+		pp = &small
+	}
+	r.rest = pp
+	return nil
+}
