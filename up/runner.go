@@ -53,7 +53,7 @@ type Runner struct {
 	self  string
 	log   *slog.Logger
 	out   func(pod string) *podLog
-	start func(*exec.Cmd, Pod) error
+	start startFunc
 
 	running map[string]*runningPod
 	wg      sync.WaitGroup
@@ -66,6 +66,10 @@ type runningPod struct {
 	done   chan struct{}
 }
 
+// startFunc starts a prepared command for a pod and returns how to wait for
+// its end. Whatever it starts dies with this process.
+type startFunc func(*exec.Cmd, Pod) (wait func() error, err error)
+
 // runnerOptions configure a Runner.
 type runnerOptions struct {
 	// self is the path of this binary, which holds the samples.
@@ -73,9 +77,8 @@ type runnerOptions struct {
 	log  *slog.Logger
 	// out returns where a pod's output goes.
 	out func(pod string) *podLog
-	// start starts a prepared command for a pod: in this network namespace, or
-	// in the pod's own.
-	start func(*exec.Cmd, Pod) error
+	// start starts pods' commands: in this network namespace, or in the pod's own.
+	start startFunc
 }
 
 func newRunner(o runnerOptions) *Runner {
@@ -178,14 +181,14 @@ func (r *Runner) runOnce(ctx context.Context, p Pod, argv []string, env []string
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
-	if err := r.start(cmd, p); err != nil {
+	wait, err := r.start(cmd, p)
+	if err != nil {
 		return fmt.Errorf("starting %s: %w", argv[0], err)
 	}
-	err := cmd.Wait()
-	if err == nil {
-		err = errors.New("exit status 0")
+	if err := wait(); err != nil {
+		return err
 	}
-	return err
+	return errors.New("exit status 0")
 }
 
 // nextDelay is how long to wait before a program is started again, after it

@@ -61,12 +61,12 @@ func testRunner(t *testing.T) (r *Runner, started chan string, out *lockedBuffer
 		self: "/nonexistent/cairn",
 		log:  slog.New(slog.NewTextHandler(out, nil)),
 		out:  func(pod string) *podLog { return newPodLog(pod, out) },
-		start: func(c *exec.Cmd, p Pod) error {
-			err := s.start(c)
-			if err == nil {
-				started <- p.key()
+		start: func(c *exec.Cmd, p Pod) (func() error, error) {
+			if err := s.start(c); err != nil {
+				return nil, err
 			}
-			return err
+			started <- p.key()
+			return c.Wait, nil
 		},
 	})
 	t.Cleanup(func() { r.Stop(); cancel(); <-ended })
