@@ -1,0 +1,208 @@
+package h1
+
+import (
+	"bytes"
+	"net/netip"
+
+	"cairnproxy.dev/cairn/mesh"
+)
+
+// NormalizePath rewrites an absolute path in place as Istio's default, BASE,
+// has it (RFC 3986, 6.2.2, and Envoy's normalize_path), and returns the
+// shortened slice:
+//
+//   - a backslash becomes a slash;
+//   - percent escapes of unreserved characters are decoded, once;
+//   - "." and ".." segments, in whatever spelling, are resolved and never lead
+//     above the root.
+//
+// %2F and %5C stay as they are, and so do empty segments ("//"). It refuses a
+// path that does not start with a slash, a malformed escape, %00, and bytes
+// that may not stand in a path (controls, space, '?', '#', non-ASCII).
+// Normalising twice is the same as once.
+func NormalizePath(path []byte) ([]byte, error) {
+	if len(path) == 0 || path[0] != '/' && path[0] != '\\' {
+		return nil, errTarget
+	}
+	path[0] = '/'
+	w, segment := 1, 1 // path[:w] is done; the current segment starts at segment
+	for r := 1; r < len(path); r++ {
+		c := path[r]
+		switch {
+		case c == '/' || c == '\\':
+			if keep := closeSegment(path, segment, w); keep != w {
+				w = keep
+			} else {
+				path[w] = '/'
+				w++
+			}
+			segment = w
+			continue
+		case c == '%':
+			if r+2 >= len(path) {
+				return nil, errEscape
+			}
+			hi, lo := hexValue[path[r+1]], hexValue[path[r+2]]
+			v := hi<<4 | lo
+			if hi == 0xff || lo == 0xff || v == 0 {
+				return nil, errEscape
+			}
+			if class[v]&classUnreserved == 0 {
+				w += copy(path[w:], path[r:r+3])
+				r += 2
+				continue
+			}
+			c = v
+			r += 2
+		case class[c]&classPath == 0:
+			return nil, errTargetByte
+		}
+		path[w] = c
+		w++
+	}
+	return path[:closeSegment(path, segment, w)], nil
+}
+
+// closeSegment returns where to write on after the segment path[start:end],
+// which is end itself unless the segment is "." or "..".
+func closeSegment(path []byte, start, end int) int {
+	switch string(path[start:end]) {
+	case ".":
+		return start
+	case "..":
+		if start == 1 {
+			return 1
+		}
+		return bytes.LastIndexByte(path[:start-1], '/') + 1
+	}
+	return end
+}
+
+// SetPath reads b, a request target in origin form ("/path?query") or the
+// asterisk of OPTIONS, and sets req.Path (normalised), Query and HasQuery. They
+// alias b, which is rewritten in place. It serves :path of HTTP/2 as well.
+func SetPath(b []byte, req *mesh.Request) error {
+	if len(b) == 1 && b[0] == '*' && req.Method == "OPTIONS" {
+		req.Path, req.Query, req.HasQuery = "*", "", false
+		return nil
+	}
+	if len(b) == 0 || b[0] != '/' {
+		return errTarget
+	}
+	i, look := 0, false
+	for ; i < len(b); i++ {
+		c := class[b[i]]
+		if c == classPath {
+			continue
+		}
+		if c&classPath == 0 {
+			break
+		}
+		// A dot matters only at the start of a segment.
+		if c&classSpecial != 0 && (b[i] != '.' || b[i-1] == '/') {
+			look = true
+		}
+	}
+	path := b[:i]
+	if i < len(b) && b[i] != '?' {
+		return errTargetByte
+	}
+	if err := setQuery(b[i:], req); err != nil {
+		return err
+	}
+	if look {
+		var err error
+		if path, err = NormalizePath(path); err != nil {
+			return err
+		}
+	}
+	req.Path = view(path)
+	return nil
+}
+
+// setQuery reads "" or "?query".
+func setQuery(b []byte, req *mesh.Request) error {
+	req.Query, req.HasQuery = "", false
+	if len(b) == 0 {
+		return nil
+	}
+	query := b[1:]
+	if indexNotVisible(query, 0) != len(query) || bytes.IndexByte(query, '#') >= 0 {
+		return errTargetByte
+	}
+	req.Query, req.HasQuery = view(query), true
+	return nil
+}
+
+// SetAuthority reads b, "host" or "host:port", lower-cases it in place and sets
+// req.Authority and req.Host, which alias it. The host is a name (letters,
+// digits, "-._~" and RFC 3986's sub-delims but the comma), an IPv4 address, or
+// an IPv6 address in brackets, which Host keeps. It serves :authority of HTTP/2
+// as well.
+func SetAuthority(b []byte, req *mesh.Request) error {
+	n, err := hostLength(b)
+	if err != nil {
+		return err
+	}
+	req.Authority, req.Host = view(b), view(b[:n])
+	return nil
+}
+
+// hostLength checks an authority, lower-cases it in place, and returns the
+// length of its host.
+func hostLength(b []byte) (int, error) {
+	n := 0
+	if len(b) > 0 && b[0] == '[' {
+		n = bytes.IndexByte(b, ']') + 1
+		if n == 0 {
+			return 0, errAuthority
+		}
+		toLower(b[:n])
+		literal := b[1 : n-1]
+		if bytes.IndexByte(literal, '%') >= 0 { // no zones
+			return 0, errAuthority
+		}
+		if a, err := netip.ParseAddr(view(literal)); err != nil || !a.Is6() {
+			return 0, errAuthority
+		}
+	} else {
+		for n < len(b) && class[b[n]]&classHost != 0 {
+			if c := b[n]; c-'A' < 26 {
+				b[n] = c | 0x20
+			}
+			n++
+		}
+	}
+	switch {
+	case n == len(b):
+	case b[n] == ':':
+		if !validPort(b[n+1:]) {
+			if bytes.IndexByte(b, '@') >= 0 {
+				return 0, errUserinfo
+			}
+			return 0, errAuthority
+		}
+	case bytes.IndexByte(b, '@') >= 0:
+		return 0, errUserinfo
+	default:
+		return 0, errAuthority
+	}
+	if n == 0 {
+		return 0, errAuthority
+	}
+	return n, nil
+}
+
+func validPort(b []byte) bool {
+	if len(b) == 0 || len(b) > 5 {
+		return false
+	}
+	n := 0
+	for _, c := range b {
+		if c-'0' > 9 {
+			return false
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n <= 65535
+}
