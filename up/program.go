@@ -3,6 +3,7 @@ package up
 import (
 	"os/exec"
 	"strconv"
+	"strings"
 
 	"cairnproxy.dev/cairn/sample"
 )
@@ -27,7 +28,7 @@ func programOf(self string, c Container) []string {
 	if args, ok := sample.ForImage(c.Image); ok {
 		argv := append([]string{self, "sample"}, args...)
 		if len(c.Ports) > 0 {
-			argv = append(argv, "--listen", ":"+strconv.Itoa(int(c.Ports[0])))
+			argv = append(argv, "--listen", listenOn(c.Ports))
 		}
 		return argv
 	}
@@ -40,4 +41,13 @@ func programOf(self string, c Container) []string {
 	}
 	argv := append([]string{file}, c.Command[1:]...)
 	return append(argv, c.Args...)
+}
+
+// listenOn renders ports as a sample's --listen takes them: ":8080,:9090".
+func listenOn(ports []uint16) string {
+	out := make([]string, len(ports))
+	for i, p := range ports {
+		out[i] = ":" + strconv.Itoa(int(p))
+	}
+	return strings.Join(out, ",")
 }

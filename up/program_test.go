@@ -12,7 +12,7 @@ func TestProgramOf(t *testing.T) {
 		c    Container
 		want []string
 	}{
-		{"echo", Container{Image: "cairn/echo", Ports: []uint16{8080}}, []string{"/cairn", "sample", "echo", "--listen", ":8080"}},
+		{"echo", Container{Image: "cairn/echo", Ports: []uint16{8080, 9090}}, []string{"/cairn", "sample", "echo", "--listen", ":8080,:9090"}},
 		{"echo registry", Container{Image: "localhost:5000/cairn/echo:v1"}, []string{"/cairn", "sample", "echo"}},
 		{"not echo", Container{Image: "evilcairn/echo"}, nil},
 		{"httpbin", Container{Image: "docker.io/mccutchen/go-httpbin:v2.15.0"}, []string{"/cairn", "sample", "httpbin"}},

@@ -42,6 +42,9 @@ const (
 	killAfter  = 3 * time.Second
 	firstDelay = 250 * time.Millisecond
 	maxDelay   = 30 * time.Second
+	// linger is how long a pod that is gone from the manifests still runs, so
+	// that those who do not know yet are answered; Kubernetes is as slow.
+	linger = time.Second
 	// longLife is how long a process must have lived for its end to count as
 	// the first.
 	longLife = 10 * time.Second
@@ -64,6 +67,14 @@ type runningPod struct {
 	state  PodState
 	cancel context.CancelFunc
 	done   chan struct{}
+	// leaving runs while the pod is gone from the manifests and lingers.
+	leaving *time.Timer
+}
+
+func (rp *runningPod) stopLater() {
+	if rp.leaving == nil {
+		rp.leaving = time.AfterFunc(linger, rp.cancel)
+	}
 }
 
 // startFunc starts a prepared command for a pod and returns how to wait for
@@ -86,23 +97,28 @@ func newRunner(o runnerOptions) *Runner {
 }
 
 // Set makes the running pods those that are given: it starts new ones, stops
-// those that are gone, and replaces those that changed. env returns the
-// environment of a pod, "NAME=value". It returns without waiting for programs
-// to be ready, but waits until a replaced one has ended.
+// those that are gone (a little later), and replaces those that changed. env
+// returns the environment of a pod, "NAME=value". It returns without waiting
+// for programs to be ready, but waits until a replaced one has ended: the new
+// one has its address.
 func (r *Runner) Set(ctx context.Context, pods []Pod, env func(Pod) []string) {
 	want := map[string]Pod{}
 	for _, p := range pods {
 		want[p.key()] = p
 	}
-	var ended []*runningPod
+	var replaced []*runningPod
 	for k, rp := range r.running {
-		if p, ok := want[k]; !ok || !samePod(p, rp.pod) {
+		p, ok := want[k]
+		switch {
+		case !ok:
+			rp.stopLater()
+		case rp.leaving != nil, !samePod(p, rp.pod):
 			rp.cancel()
-			ended = append(ended, rp)
+			replaced = append(replaced, rp)
 			delete(r.running, k)
 		}
 	}
-	for _, rp := range ended {
+	for _, rp := range replaced {
 		<-rp.done
 	}
 	for _, p := range pods {
@@ -125,6 +141,9 @@ func (r *Runner) State(p Pod) PodState {
 func (r *Runner) Stop() {
 	for k, rp := range r.running {
 		rp.cancel()
+		if rp.leaving != nil {
+			rp.leaving.Stop()
+		}
 		delete(r.running, k)
 	}
 	r.wg.Wait()

@@ -114,9 +114,12 @@ func TestRunnerReplaces(t *testing.T) {
 	if _, err := os.Stat(file); err != nil {
 		t.Errorf("the replaced program was not ended with SIGTERM: %v", err)
 	}
+	gone := r.running["ns/a"]
 	r.Set(t.Context(), nil, noEnv)
-	if len(r.running) != 0 {
-		t.Errorf("%d pods run, want none", len(r.running))
+	<-gone.done
+	r.Set(t.Context(), []Pod{second}, noEnv)
+	if got := wait(t, started); got != "ns/a" {
+		t.Errorf("started %s, want the pod that came back", got)
 	}
 }
 

@@ -30,7 +30,7 @@ certificates and so on) as a table.`,
 		Example: `  cairn config --admin 127.0.0.1:15000             # all of it, as JSON
   cairn config services --admin 127.0.0.1:15000
   cairn config certificates -o json`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			section := "dump"
 			if len(args) == 1 {

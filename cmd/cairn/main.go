@@ -78,7 +78,7 @@ manifests, with or without a cluster.`,
 		Example: `  cairn up examples/bookinfo       # a whole mesh on this machine
   cairn check manifests/           # what is wrong with these manifests
   cairn config services --admin 127.0.0.1:15000`,
-		Args:              usageArgs(noSuchCommand),
+		Args:              noSuchCommand,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.setUp() },
 		SilenceUsage:      true,
@@ -96,6 +96,7 @@ manifests, with or without a cluster.`,
 		newSampleCommand(),
 		newVersionCommand(),
 	)
+	usageErrors(root)
 	return root
 }
 
@@ -135,13 +136,24 @@ type reportedError struct{}
 
 func (*reportedError) Error() string { return "failed" }
 
-// usageArgs makes the errors of a check of arguments usage errors.
-func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
+// usageErrors makes wrong arguments of cmd and the commands below it usage
+// errors. A command that says nothing about arguments takes none.
+func usageErrors(cmd *cobra.Command) {
+	check := cmd.Args
+	if check == nil {
+		check = cobra.NoArgs
+	}
+	if cmd.HasSubCommands() {
+		check = noSuchCommand
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
 			return &usageError{err}
 		}
 		return nil
+	}
+	for _, c := range cmd.Commands() {
+		usageErrors(c)
 	}
 }
 
