@@ -59,17 +59,18 @@ func open(t testing.TB, opts Options) *Load {
 func TestClosedLoop(t *testing.T) {
 	for _, test := range []struct {
 		name   string
+		window time.Duration
 		change func(*Options)
 	}{
-		{"small", func(o *Options) {}},
-		{"empty", func(o *Options) { o.Size = 0 }},
-		{"large", func(o *Options) { o.Size = 3 << 20; o.Streams = 2 }},
-		{"upload", func(o *Options) { o.Upload = 3 << 20; o.Streams = 2 }},
+		{"small", 100 * time.Millisecond, func(o *Options) {}},
+		{"empty", 100 * time.Millisecond, func(o *Options) { o.Size = 0 }},
+		{"large", time.Second, func(o *Options) { o.Size = 3 << 20; o.Streams = 2 }},
+		{"upload", time.Second, func(o *Options) { o.Upload = 3 << 20; o.Streams = 2 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			sink, opts := pair(t)
 			test.change(&opts)
-			r := open(t, opts).Closed(t.Context(), 0, 100*time.Millisecond, func() {})
+			r := open(t, opts).Closed(t.Context(), 0, test.window, func() {})
 			if r.Failures != 0 || r.Err != nil || r.Requests == 0 {
 				t.Errorf("%d requests, %d failures: %v", r.Requests, r.Failures, r.Err)
 			}

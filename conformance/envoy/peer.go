@@ -1,0 +1,80 @@
+package envoy
+
+import (
+	"net/netip"
+
+	"cairnproxy.dev/cairn/conformance/ca"
+)
+
+// Client is Envoy in the place of a source's node proxy: what connects to
+// Listen is carried in a CONNECT stream for Authority over mutual TLS.
+type Client struct {
+	Listen    netip.AddrPort // plain TCP
+	Admin     netip.AddrPort
+	Upstream  netip.AddrPort // the HBONE server: a waypoint or node proxy, port 15008
+	Authority string         // :authority of CONNECT
+	Expect    string         // the server's SPIFFE URI; empty: any of the trust domain
+	Files     ca.Files
+	Headers   map[string]string // further CONNECT fields, such as baggage
+}
+
+// Config returns the bootstrap.
+func (c Client) Config() any {
+	tunnel := object{"hostname": c.Authority}
+	var headers list
+	for name, value := range c.Headers {
+		headers = append(headers, object{"header": object{"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"})
+	}
+	if headers != nil {
+		tunnel["headers_to_add"] = headers
+	}
+	listener := object{
+		"name": "capture", "address": socket(c.Listen),
+		"filter_chains": list{object{"filters": list{named("envoy.filters.network.tcp_proxy", kindTCPProxy, object{
+			"stat_prefix": "capture", "cluster": "hbone", "tunneling_config": tunnel,
+		})}}},
+	}
+	cluster := staticCluster("hbone", c.Upstream)
+	cluster["typed_extension_protocol_options"] = h2Options()
+	cluster["transport_socket"] = upstreamTLS(c.Files, c.Expect)
+	return bootstrap(c.Admin, list{listener}, list{cluster}, false)
+}
+
+// AdminAddr returns where the admin endpoint listens.
+func (c Client) AdminAddr() netip.AddrPort { return c.Admin }
+
+// Server is Envoy in the place of a destination's node proxy: it terminates
+// CONNECT over mutual TLS and passes the stream's bytes to the application,
+// whatever address CONNECT names.
+type Server struct {
+	Listen    netip.AddrPort // HBONE: the pod's address, port 15008
+	Admin     netip.AddrPort
+	App       netip.AddrPort // plain TCP
+	Files     ca.Files
+	AccessLog string // file that gets a line when a CONNECT is accepted and one when it ends; empty: none
+}
+
+// Config returns the bootstrap.
+func (s Server) Config() any {
+	manager := connectManager("inbound", "app", nil)
+	if s.AccessLog != "" {
+		config := manager["typed_config"].(object)
+		config["access_log_options"] = object{"flush_access_log_on_tunnel_successfully_established": true}
+		config["access_log"] = list{named("envoy.access_loggers.file", kindFileLog, object{
+			"path":       s.AccessLog,
+			"log_format": object{"text_format_source": object{"inline_string": serverLogFormat}},
+		})}
+	}
+	listener := object{
+		"name": "inbound", "address": socket(s.Listen),
+		"filter_chains": list{object{"transport_socket": downstreamTLS(s.Files), "filters": list{manager}}},
+	}
+	return bootstrap(s.Admin, list{listener}, list{staticCluster("app", s.App)}, false)
+}
+
+// serverLogFormat tells what a test asks about a CONNECT: who, to where, how.
+const serverLogFormat = "authority=%REQ(:AUTHORITY)% peer=%DOWNSTREAM_PEER_URI_SAN% tls=%DOWNSTREAM_TLS_VERSION% " +
+	"code=%RESPONSE_CODE% baggage=%REQ(BAGGAGE)% forwarded=%REQ(FORWARDED)% traceparent=%REQ(TRACEPARENT)%\n"
+
+// AdminAddr returns where the admin endpoint listens.
+func (s Server) AdminAddr() netip.AddrPort { return s.Admin }

@@ -1,0 +1,268 @@
+package envoy
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"cairnproxy.dev/cairn/conformance/ca"
+)
+
+// Waypoint is Envoy as istiod configures it for a waypoint:
+//
+//	connect_terminate (mTLS, CONNECT) ─► main_internal (by VIP and port: HTTP filters, route)
+//	    ─► inbound-vip cluster ─► connect_originate ─► ORIGINAL_DST cluster (mTLS, CONNECT, port 15008)
+type Waypoint struct {
+	Listen    netip.AddrPort // where HBONE is accepted
+	Admin     netip.AddrPort
+	Files     ca.Files
+	Services  []Service
+	RBAC      *RBAC  // nil: no RBAC filter
+	AccessLog string // file; empty: none
+}
+
+// Service is one HTTP port of a service behind the waypoint.
+type Service struct {
+	Host      string           // hostname
+	Addr      netip.AddrPort   // virtual address and port, as CONNECT names it
+	Endpoints []netip.AddrPort // pods and their target ports; their HBONE port is 15008
+	Prefixes  []string         // path prefixes of the routes, in order; empty: one route for /
+}
+
+// RBAC is one ALLOW rule: these principals with these methods.
+type RBAC struct {
+	Principals []string // SPIFFE URIs
+	Methods    []string
+}
+
+// Config returns the bootstrap.
+func (w Waypoint) Config() any {
+	listeners := list{w.connectTerminate(), w.mainInternal(), w.connectOriginate()}
+	clusters := list{internalCluster("main_internal"), w.originalDstCluster()}
+	for _, s := range w.Services {
+		clusters = append(clusters, s.cluster())
+	}
+	return bootstrap(w.Admin, listeners, clusters, true)
+}
+
+// AdminAddr returns where the admin endpoint listens.
+func (w Waypoint) AdminAddr() netip.AddrPort { return w.Admin }
+
+func (w Waypoint) connectTerminate() object {
+	state := func(key, format string) object {
+		return object{
+			"object_key": key, "shared_with_upstream": "ONCE",
+			"format_string": object{"text_format_source": object{"inline_string": format}},
+		}
+	}
+	hashable := func(key, format string) object {
+		o := state(key, format)
+		o["factory_key"] = "envoy.string" // istio.hashable_string in Istio's build
+		return o
+	}
+	authority := named("connect_authority", "envoy.extensions.filters.http.set_filter_state.v3.Config", object{"on_request_headers": list{
+		state("envoy.filters.listener.original_dst.local_ip", "%REQ(:AUTHORITY)%"),
+		hashable("io.istio.connect_authority", "%REQ(:AUTHORITY)%"),
+		state("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+		hashable("io.istio.peer_principal", "%DOWNSTREAM_PEER_URI_SAN%"),
+		hashable("io.istio.local_principal", "%DOWNSTREAM_LOCAL_URI_SAN%"),
+	}})
+	return object{
+		"name": "connect_terminate", "address": socket(w.Listen),
+		"connection_balance_config": object{"exact_balance": object{}},
+		"filter_chains": list{object{
+			"name":             "default",
+			"transport_socket": downstreamTLS(w.Files),
+			"filters":          list{connectManager("connect_terminate", "main_internal", list{authority})},
+		}},
+	}
+}
+
+// mainInternal has one filter chain per service port, found by the address
+// and then the port that CONNECT named.
+func (w Waypoint) mainInternal() object {
+	var chains, ranges list
+	for _, s := range w.Services {
+		chains = append(chains, object{"name": s.clusterName(), "filters": list{w.httpManager(s)}})
+		ranges = append(ranges, object{
+			"ranges": list{object{"address_prefix": s.Addr.Addr().String(), "prefix_len": s.Addr.Addr().BitLen()}},
+			"on_match": object{"matcher": object{"matcher_tree": object{
+				"input": named("port", "envoy.extensions.matching.common_inputs.network.v3.DestinationPortInput", nil),
+				"exact_match_map": object{"map": object{strconv.Itoa(int(s.Addr.Port())): object{
+					"action": named(s.clusterName(), kindString, object{"value": s.clusterName()}),
+				}}},
+			}}},
+		})
+	}
+	return object{
+		"name": "main_internal", "internal_listener": object{}, "traffic_direction": "INBOUND",
+		"listener_filters": list{originalDst()},
+		"filter_chains":    chains,
+		"filter_chain_matcher": object{"matcher_tree": object{
+			"input":        named("ip", "envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput", nil),
+			"custom_match": named("ip", "xds.type.matcher.v3.IPMatcher", object{"range_matchers": ranges}),
+		}},
+	}
+}
+
+func (w Waypoint) httpManager(s Service) object {
+	manager := object{
+		"stat_prefix": fmt.Sprintf("inbound_0.0.0.0_%d;", s.Addr.Port()),
+		"route_config": object{
+			"name": s.clusterName(), "validate_clusters": false,
+			"virtual_hosts": list{object{"name": fmt.Sprintf("inbound|http|%d", s.Addr.Port()), "domains": list{"*"}, "routes": s.routes()}},
+		},
+		"http_filters":       w.httpFilters(),
+		"server_name":        "istio-envoy",
+		"use_remote_address": false, "proxy_100_continue": true, "normalize_path": true,
+		"stream_idle_timeout":              "0s",
+		"path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+		"upgrade_configs":                  list{object{"upgrade_type": "websocket"}},
+		"request_id_extension": object{"typed_config": typed("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", object{
+			"use_request_id_for_trace_sampling": true,
+		})},
+	}
+	if w.AccessLog != "" {
+		manager["access_log"] = list{named("envoy.access_loggers.file", kindFileLog, object{
+			"path":       w.AccessLog,
+			"log_format": object{"text_format_source": object{"inline_string": istioLogFormat}},
+		})}
+	}
+	return named("envoy.filters.network.http_connection_manager", kindHCM, manager)
+}
+
+// istioLogFormat is the text format that Istio gives its proxies.
+const istioLogFormat = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% " +
+	"%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% " +
+	"%DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" " +
+	"\"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% " +
+	"%DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
+
+func (w Waypoint) httpFilters() list {
+	var filters list
+	if w.RBAC != nil {
+		filters = append(filters, w.RBAC.filter())
+	}
+	return append(filters,
+		named("envoy.filters.http.grpc_stats", "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", object{
+			"emit_filter_state": true, "stats_for_all_methods": false,
+		}),
+		named("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault", nil),
+		named("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors", nil),
+		router(),
+	)
+}
+
+// filter is the shape of an ALLOW policy: principals by the filter state that
+// connect_terminate set, methods by header.
+func (r RBAC) filter() object {
+	var methods, principals list
+	for _, m := range r.Methods {
+		methods = append(methods, object{"header": object{"name": ":method", "string_match": object{"exact": m}}})
+	}
+	for _, p := range r.Principals {
+		principals = append(principals, object{"filter_state": object{"key": "io.istio.peer_principal", "string_match": object{"exact": p}}})
+	}
+	return named("envoy.filters.http.rbac", "envoy.extensions.filters.http.rbac.v3.RBAC", object{
+		"rules": object{"policies": object{"ns[bench]-policy[allow]-rule[0]": object{
+			"permissions": list{object{"and_rules": object{"rules": list{object{"or_rules": object{"rules": methods}}}}}},
+			"principals":  list{object{"and_ids": object{"ids": list{object{"or_ids": object{"ids": principals}}}}}},
+		}}},
+		"shadow_rules_stat_prefix": "istio_dry_run_allow_",
+	})
+}
+
+func (w Waypoint) connectOriginate() object {
+	return object{
+		"name": "connect_originate", "internal_listener": object{},
+		"listener_filters": list{originalDst()},
+		"filter_chains": list{object{"filters": list{named("envoy.filters.network.tcp_proxy", kindTCPProxy, object{
+			"stat_prefix": "connect_originate", "cluster": "connect_originate",
+			"tunneling_config": object{"hostname": "%DOWNSTREAM_LOCAL_ADDRESS%"},
+		})}}},
+	}
+}
+
+func (w Waypoint) originalDstCluster() object {
+	return object{
+		"name": "connect_originate", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "10s",
+		"cleanup_interval": "60s", "circuit_breakers": unlimited,
+		"typed_extension_protocol_options": h2Options(),
+		"original_dst_lb_config": object{
+			"upstream_port_override": 15008,
+			"metadata_key":           object{"key": "envoy.filters.listener.original_dst", "path": list{object{"key": "waypoint"}}},
+		},
+		"transport_socket": upstreamTLS(w.Files, ""),
+	}
+}
+
+// internalCluster leads to the internal listener of the same name.
+func internalCluster(name string) object {
+	return object{
+		"name": name, "type": "STATIC", "circuit_breakers": unlimited,
+		"load_assignment": object{"cluster_name": name, "endpoints": list{object{"lb_endpoints": list{object{"endpoint": object{
+			"address": object{"envoy_internal_address": object{"server_listener_name": name}},
+		}}}}}},
+		"typed_extension_protocol_options": object{kindHTTPOptions: typed(kindHTTPOptions, object{
+			"common_http_protocol_options":   object{"idle_timeout": "300s"},
+			"use_downstream_protocol_config": object{"http_protocol_options": object{}, "http2_protocol_options": object{}},
+		})},
+		"transport_socket": named("internal_upstream", kindInternal, object{
+			"transport_socket": named("raw_buffer", kindRaw, nil),
+		}),
+	}
+}
+
+func (s Service) clusterName() string {
+	return fmt.Sprintf("inbound-vip|%d|http|%s", s.Addr.Port(), s.Host)
+}
+
+// cluster leads to connect_originate with the endpoint in metadata.
+func (s Service) cluster() object {
+	var endpoints list
+	for _, e := range s.Endpoints {
+		endpoints = append(endpoints, object{
+			"endpoint": object{"address": object{"envoy_internal_address": object{
+				"server_listener_name": "connect_originate", "endpoint_id": e.String(),
+			}}},
+			"health_status": "HEALTHY", "load_balancing_weight": 1,
+			"metadata": object{"filter_metadata": object{
+				"envoy.filters.listener.original_dst": object{"local": e.String()},
+				"istio":                               object{"workload": "server;bench;server;v1;Kubernetes"},
+			}},
+		})
+	}
+	host := func(name string) object { return object{"kind": object{"host": object{}}, "name": name} }
+	return object{
+		"name": s.clusterName(), "type": "STATIC", "connect_timeout": "10s", "lb_policy": "LEAST_REQUEST",
+		"circuit_breakers": unlimited, "common_lb_config": object{"healthy_panic_threshold": object{}},
+		"load_assignment": object{"cluster_name": s.clusterName(), "endpoints": list{object{"lb_endpoints": endpoints}}},
+		"transport_socket": named("internal_upstream", kindInternal, object{
+			"passthrough_metadata": list{host("envoy.filters.listener.original_dst"), host("istio")},
+			"transport_socket":     named("raw_buffer", kindRaw, nil),
+		}),
+	}
+}
+
+func (s Service) routes() list {
+	retry := object{
+		"retry_on":    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
+		"num_retries": 2, "host_selection_retry_max_attempts": "5",
+		"retry_host_predicate": list{named("envoy.retry_host_predicates.previous_hosts", "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate", nil)},
+	}
+	route := func(name string, match object) object {
+		return object{
+			"name": name, "match": match,
+			"route":     object{"cluster": s.clusterName(), "timeout": "0s", "max_grpc_timeout": "0s", "retry_policy": retry},
+			"decorator": object{"operation": fmt.Sprintf("%s:%d/*", s.Host, s.Addr.Port())},
+		}
+	}
+	if len(s.Prefixes) == 0 {
+		return list{route("default", object{"prefix": "/"})}
+	}
+	var routes list
+	for i, p := range s.Prefixes {
+		routes = append(routes, route(fmt.Sprintf("route-%d", i), object{"path_separated_prefix": p, "case_sensitive": true}))
+	}
+	return routes
+}

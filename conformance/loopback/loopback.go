@@ -1,0 +1,53 @@
+// Package loopback hands out addresses in 127.0.0.0/8, so that services and
+// pods of a test have addresses of their own and the fixed ports of a mesh,
+// and runs at the same time do not meet.
+package loopback
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+)
+
+// A Block is 254 addresses, 127.A.B.1 to 127.A.B.254. It lives until Close.
+type Block struct {
+	a, b byte
+	hold net.Listener
+}
+
+// Take reserves a random block between 127.64 and 127.127. A listener on its
+// last address marks it as taken for other processes.
+func Take() (*Block, error) {
+	for range 64 {
+		b := &Block{a: byte(64 + rand.IntN(64)), b: byte(rand.IntN(256))}
+		ln, err := net.Listen("tcp", netip.AddrPortFrom(b.Addr(254), 15999).String())
+		if err == nil {
+			b.hold = ln
+			return b, nil
+		}
+	}
+	return nil, errors.New("no free block of loopback addresses: is 127.0.0.0/8 routed to lo?")
+}
+
+// Addr returns the n-th address of the block, 1 to 254.
+func (b *Block) Addr(n byte) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, b.a, b.b, n})
+}
+
+// CIDR returns the block's prefix.
+func (b *Block) CIDR() string { return fmt.Sprintf("127.%d.%d.0/24", b.a, b.b) }
+
+// Port returns a port that was free on the address a moment ago.
+func Port(addr netip.Addr) (uint16, error) {
+	ln, err := net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
+	if err != nil {
+		return 0, fmt.Errorf("finding a free port on %s: %w", addr, err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).AddrPort().Port(), nil
+}
+
+// Close gives the block back.
+func (b *Block) Close() error { return b.hold.Close() }
