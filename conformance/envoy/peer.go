@@ -59,7 +59,7 @@ func (s Server) Config() any {
 	manager := connectManager("inbound", "app", nil)
 	if s.AccessLog != "" {
 		config := manager["typed_config"].(object)
-		config["access_log_options"] = object{"flush_access_log_on_tunnel_successfully_established": true}
+		config["access_log_options"] = object{"flush_log_on_tunnel_successfully_established": true}
 		config["access_log"] = list{named("envoy.access_loggers.file", kindFileLog, object{
 			"path":       s.AccessLog,
 			"log_format": object{"text_format_source": object{"inline_string": serverLogFormat}},
