@@ -1,0 +1,128 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+
+	"cairnproxy.dev/cairn/mesh"
+)
+
+// facts is what a decision is about. request is nil at L4.
+type facts struct {
+	peer        mesh.Identity
+	principal   string
+	source      netip.Addr
+	destination netip.AddrPort
+	request     *mesh.Request
+}
+
+// attribute is what a check looks at.
+type attribute uint8
+
+const (
+	attrPrincipal attribute = iota
+	attrNamespace
+	attrServiceAccount
+	attrSourceIP
+	attrDestinationIP
+	attrDestinationPort
+	attrSNI
+	// The rest are of the request.
+	attrHost
+	attrMethod
+	attrPath
+	attrHeader
+)
+
+// check compares one attribute with a list of values: it holds when one of
+// them is equal, or with not, when none is. Which of the lists is used depends on the
+// attribute.
+type check struct {
+	attr  attribute
+	not   bool
+	texts texts
+	// fold is used instead of texts for hosts.
+	fold foldTexts
+	// templates are further paths.
+	templates []template
+	names     []mesh.Name
+	prefixes  []netip.Prefix
+	ports     []uint16
+	header    string
+}
+
+func (c *check) holds(f *facts) bool { return c.match(f) != c.not }
+
+func (c *check) match(f *facts) bool {
+	switch c.attr {
+	case attrPrincipal:
+		return f.principal != "" && c.texts.match(f.principal)
+	case attrNamespace:
+		return c.texts.match(f.peer.Namespace)
+	case attrServiceAccount:
+		return !f.peer.IsZero() && slices.Contains(c.names, mesh.Name{Namespace: f.peer.Namespace, Name: f.peer.ServiceAccount})
+	case attrSourceIP:
+		return contains(c.prefixes, f.source)
+	case attrDestinationIP:
+		return contains(c.prefixes, f.destination.Addr())
+	case attrDestinationPort:
+		return slices.Contains(c.ports, f.destination.Port())
+	case attrSNI:
+		return c.texts.match("") // HTTP in a tunnel carries none
+	}
+	r := f.request
+	if r == nil {
+		return c.not // not reached: request attributes are not compiled for L4
+	}
+	switch c.attr {
+	case attrHost:
+		return c.fold.match(r.Host) || r.Authority != r.Host && c.fold.match(r.Authority)
+	case attrMethod:
+		return c.texts.match(r.Method)
+	case attrPath:
+		return c.texts.match(r.Path) || matchTemplate(c.templates, r.Path)
+	case attrHeader:
+		return c.matchHeader(r)
+	}
+	return false
+}
+
+func contains(list []netip.Prefix, a netip.Addr) bool {
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchHeader compares the field's value; several lines count as one, joined
+// with commas (RFC 9110 section 5.3). "*" matches a field that is there, even
+// when it is empty.
+func (c *check) matchHeader(r *mesh.Request) bool {
+	switch c.header {
+	case "host", ":authority":
+		return c.texts.match(r.Authority)
+	case ":method":
+		return c.texts.match(r.Method)
+	}
+	first, n := "", 0
+	for i := range r.Fields {
+		if r.Fields[i].Name == c.header {
+			if n == 0 {
+				first = r.Fields[i].Value
+			}
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return false
+	case 1:
+		return c.texts.presence || c.texts.match(first)
+	}
+	return c.texts.presence || c.texts.matchJoined(r.Fields, c.header)
+}
+
+// normal is a as the matchers compare it: IPv4 as IPv4, no zone.
+func normal(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }

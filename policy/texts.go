@@ -1,0 +1,255 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+
+	"cairnproxy.dev/cairn/mesh"
+)
+
+// manyTexts is the number of exact strings from which a set is used instead of
+// comparing one by one.
+const manyTexts = 8
+
+// texts is a list of string patterns in Istio's form.
+type texts struct {
+	presence bool
+	exact    []string
+	index    map[string]struct{} // of exact, when there are many
+	prefix   []string
+	suffix   []string
+	globs    []string
+}
+
+// parseText reads one pattern: "*" is presence, a leading star a suffix, a
+// trailing star a prefix, in this order: in "*a*" the second star is a letter.
+func parseText(s string) mesh.L4String {
+	switch {
+	case s == "*":
+		return mesh.L4String{Kind: mesh.L4Presence}
+	case strings.HasPrefix(s, "*"):
+		return mesh.L4String{Kind: mesh.L4Suffix, Value: s[1:]}
+	case strings.HasSuffix(s, "*"):
+		return mesh.L4String{Kind: mesh.L4Prefix, Value: s[:len(s)-1]}
+	}
+	return mesh.L4String{Kind: mesh.L4Exact, Value: s}
+}
+
+func parseTexts(list []string) (t texts) {
+	for _, s := range list {
+		t.add(parseText(s))
+	}
+	return t
+}
+
+// parseGlobs is parseTexts for namespaces, in which Istio takes every star for
+// "anything".
+func parseGlobs(list []string) (t texts) {
+	for _, s := range list {
+		if strings.Count(s, "*") > 1 || strings.Contains(strings.Trim(s, "*"), "*") {
+			t.globs = append(t.globs, s)
+		} else {
+			t.add(parseText(s))
+		}
+	}
+	return t
+}
+
+// add reports whether s is of a known kind.
+func (t *texts) add(s mesh.L4String) bool {
+	switch s.Kind {
+	case mesh.L4Exact:
+		t.exact = append(t.exact, s.Value)
+		if t.index != nil {
+			t.index[s.Value] = struct{}{}
+		} else if len(t.exact) > manyTexts {
+			t.index = make(map[string]struct{}, len(t.exact))
+			for _, e := range t.exact {
+				t.index[e] = struct{}{}
+			}
+		}
+	case mesh.L4Prefix:
+		t.prefix = append(t.prefix, s.Value)
+	case mesh.L4Suffix:
+		t.suffix = append(t.suffix, s.Value)
+	case mesh.L4Presence:
+		t.presence = true
+	default:
+		return false
+	}
+	return true
+}
+
+func (t *texts) match(s string) bool {
+	if t.presence && s != "" {
+		return true
+	}
+	if t.index != nil {
+		if _, ok := t.index[s]; ok {
+			return true
+		}
+	} else if slices.Contains(t.exact, s) {
+		return true
+	}
+	for _, p := range t.prefix {
+		if strings.HasPrefix(s, p) {
+			return true
+		}
+	}
+	for _, p := range t.suffix {
+		if strings.HasSuffix(s, p) {
+			return true
+		}
+	}
+	for _, g := range t.globs {
+		if glob(g, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// glob reports whether s is pattern with each star replaced by something.
+func glob(pattern, s string) bool {
+	star, mark, p, i := -1, 0, 0, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+		case p < len(pattern) && pattern[p] == s[i]:
+			p++
+			i++
+		case star >= 0:
+			mark++
+			p, i = star+1, mark
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
+// matchJoined is match for a field that came in several lines.
+func (t *texts) matchJoined(f mesh.Fields, name string) bool {
+	j := joined{f, name}
+	n := j.len()
+	for _, e := range t.exact {
+		if n == len(e) && j.at(0, e) {
+			return true
+		}
+	}
+	for _, p := range t.prefix {
+		if n >= len(p) && j.at(0, p) {
+			return true
+		}
+	}
+	for _, p := range t.suffix {
+		if n >= len(p) && j.at(n-len(p), p) {
+			return true
+		}
+	}
+	return false
+}
+
+// joined is the value of a field's lines with commas between, without building it.
+type joined struct {
+	fields mesh.Fields
+	name   string
+}
+
+func (j joined) len() int {
+	n := -1
+	for i := range j.fields {
+		if j.fields[i].Name == j.name {
+			n += 1 + len(j.fields[i].Value)
+		}
+	}
+	return n
+}
+
+// at reports whether want stands at the offset; the joined value is long enough.
+func (j joined) at(offset int, want string) bool {
+	first := true
+	for i := range j.fields {
+		if j.fields[i].Name != j.name {
+			continue
+		}
+		if !first {
+			if offset, want = eat(",", offset, want); offset < 0 {
+				return false
+			}
+		}
+		first = false
+		if offset, want = eat(j.fields[i].Value, offset, want); offset < 0 {
+			return false
+		}
+	}
+	return want == ""
+}
+
+// eat compares piece, from offset on, with the beginning of want; it returns
+// the offset left for the next piece, or -1 when they differ, and the rest of want.
+func eat(piece string, offset int, want string) (int, string) {
+	if offset >= len(piece) {
+		return offset - len(piece), want
+	}
+	piece = piece[offset:]
+	n := min(len(piece), len(want))
+	if piece[:n] != want[:n] {
+		return -1, want
+	}
+	return 0, want[n:]
+}
+
+// foldTexts is texts for host names: ASCII letters are equal in either case, and
+// a trailing dot of the name compared does not count.
+type foldTexts struct{ list []mesh.L4String }
+
+func parseFold(list []string) (t foldTexts) {
+	for _, s := range list {
+		t.list = append(t.list, parseText(strings.ToLower(s)))
+	}
+	return t
+}
+
+func (t *foldTexts) match(s string) bool {
+	s = strings.TrimSuffix(s, ".")
+	for i := range t.list {
+		p := &t.list[i]
+		n := len(s) - len(p.Value)
+		switch p.Kind {
+		case mesh.L4Exact:
+			if n == 0 && equalFold(s, p.Value) {
+				return true
+			}
+		case mesh.L4Prefix:
+			if n >= 0 && equalFold(s[:len(p.Value)], p.Value) {
+				return true
+			}
+		case mesh.L4Suffix:
+			if n >= 0 && equalFold(s[n:], p.Value) {
+				return true
+			}
+		default:
+			if s != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// equalFold compares s with lower, which is in lower case and of the same length.
+func equalFold(s, lower string) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}

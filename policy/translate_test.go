@@ -1,0 +1,213 @@
+package policy
+
+import (
+	"net/netip"
+	"testing"
+
+	"cairnproxy.dev/cairn/mesh"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+var prefixEqual = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+
+// TestToL4 has the shapes that istiod produces: To, From, then each condition.
+func TestToL4(t *testing.T) {
+	allow := func(rules ...mesh.AuthzRule) *mesh.AuthorizationPolicy {
+		return &mesh.AuthorizationPolicy{Name: name("bookinfo", "p"), Rules: rules}
+	}
+	deny := func(rules ...mesh.AuthzRule) *mesh.AuthorizationPolicy {
+		return &mesh.AuthorizationPolicy{Name: name("bookinfo", "p"), Action: mesh.ActionDeny, Rules: rules}
+	}
+	from := func(s ...mesh.AuthzSource) mesh.AuthzRule { return mesh.AuthzRule{From: s} }
+	to := func(o ...mesh.AuthzOperation) mesh.AuthzRule { return mesh.AuthzRule{To: o} }
+	when := func(key string, values ...string) mesh.AuthzRule {
+		return mesh.AuthzRule{When: []mesh.AuthzCondition{{Key: key, Values: values}}}
+	}
+	everything := [][][]mesh.L4Match{{}}
+	mixed := mesh.AuthzRule{
+		From: []mesh.AuthzSource{
+			{Principals: []string{"cluster.local/ns/bookinfo/sa/waypoint", "*/sa/x", "cluster.local/ns/y/*"}},
+			{Namespaces: []string{"client"}, NotIPBlocks: cidrs("10.0.0.0/8"), IPBlocks: cidrs("0.0.0.0/0")},
+		},
+		To: []mesh.AuthzOperation{{Ports: []uint16{9080}, NotPorts: []uint16{22}}},
+		When: []mesh.AuthzCondition{
+			{Key: "source.ip", Values: []string{"10.0.0.0/8", "1.2.3.4"}},
+			{Key: "destination.port", Values: []string{"9080"}},
+			{Key: "source.namespace", NotValues: []string{"bad"}},
+			{Key: "source.serviceAccount", Values: []string{"client/curl", "local"}},
+			{Key: "destination.ip", NotValues: []string{"fd00::/8"}},
+			{Key: "source.principal", Values: []string{"*"}},
+		},
+	}
+	tests := []struct {
+		name   string
+		policy *mesh.AuthorizationPolicy
+		want   [][][]mesh.L4Match
+	}{
+		{"mixed", allow(mixed), [][][]mesh.L4Match{{
+			{{DestinationPorts: []uint16{9080}, NotDestinationPorts: []uint16{22}}},
+			{
+				{Principals: []mesh.L4String{{Value: "cluster.local/ns/bookinfo/sa/waypoint"}, {Kind: mesh.L4Suffix, Value: "/sa/x"}, {Kind: mesh.L4Prefix, Value: "cluster.local/ns/y/"}}},
+				{Namespaces: str("client"), SourceIPs: cidrs("0.0.0.0/0"), NotSourceIPs: cidrs("10.0.0.0/8")},
+			},
+			{{SourceIPs: cidrs("10.0.0.0/8", "1.2.3.4/32")}},
+			{{DestinationPorts: []uint16{9080}}},
+			{{NotNamespaces: str("bad")}},
+			{{ServiceAccounts: []mesh.Name{name("client", "curl"), name("bookinfo", "local")}}},
+			{{NotDestinationIPs: cidrs("fd00::/8")}},
+			{{Principals: []mesh.L4String{{Kind: mesh.L4Presence}}}},
+		}}},
+		{"allow_nothing", allow(), nil},
+		{"allow_all", allow(mesh.AuthzRule{}), everything},
+		{"allow_method", allow(to(mesh.AuthzOperation{Methods: []string{"GET"}, Ports: []uint16{80}})), nil},
+		{"allow_path_beside", allow(to(mesh.AuthzOperation{Paths: []string{"/"}}), mesh.AuthzRule{}), everything},
+		{"allow_remote_ip", allow(from(mesh.AuthzSource{RemoteIPBlocks: cidrs("10.0.0.0/8")})), nil},
+		{"allow_jwt", allow(from(mesh.AuthzSource{RequestPrincipals: []string{"*"}}, mesh.AuthzSource{Namespaces: []string{"a"}})), nil},
+		{"allow_empty_source", allow(from(mesh.AuthzSource{})), nil},
+		{"allow_header", allow(when("request.headers[x]", "a")), nil},
+		{"allow_unknown_key", allow(when("request.auth.claims[x]", "a")), nil},
+		{"allow_bad_ip", allow(when("source.ip", "10.0.0.0/8", "nonsense")), nil},
+		{"allow_bad_port", allow(when("destination.port", "0")), nil},
+		{"allow_account_star", allow(from(mesh.AuthzSource{ServiceAccounts: []string{"a/*"}})), nil},
+		{"deny_method", deny(to(mesh.AuthzOperation{Methods: []string{"GET"}})), everything},
+		{"deny_method_port", deny(to(mesh.AuthzOperation{Methods: []string{"GET"}, Ports: []uint16{80}})), one(mesh.L4Match{DestinationPorts: []uint16{80}})},
+		{"deny_method_from", deny(mesh.AuthzRule{
+			To:   []mesh.AuthzOperation{{Methods: []string{"GET"}}},
+			From: []mesh.AuthzSource{{Namespaces: []string{"evil"}}},
+		}), one(mesh.L4Match{Namespaces: str("evil")})},
+		{"deny_one_lost_source", deny(from(mesh.AuthzSource{Namespaces: []string{"evil"}}, mesh.AuthzSource{NotRequestPrincipals: []string{"*"}})), everything},
+		{"deny_bad_ip", deny(when("source.ip", "10.0.0.0/8", "nonsense")), everything},
+		{"deny_no_values", deny(when("source.ip")), everything},
+		{"deny_nothing", deny(), nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := ToL4(tt.policy, "istio-system")
+			if diff := cmp.Diff(tt.want, got.Rules, prefixEqual, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("ToL4 (-want +got):\n%s", diff)
+			}
+			if got.Action != tt.policy.Action || got.Scope != mesh.ScopeNamespace {
+				t.Errorf("action %v, scope %v", got.Action, got.Scope)
+			}
+		})
+	}
+}
+
+func TestToL4Scope(t *testing.T) {
+	p := &mesh.AuthorizationPolicy{Name: name("istio-system", "p"), Invalid: "no idea", DryRun: true}
+	got := ToL4(p, "istio-system")
+	if got.Scope != mesh.ScopeGlobal || got.Action != mesh.ActionDeny || len(got.Rules) != 1 || !got.DryRun {
+		t.Errorf("an invalid policy becomes %+v, want a global DENY of everything, still in dry run", got)
+	}
+	p.Selector = map[string]string{"a": "b"}
+	if got := ToL4(p, "istio-system"); got.Scope != mesh.ScopeWorkload {
+		t.Errorf("scope with a selector is %v, want workload", got.Scope)
+	}
+}
+
+func TestCompileL4Policies(t *testing.T) {
+	all := []mesh.AuthzRule{{}}
+	w := &mesh.Workload{Namespace: "ns", Labels: map[string]string{"app": "a", "v": "1"}}
+	tests := []struct {
+		name    string
+		policy  mesh.AuthorizationPolicy
+		allowed bool
+	}{
+		{"own_namespace", mesh.AuthorizationPolicy{Name: name("ns", "p"), Action: mesh.ActionDeny, Rules: all}, false},
+		{"other_namespace", mesh.AuthorizationPolicy{Name: name("x", "p"), Action: mesh.ActionDeny, Rules: all}, true},
+		{"root_namespace", mesh.AuthorizationPolicy{Name: name("istio-system", "p"), Action: mesh.ActionDeny, Rules: all}, false},
+		{"selected", mesh.AuthorizationPolicy{Name: name("ns", "p"), Action: mesh.ActionDeny, Rules: all, Selector: map[string]string{"app": "a"}}, false},
+		{"selected_by_root", mesh.AuthorizationPolicy{Name: name("istio-system", "p"), Action: mesh.ActionDeny, Rules: all, Selector: map[string]string{"app": "a"}}, false},
+		{"not_selected", mesh.AuthorizationPolicy{Name: name("ns", "p"), Action: mesh.ActionDeny, Rules: all, Selector: map[string]string{"app": "a", "v": "2"}}, true},
+		{"selector_absent_label", mesh.AuthorizationPolicy{Name: name("ns", "p"), Action: mesh.ActionDeny, Rules: all, Selector: map[string]string{"z": ""}}, true},
+		{"targeted", mesh.AuthorizationPolicy{Name: name("ns", "p"), Action: mesh.ActionDeny, Rules: all, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: "s"}}}, true},
+		{"allow_nothing", mesh.AuthorizationPolicy{Name: name("ns", "p")}, false},
+		{"invalid", mesh.AuthorizationPolicy{Name: name("ns", "p"), Rules: all, Invalid: "bad"}, false},
+		{"dry_run", mesh.AuthorizationPolicy{Name: name("ns", "p"), DryRun: true}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := mesh.NewSnapshot(1, mesh.Parts{Policies: []*mesh.AuthorizationPolicy{&tt.policy}})
+			if got := CompileL4(s, w).Decide(conn("a", "x")); got.Allowed != tt.allowed {
+				t.Errorf("Decide = %+v, want allowed %v", got, tt.allowed)
+			}
+			// Being named by the workload as well changes nothing for what is bound anyway.
+			if len(tt.policy.TargetRefs) == 0 && !tt.allowed {
+				named := *w
+				named.Policies = []string{tt.policy.Name.String()}
+				if got := CompileL4(s, &named).Decide(conn("a", "x")); got.Allowed {
+					t.Errorf("Decide with the policy named = %+v, want refused", got)
+				}
+			}
+		})
+	}
+}
+
+func TestPeerAuth(t *testing.T) {
+	const mTLS, plain = true, false
+	pa := func(ns, n string, mode mesh.MTLSMode, selector string, ports map[uint16]mesh.MTLSMode) *mesh.PeerAuthentication {
+		p := &mesh.PeerAuthentication{Name: name(ns, n), Mode: mode, Ports: ports}
+		if selector != "" {
+			p.Selector = map[string]string{"app": selector}
+		}
+		return p
+	}
+	root := func(mode mesh.MTLSMode) *mesh.PeerAuthentication { return pa("istio-system", "default", mode, "", nil) }
+	ns := func(mode mesh.MTLSMode) *mesh.PeerAuthentication { return pa("ns", "default", mode, "", nil) }
+	own := func(mode mesh.MTLSMode, ports map[uint16]mesh.MTLSMode) *mesh.PeerAuthentication {
+		return pa("ns", "own", mode, "a", ports)
+	}
+	strict, permissive, disable, unset := mesh.MTLSStrict, mesh.MTLSPermissive, mesh.MTLSDisable, mesh.MTLSUnset
+	port := func(mode mesh.MTLSMode) map[uint16]mesh.MTLSMode { return map[uint16]mesh.MTLSMode{9080: mode} }
+	other := func(mode mesh.MTLSMode) map[uint16]mesh.MTLSMode { return map[uint16]mesh.MTLSMode{80: mode} }
+	tests := []struct {
+		name string
+		list []*mesh.PeerAuthentication
+		want bool // mutual TLS is demanded on 9080
+	}{
+		{"none", nil, plain},
+		{"mesh", []*mesh.PeerAuthentication{root(strict)}, mTLS},
+		{"namespace", []*mesh.PeerAuthentication{ns(strict)}, mTLS},
+		{"other_namespace", []*mesh.PeerAuthentication{pa("x", "default", strict, "", nil)}, plain},
+		{"namespace_over_mesh", []*mesh.PeerAuthentication{root(strict), ns(permissive)}, plain},
+		{"namespace_inherits", []*mesh.PeerAuthentication{root(strict), ns(unset)}, mTLS},
+		{"namespace_disables", []*mesh.PeerAuthentication{root(strict), ns(disable)}, plain},
+		{"workload_over_namespace", []*mesh.PeerAuthentication{ns(strict), own(disable, nil)}, plain},
+		{"workload_strict", []*mesh.PeerAuthentication{ns(permissive), own(strict, nil)}, mTLS},
+		{"workload_inherits", []*mesh.PeerAuthentication{ns(strict), own(unset, nil)}, mTLS},
+		{"workload_not_selected", []*mesh.PeerAuthentication{pa("ns", "own", strict, "b", nil)}, plain},
+		{"workload_of_other_namespace", []*mesh.PeerAuthentication{pa("x", "own", strict, "a", nil)}, plain},
+		{"port_permissive", []*mesh.PeerAuthentication{own(strict, port(permissive))}, plain},
+		{"port_disable", []*mesh.PeerAuthentication{ns(strict), own(unset, port(disable))}, plain},
+		{"port_inherits", []*mesh.PeerAuthentication{own(strict, port(unset))}, mTLS},
+		{"port_other", []*mesh.PeerAuthentication{own(strict, other(permissive))}, mTLS},
+		{"port_strict", []*mesh.PeerAuthentication{own(permissive, port(strict))}, mTLS},
+		{"port_other_strict", []*mesh.PeerAuthentication{own(permissive, other(strict))}, plain},
+		{"strictest_of_two", []*mesh.PeerAuthentication{own(permissive, nil), own(strict, nil)}, mTLS},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := mesh.NewSnapshot(1, mesh.Parts{PeerAuth: tt.list})
+			l := CompileL4(s, &mesh.Workload{Namespace: "ns", Labels: map[string]string{"app": "a"}})
+			if v := l.Decide(conn("", "")); v.Allowed == tt.want || tt.want && v.Reason != reasonStrict {
+				t.Errorf("plain text: %+v, want refused %v", v, tt.want)
+			}
+			if v := l.Decide(conn("a", "x")); !v.Allowed {
+				t.Errorf("mutual TLS: %+v, want allowed", v)
+			}
+		})
+	}
+}
+
+// TestPeerAuthKeys: a source that binds istiod's names for converted policies is understood.
+func TestPeerAuthKeys(t *testing.T) {
+	s := mesh.NewSnapshot(1, mesh.Parts{PeerAuth: []*mesh.PeerAuthentication{{Name: name("ns", "default"), Mode: mesh.MTLSStrict}}})
+	w := &mesh.Workload{Namespace: "ns", Policies: []string{"istio-system/" + staticStrict, "ns/" + convertedPeerAuth + "default"}}
+	if v := CompileL4(s, w).Decide(conn("a", "x")); !v.Allowed {
+		t.Errorf("mutual TLS: %+v, want allowed", v)
+	}
+	if v := CompileL4(mesh.NewSnapshot(1, mesh.Parts{}), w).Decide(conn("a", "x")); v.Allowed {
+		t.Errorf("names without policies: %+v, want refused", v)
+	}
+}
