@@ -1,0 +1,97 @@
+package telemetry
+
+import (
+	"math/bits"
+	"sync/atomic"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// bounds are the upper bounds of all of Istio's HTTP histograms, be it
+// milliseconds or bytes: Envoy's defaults.
+var bounds = [...]float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000}
+
+// infinity is the index of the bucket above all bounds.
+const infinity = len(bounds)
+
+// scale finds the bucket of an integer: the bounds in integer units, and for
+// each length in bits the first bucket that can hold such a value.
+type scale struct {
+	bounds [infinity]uint64
+	first  [65]uint8
+}
+
+// durationScale is for nanoseconds, byteScale for bytes. They are constants.
+var (
+	durationScale = newScale(1e6)
+	byteScale     = newScale(1)
+)
+
+func newScale(unit float64) *scale {
+	s := new(scale)
+	for i, b := range bounds {
+		s.bounds[i] = uint64(b * unit) // half a byte is none
+	}
+	for n := range s.first {
+		var least uint64 // with n bits
+		if n > 0 {
+			least = 1 << (n - 1)
+		}
+		i := 0
+		for i < infinity && s.bounds[i] < least {
+			i++
+		}
+		s.first[n] = uint8(i) //nolint:gosec // at most 19
+	}
+	return s
+}
+
+// bucket is the index of the first bound that is at least v.
+func (s *scale) bucket(v uint64) int {
+	i := int(s.first[bits.Len64(v)])
+	for i < infinity && v > s.bounds[i] {
+		i++
+	}
+	return i
+}
+
+// histogram counts integers. Its count is the sum of its buckets, so that one
+// observation is two additions.
+type histogram struct {
+	buckets [infinity + 1]atomic.Uint64
+	sum     atomic.Uint64
+}
+
+func (h *histogram) observe(s *scale, v uint64) {
+	h.buckets[s.bucket(v)].Add(1)
+	h.sum.Add(v)
+}
+
+// count is the number of observations.
+func (h *histogram) count() (n uint64) {
+	for i := range h.buckets {
+		n += h.buckets[i].Load()
+	}
+	return n
+}
+
+// write makes the exposed form, in units of 1/unit. Buckets and count agree
+// with each other even while observations go on.
+func (h *histogram) write(unit float64) *dto.Histogram {
+	var (
+		cumulative = new([infinity + 1]uint64)
+		buckets    = new([infinity]dto.Bucket)
+		list       = make([]*dto.Bucket, infinity)
+		n          uint64
+	)
+	for i := range h.buckets {
+		n += h.buckets[i].Load()
+		cumulative[i] = n
+		if i < infinity {
+			buckets[i].UpperBound, buckets[i].CumulativeCount = &bounds[i], &cumulative[i]
+			list[i] = &buckets[i]
+		}
+	}
+	sum := float64(h.sum.Load()) / unit
+	return &dto.Histogram{SampleCount: &cumulative[infinity], SampleSum: &sum, Bucket: list}
+}
