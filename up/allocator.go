@@ -5,17 +5,8 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"sync"
-)
 
-// Kind is what an address is for.
-type Kind string
-
-// The kinds of things that get an address.
-const (
-	KindService  Kind = "Service"
-	KindPod      Kind = "Pod"
-	KindWaypoint Kind = "Gateway"
-	KindNode     Kind = "Node"
+	"cairnproxy.dev/cairn/mesh"
 )
 
 // Allocator gives services, pods, waypoints and nodes their addresses. The
@@ -25,12 +16,10 @@ const (
 // goroutine.
 type Allocator struct {
 	services, workloads netip.Prefix
-	// honoured is where an address that a manifest names is taken as it stands.
-	honoured netip.Prefix
 
 	mu    sync.Mutex
 	byKey map[string]netip.Addr
-	owner map[netip.Addr]string
+	taken map[netip.Addr]bool
 }
 
 // DefaultRange is where the addresses of the loopback mode are from.
@@ -46,56 +35,47 @@ func NewLoopback(r netip.Prefix) (*Allocator, error) {
 		return nil, fmt.Errorf("address range %s: want a part of 127.0.0.0/8 between /8 and /23", r)
 	}
 	lo, hi := halves(r)
-	return newAllocator(lo, hi, loop), nil
+	return newAllocator(lo, hi), nil
 }
 
 // NewNetns returns an allocator for pods in network namespaces: services in
 // 10.79.0.0/16, which is only ever captured, and pods and waypoints in
-// 10.78.0.0/16, which is routed between them. Addresses that manifests name
-// are honoured anywhere in 10.0.0.0/8.
+// 10.78.0.0/16, which is routed between them.
 func NewNetns() *Allocator {
-	return newAllocator(netip.MustParsePrefix("10.79.0.0/16"), netip.MustParsePrefix("10.78.0.0/16"), netip.MustParsePrefix("10.0.0.0/8"))
+	return newAllocator(netip.MustParsePrefix("10.79.0.0/16"), netip.MustParsePrefix("10.78.0.0/16"))
 }
 
-func newAllocator(services, workloads, honoured netip.Prefix) *Allocator {
-	return &Allocator{
-		services: services, workloads: workloads, honoured: honoured,
-		byKey: map[string]netip.Addr{}, owner: map[netip.Addr]string{},
-	}
+func newAllocator(services, workloads netip.Prefix) *Allocator {
+	return &Allocator{services: services, workloads: workloads, byKey: map[string]netip.Addr{}, taken: map[netip.Addr]bool{}}
 }
 
-// Assign returns the address of the named thing. given is the address that its
-// manifest asks for, or the zero Addr: it is honoured where the mode can serve
-// it, and refused when another has it. An address of another range (a manifest
-// from a cluster) is not an error: the thing gets one of ours.
-func (a *Allocator) Assign(kind Kind, namespace, name string, given netip.Addr) (netip.Addr, error) {
-	key := string(kind) + " " + namespace + "/" + name
-	given = given.Unmap()
+// Service returns the address of a Service, or of a ServiceEntry's host. Like
+// the methods below it returns the zero Addr when none is left.
+func (a *Allocator) Service(n mesh.Name) netip.Addr { return a.assign(a.services, "service", n) }
+
+// Pod returns the address of a pod.
+func (a *Allocator) Pod(n mesh.Name) netip.Addr { return a.assign(a.workloads, "pod", n) }
+
+// Waypoint returns the address of a waypoint, by its Gateway's name.
+func (a *Allocator) Waypoint(n mesh.Name) netip.Addr { return a.assign(a.workloads, "waypoint", n) }
+
+// Node returns the address of a node proxy's admin and metrics ports.
+func (a *Allocator) Node(name string) netip.Addr {
+	return a.assign(a.workloads, "node", mesh.Name{Name: name})
+}
+
+func (a *Allocator) assign(r netip.Prefix, kind string, n mesh.Name) netip.Addr {
+	key := kind + " " + n.Namespace + "/" + n.Name
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if given.IsValid() && a.honoured.Contains(given) {
-		if o, taken := a.owner[given]; taken && o != key {
-			return netip.Addr{}, fmt.Errorf("address %s of %s is taken by %s; give one of them another", given, key, o)
-		}
-		if old, ok := a.byKey[key]; ok && old != given {
-			delete(a.owner, old)
-		}
-		a.byKey[key], a.owner[given] = given, key
-		return given, nil
-	}
 	if got, ok := a.byKey[key]; ok {
-		return got, nil
-	}
-	r := a.workloads
-	if kind == KindService {
-		r = a.services
+		return got
 	}
 	addr, ok := a.probe(r, key)
-	if !ok {
-		return netip.Addr{}, fmt.Errorf("no address is left in %s for %s; choose a larger --range", r, key)
+	if ok {
+		a.byKey[key], a.taken[addr] = addr, true
 	}
-	a.byKey[key], a.owner[addr] = addr, key
-	return addr, nil
+	return addr
 }
 
 // probe returns the first free address of r from the hash of key on. It leaves
@@ -112,7 +92,7 @@ func (a *Allocator) probe(r netip.Prefix, key string) (netip.Addr, bool) {
 			continue
 		}
 		addr := addAddr(r.Masked().Addr(), n)
-		if _, taken := a.owner[addr]; !taken {
+		if !a.taken[addr] {
 			return addr, true
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"cairnproxy.dev/cairn/sample"
@@ -15,31 +14,6 @@ const probeEvery = 20 * time.Millisecond
 
 // dialFunc opens a connection to a pod as its node would.
 type dialFunc func(ctx context.Context, p Pod, to netip.AddrPort) (net.Conn, error)
-
-// awaitPods waits until each pod accepts on the first of its ports, and returns
-// those that did not when ctx ends. A pod without ports, a client, is ready at once.
-func awaitPods(ctx context.Context, pods []Pod, dial dialFunc) []Pod {
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		late []Pod
-	)
-	for _, p := range pods {
-		port, ok := probePort(p)
-		if !ok {
-			continue
-		}
-		wg.Go(func() {
-			if !awaitAccept(ctx, p, netip.AddrPortFrom(p.Address, port), dial) {
-				mu.Lock()
-				late = append(late, p)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	return late
-}
 
 // probePort is the port on which a pod's first server listens.
 func probePort(p Pod) (uint16, bool) {

@@ -20,6 +20,8 @@ type Pod struct {
 	ServiceAccount  string
 	Address         netip.Addr
 	Containers      []Container
+	// Captured pods are enrolled: their traffic is the node proxy's.
+	Captured bool
 	// TargetPorts are the ports at which services expect the pod; a sample
 	// whose container names no port listens on the first.
 	TargetPorts []uint16
@@ -53,13 +55,13 @@ const (
 // Runner runs pods as child processes: it starts them, starts again those
 // that end, and stops them. Set and Stop are called from one goroutine.
 type Runner struct {
-	self  string
-	log   *slog.Logger
-	out   func(pod string) *podLog
-	start startFunc
-
+	o       runnerOptions
 	running map[string]*runningPod
 	wg      sync.WaitGroup
+	changed chan struct{} // holds a token when a pod's readiness has changed
+
+	mu    sync.Mutex
+	ready map[string]bool // by Pod.key
 }
 
 type runningPod struct {
@@ -90,10 +92,37 @@ type runnerOptions struct {
 	out func(pod string) *podLog
 	// start starts pods' commands: in this network namespace, or in the pod's own.
 	start startFunc
+	// dial connects to a pod, to see whether its program accepts.
+	dial dialFunc
 }
 
 func newRunner(o runnerOptions) *Runner {
-	return &Runner{self: o.self, log: o.log, out: o.out, start: o.start, running: map[string]*runningPod{}}
+	return &Runner{o: o, running: map[string]*runningPod{}, changed: make(chan struct{}, 1), ready: map[string]bool{}}
+}
+
+// Changed receives when the readiness of a pod may have changed.
+func (r *Runner) Changed() <-chan struct{} { return r.changed }
+
+// Ready reports whether a pod may get traffic: its program accepts on its
+// port, or it has no port, or it is external, when only the user knows.
+func (r *Runner) Ready(pod string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ready[pod]
+}
+
+func (r *Runner) setReady(pod string, ready bool) {
+	r.mu.Lock()
+	was := r.ready[pod]
+	r.ready[pod] = ready
+	r.mu.Unlock()
+	if was == ready {
+		return
+	}
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
 }
 
 // Set makes the running pods those that are given: it starts new ones, stops
@@ -157,13 +186,15 @@ func (r *Runner) startPod(ctx context.Context, p Pod, env []string) *runningPod 
 		if len(c.Ports) == 0 && len(p.TargetPorts) > 0 {
 			c.Ports = p.TargetPorts[:1]
 		}
-		argv := programOf(r.self, c)
+		argv := programOf(r.o.self, c)
 		if argv == nil {
 			rp.state = PodExternal
 			continue
 		}
 		wg.Go(func() { r.supervise(ctx, p, argv, slices.Concat(env, c.Env)) })
 	}
+	_, listens := probePort(p)
+	r.setReady(p.key(), rp.state == PodExternal || !listens)
 	r.wg.Go(func() {
 		wg.Wait()
 		<-ctx.Done()
@@ -177,13 +208,13 @@ func (r *Runner) supervise(ctx context.Context, p Pod, argv []string, env []stri
 	delay := time.Duration(0)
 	for ctx.Err() == nil {
 		began := time.Now()
-		out := r.out(p.key())
+		out := r.o.out(p.key())
 		err := r.runOnce(ctx, p, argv, env, out)
 		if ctx.Err() != nil {
 			return
 		}
 		delay = nextDelay(delay, time.Since(began))
-		r.log.Warn("a pod's program ended; starting it again", "pod", p.key(), "program", argv[0], "in", delay.String(),
+		r.o.log.Warn("a pod's program ended; starting it again", "pod", p.key(), "program", argv[0], "in", delay.String(),
 			"error", err, "said", out.tail())
 		t := time.NewTimer(delay)
 		select {
@@ -200,14 +231,39 @@ func (r *Runner) runOnce(ctx context.Context, p Pod, argv []string, env []string
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
-	wait, err := r.start(cmd, p)
+	wait, err := r.o.start(cmd, p)
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", argv[0], err)
 	}
-	if err := wait(); err != nil {
-		return err
+	stop := r.probe(ctx, p)
+	err = wait()
+	stop()
+	if err == nil {
+		err = errors.New("exit status 0")
 	}
-	return errors.New("exit status 0")
+	return err
+}
+
+// probe makes p ready once it accepts. stop ends the watch: p, if it listens at
+// all, is no longer ready.
+func (r *Runner) probe(ctx context.Context, p Pod) (stop func()) {
+	port, ok := probePort(p)
+	if !ok {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if awaitAccept(ctx, p, netip.AddrPortFrom(p.Address, port), r.o.dial) {
+			r.setReady(p.key(), true)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		r.setReady(p.key(), false)
+	}
 }
 
 // nextDelay is how long to wait before a program is started again, after it
@@ -221,7 +277,7 @@ func nextDelay(prev, lived time.Duration) time.Duration {
 
 func samePod(a, b Pod) bool {
 	return a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node && a.ServiceAccount == b.ServiceAccount &&
-		a.Address == b.Address && slices.Equal(a.TargetPorts, b.TargetPorts) &&
+		a.Address == b.Address && a.Captured == b.Captured && slices.Equal(a.TargetPorts, b.TargetPorts) &&
 		slices.EqualFunc(a.Containers, b.Containers, func(x, y Container) bool {
 			return x.Image == y.Image && slices.Equal(x.Command, y.Command) && slices.Equal(x.Args, y.Args) &&
 				slices.Equal(x.Env, y.Env) && slices.Equal(x.Ports, y.Ports)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -61,6 +62,9 @@ func testRunner(t *testing.T) (r *Runner, started chan string, out *lockedBuffer
 		self: "/nonexistent/cairn",
 		log:  slog.New(slog.NewTextHandler(out, nil)),
 		out:  func(pod string) *podLog { return newPodLog(pod, out) },
+		dial: func(ctx context.Context, _ Pod, to netip.AddrPort) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", to.String())
+		},
 		start: func(c *exec.Cmd, p Pod) (func() error, error) {
 			if err := s.start(c); err != nil {
 				return nil, err
@@ -129,6 +133,31 @@ func TestRunnerExternal(t *testing.T) {
 	r.Set(t.Context(), []Pod{p}, noEnv)
 	if got := r.State(p); got != PodExternal {
 		t.Errorf("state %s, want %s", got, PodExternal)
+	}
+}
+
+func TestRunnerReady(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	r, started, out := testRunner(t)
+	p := shell("a", "echo up; read x")
+	r.Set(t.Context(), []Pod{p, {Namespace: "ns", Name: "external"}}, noEnv)
+	wait(t, started)
+	if !r.Ready("ns/a") || !r.Ready("ns/external") {
+		t.Error("a pod without a port is not ready")
+	}
+	out.waitFor(t, "] up")
+	p.Containers = []Container{{Command: []string{"/bin/sleep", "1000"}, Ports: []uint16{ln.Addr().(*net.TCPAddr).AddrPort().Port()}}}
+	r.Set(t.Context(), []Pod{p}, noEnv)
+	for !r.Ready("ns/a") {
+		<-r.Changed()
+	}
+	r.Set(t.Context(), nil, noEnv)
+	for r.Ready("ns/a") {
+		<-r.Changed()
 	}
 }
 

@@ -6,9 +6,14 @@ import (
 )
 
 func tieToParent(cmd *exec.Cmd) {
+	ownGroup(cmd)
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+}
+
+// ownGroup puts cmd in a process group of its own, which Ctrl-C does not reach.
+func ownGroup(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	cmd.SysProcAttr.Setpgid = true
 }
