@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +71,10 @@ func (b *backend) get(ctx context.Context, r http.Header, path string, v any) *a
 	case errors.As(err, &timeout) && timeout.Timeout():
 		a.Status, a.Reason = http.StatusGatewayTimeout, fmt.Sprintf("no answer within %s", b.timeout)
 	case err != nil:
+		var where *url.Error // says which URL, which the page says itself
+		if errors.As(err, &where) {
+			err = where.Err
+		}
 		a.Status, a.Reason = http.StatusBadGateway, err.Error()
 	case a.Status != http.StatusOK:
 		a.Reason = strings.TrimSpace(http.StatusText(a.Status) + " " + excerpt(a.body))
@@ -90,7 +95,7 @@ func (b *backend) fetch(ctx context.Context, h http.Header, path string, a *answ
 	propagate(req.Header, h)
 	resp, err := b.client.Do(req)
 	if err != nil {
-		return err // the client says which URL
+		return err // a *url.Error, which says which URL
 	}
 	defer resp.Body.Close()
 	a.Status = resp.StatusCode
