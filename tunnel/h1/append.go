@@ -2,6 +2,8 @@ package h1
 
 import (
 	"bytes"
+	"encoding/binary"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -102,28 +104,20 @@ func appendTarget(dst []byte, req *mesh.Request) []byte {
 	case path == "" || path[0] != '/':
 		dst = append(dst, '/')
 	}
-	start := len(dst)
-	dst = append(dst, path...)
-	for _, c := range dst[start:] {
-		if class[c]&classPath == 0 {
-			dst = appendEscaped(dst[:start], path, '?')
-			break
-		}
-	}
+	dst = appendClean(dst, path, '?')
 	if !req.HasQuery {
 		return dst
 	}
 	dst = append(dst, '?')
-	start = len(dst)
-	dst = append(dst, req.Query...)
-	if q := dst[start:]; indexNotVisible(q, 0) < len(q) || bytes.IndexByte(q, '#') >= 0 {
-		dst = appendEscaped(dst[:start], req.Query, '#')
-	}
-	return dst
+	return appendClean(dst, req.Query, '#')
 }
 
-// appendEscaped percent-encodes what is not visible ASCII, '#' and also.
-func appendEscaped(dst []byte, s string, also byte) []byte {
+// appendClean appends s, percent-encoding what is not visible ASCII, '#' and also.
+func appendClean(dst []byte, s string, also byte) []byte {
+	b := bytesOf(s)
+	if indexNotVisible(b, 0) == len(b) && bytes.IndexByte(b, '#') < 0 && bytes.IndexByte(b, also) < 0 {
+		return append(dst, s...)
+	}
 	const digits = "0123456789ABCDEF"
 	for i := range len(s) {
 		c := s[i]
@@ -137,39 +131,77 @@ func appendEscaped(dst []byte, s string, also byte) []byte {
 }
 
 func appendAuthority(dst []byte, authority string) []byte {
-	start := len(dst)
-	dst = append(dst, authority...)
-	if indexNotVisible(dst, start) < len(dst) {
-		return dst[:start]
+	if indexNotVisible(bytesOf(authority), 0) < len(authority) {
+		return dst
 	}
-	return dst
+	return append(dst, authority...)
 }
 
 // appendField writes one field line, or nothing for a field that Framing
 // stands for or that has no proper name.
 func appendField(dst []byte, f *mesh.Field) []byte {
-	start := len(dst)
-	dst = append(dst, f.Name...)
-	name := dst[start:]
-	for i, c := range name {
-		l := lower[c]
-		if l == 0 {
-			return dst[:start]
-		}
-		name[i] = l
+	start, n := len(dst), len(f.Name)
+	if n == 0 {
+		return dst
 	}
-	if len(name) == 0 || isFraming(name) {
-		return dst[:start]
-	}
-	dst = append(dst, ": "...)
-	start = len(dst)
-	dst = append(dst, f.Value...)
-	for i := indexControl(dst, start); i < len(dst); i = indexControl(dst, i+1) {
-		if dst[i] != '\t' {
-			dst[i] = ' '
+	dst = slices.Grow(dst, n+len(f.Value)+4)
+	line := dst[start : start+n+len(f.Value)+4]
+	// Checks read the source: a load of bytes that copy has just stored in
+	// pieces of another size would have to wait for them.
+	plain, clean := plainName(bytesOf(f.Name)), !hasControl(bytesOf(f.Value))
+	copy(line, f.Name)
+	if !plain {
+		for i, c := range line[:n] {
+			if line[i] = lower[c]; line[i] == 0 {
+				return dst
+			}
 		}
 	}
-	return append(dst, "\r\n"...)
+	if name := line[:n]; maybeSpecial(name) && isFraming(name) {
+		return dst
+	}
+	line[n], line[n+1] = ':', ' '
+	value := line[n+2 : len(line)-2]
+	copy(value, f.Value)
+	if !clean {
+		for i, c := range value {
+			if c < 0x20 && c != '\t' || c == 0x7f {
+				value[i] = ' '
+			}
+		}
+	}
+	line[len(line)-2], line[len(line)-1] = '\r', '\n'
+	return dst[:start+len(line)]
+}
+
+// plainName reports whether name is made of lower-case letters, digits and
+// hyphens alone, as nearly all names are; eight bytes are looked at at a time.
+// It may say no to a name that is.
+func plainName(name []byte) bool {
+	if len(name) < 8 {
+		for _, c := range name {
+			if c-'a' > 'z'-'a' && c != '-' {
+				return false
+			}
+		}
+		return true
+	}
+	for i := 0; i+8 < len(name); i += 8 {
+		if !plainWord(binary.LittleEndian.Uint64(name[i:])) {
+			return false
+		}
+	}
+	return plainWord(binary.LittleEndian.Uint64(name[len(name)-8:]))
+}
+
+// plainWord reports whether the eight bytes of x are all in [a-z0-9-].
+func plainWord(x uint64) bool {
+	const low7 = ^uint64(highs)
+	dash := x ^ '-'*ones
+	isDash := ^((dash & low7) + low7) // high bit set where the byte, but for its own high bit, is '-'
+	isLetter := (x + (0x80-'a')*ones) &^ (x + (0x7f-'z')*ones)
+	isDigit := (x + (0x80-'0')*ones) &^ (x + (0x7f-'9')*ones)
+	return x&highs == 0 && (isDash|isLetter|isDigit)&highs == highs
 }
 
 // isFraming tells the fields that are never written from Fields.

@@ -59,6 +59,24 @@ var class = func() (t [256]byte) {
 	return t
 }()
 
+// specialLengths has, for each first letter, a bit for each length of the names
+// that headParser.special and isFraming know, so that most fields are told to be
+// ordinary by one look.
+var specialLengths = func() (t [256]uint32) {
+	for _, name := range []string{
+		"host", "connection", "content-length", "transfer-encoding", "te", "upgrade", "expect",
+		"keep-alive", "proxy-connection", "http2-settings", "content_length", "transfer_encoding",
+	} {
+		t[name[0]] |= 1 << len(name)
+	}
+	return t
+}()
+
+// maybeSpecial reports whether name, which is not empty, may be one of those.
+func maybeSpecial(name []byte) bool {
+	return specialLengths[name[0]]>>len(name)&1 != 0
+}
+
 // hexValue maps a hexadecimal digit to its value and other bytes to 0xff.
 var hexValue = func() (t [256]byte) {
 	for c := range t {
@@ -82,14 +100,17 @@ const (
 // below 0x20 or is 0x7f, or len(b). It looks at eight bytes at a time: one pass
 // finds the end of a line and proves that nothing illegal stands before it.
 func indexControl(b []byte, i int) int {
-	for i+8 <= len(b) {
-		x := binary.LittleEndian.Uint64(b[i:])
-		y := x ^ 0x7f*ones
-		// A borrow can only mark bytes above a real hit, so the lowest mark is real.
-		if m := ((x-0x20*ones)&^x | (y-ones)&^y) & highs; m != 0 {
+	for ; i+32 <= len(b); i += 32 {
+		p := b[i : i+32]
+		if (controlMarks(binary.LittleEndian.Uint64(p)) | controlMarks(binary.LittleEndian.Uint64(p[8:])) |
+			controlMarks(binary.LittleEndian.Uint64(p[16:])) | controlMarks(binary.LittleEndian.Uint64(p[24:]))) != 0 {
+			break
+		}
+	}
+	for ; i+8 <= len(b); i += 8 {
+		if m := controlMarks(binary.LittleEndian.Uint64(b[i:])); m != 0 {
 			return i + bits.TrailingZeros64(m)>>3
 		}
-		i += 8
 	}
 	for ; i < len(b); i++ {
 		if b[i] < 0x20 || b[i] == 0x7f {
@@ -97,6 +118,26 @@ func indexControl(b []byte, i int) int {
 		}
 	}
 	return i
+}
+
+// hasControl reports whether b holds a byte below 0x20 or 0x7f. Its last look
+// overlaps the one before, which saves the loop over single bytes.
+func hasControl(b []byte) bool {
+	if len(b) < 8 {
+		return indexControl(b, 0) < len(b)
+	}
+	var m uint64
+	for i := 0; i+8 < len(b); i += 8 {
+		m |= controlMarks(binary.LittleEndian.Uint64(b[i:]))
+	}
+	return m|controlMarks(binary.LittleEndian.Uint64(b[len(b)-8:])) != 0
+}
+
+// controlMarks has the high bit set in the lowest byte of x that is below 0x20
+// or is 0x7f, and no bit set below it. (Above it a borrow may set false ones.)
+func controlMarks(x uint64) uint64 {
+	y := x ^ 0x7f*ones
+	return ((x-0x20*ones)&^x | (y-ones)&^y) & highs
 }
 
 // indexNotVisible returns the index of the first byte of b at or after i that
@@ -120,6 +161,9 @@ func indexNotVisible(b []byte, i int) int {
 
 // view returns b as a string that shares its memory.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// bytesOf returns the bytes of s, which must not be written to.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
 // isToken reports whether s is a token.
 func isToken[T string | []byte](s T) bool {

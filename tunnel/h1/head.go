@@ -174,13 +174,16 @@ func (p *headParser) fields(out mesh.Fields, lim *Limits) (mesh.Fields, error) {
 			return out, errUnderscore
 		}
 		i = next
-		keep, err := p.special(name, value)
-		if err != nil {
-			return out, err
+		if maybeSpecial(name) {
+			keep, err := p.special(name, value)
+			if err != nil {
+				return out, err
+			}
+			if !keep {
+				continue
+			}
 		}
-		if keep {
-			out = append(out, mesh.Field{Name: view(name), Value: view(value)})
-		}
+		out = append(out, mesh.Field{Name: view(name), Value: view(value)})
 	}
 	if i+2 != len(b) { // b[i] is a CR
 		if b[i+1] != '\n' {

@@ -27,17 +27,18 @@ func (m *message) String() string {
 
 // readStream reads pipelined requests from raw until it ends (err is nil when it
 // ends between messages, ErrUnexpectedEnd within one) or is refused. rest is
-// what was not understood.
+// what stands behind the last good request (its bytes may have been rewritten).
 func readStream(raw []byte, lim *Limits) (got []*message, rest []byte, err error) {
 	b := bytes.Clone(raw)
 	for len(b) > skipEmptyLines(b) {
+		start := b
 		n := FindHeadEnd(b, 0)
 		if n < 0 {
-			return got, b, ErrUnexpectedEnd
+			return got, start, ErrUnexpectedEnd
 		}
 		m := new(message)
 		if err := ParseRequest(b[:n], lim, &m.req, &m.framing); err != nil {
-			return got, b, err
+			return got, start, err
 		}
 		if m.framing.Upgrade != "" {
 			return append(got, m), b[n:], nil
@@ -48,11 +49,11 @@ func readStream(raw []byte, lim *Limits) (got []*message, rest []byte, err error
 		for done := false; !done; {
 			data, n, end, err := body.Next(b)
 			if err != nil {
-				return got, b, err
+				return got, start, err
 			}
 			m.body += string(data)
 			if b, done = b[n:], end; !done && len(b) == 0 {
-				return got, b, ErrUnexpectedEnd
+				return got, start, ErrUnexpectedEnd
 			}
 		}
 		for _, f := range body.Trailers() {
