@@ -3,17 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"text/template"
-	"time"
 
 	_ "embed"
 
+	"cairnproxy.dev/cairn/conformance/cairn"
 	"cairnproxy.dev/cairn/conformance/envoy"
 	"cairnproxy.dev/cairn/conformance/loopback"
 	"cairnproxy.dev/cairn/conformance/peers"
@@ -32,7 +31,7 @@ type contender interface {
 // selectContenders returns those that are named, all by default. The first is
 // the one under test, the second the one it is measured against.
 func selectContenders(ctx context.Context, l *lab, names string) ([]contender, error) {
-	all := []contender{&cairn{lab: l}, &envoyProxy{lab: l}}
+	all := []contender{&cairnProxy{lab: l}, &envoyProxy{lab: l}}
 	var chosen []contender
 	for _, c := range all {
 		if names == "" || listed(names, c.name()) {
@@ -62,12 +61,12 @@ func listed(names, name string) bool {
 	return false
 }
 
-// cairn is the program under test, started as its documentation says.
-type cairn struct{ lab *lab }
+// cairnProxy is the program under test, started as its documentation says.
+type cairnProxy struct{ lab *lab }
 
-func (c *cairn) name() string { return "cairn" }
+func (c *cairnProxy) name() string { return "cairn" }
 
-func (c *cairn) version(ctx context.Context) (string, error) {
+func (c *cairnProxy) version(ctx context.Context) (string, error) {
 	path, err := peers.Cairn()
 	if err != nil {
 		return "", err
@@ -82,62 +81,34 @@ func (c *cairn) version(ctx context.Context) (string, error) {
 //go:embed manifests.yaml
 var manifests string
 
-func (c *cairn) start(ctx context.Context, dir string) (*proc.Process, string, error) {
-	path, err := peers.Cairn()
-	if err != nil {
-		return nil, "", err
-	}
+func (c *cairnProxy) start(ctx context.Context, dir string) (*proc.Process, string, error) {
 	addr := c.lab.block.Addr(10)
-	files := c.lab.waypoint
-	folder := filepath.Join(dir, "manifests")
-	if err := c.write(folder, addr); err != nil {
-		return nil, "", err
-	}
-	admin, err := freeAddr(addr)
+	folder, err := c.write(dir, addr)
 	if err != nil {
 		return nil, "", err
 	}
-	metrics, err := freeAddr(addr)
-	if err != nil {
+	w := cairn.Waypoint{Manifests: folder, Gateway: namespace + "/waypoint", Address: addr, Files: c.lab.waypoint}
+	if w.Admin, err = freeAddr(addr); err != nil {
 		return nil, "", err
 	}
-	p, err := proc.Start(proc.Options{
-		Path: path,
-		Args: []string{
-			"waypoint", "--manifests", folder, "--gateway", namespace + "/waypoint", "--address", addr.String(),
-			"--cert", files.Cert, "--key", files.Key, "--root", files.Root, "--admin", admin, "--metrics", metrics,
-		},
-		Dir: dir, Log: filepath.Join(dir, "stderr.log"), Out: filepath.Join(dir, "stdout.log"),
-		Core: c.lab.opts.proxyCore, Nice: c.lab.opts.nice,
-	})
-	if err != nil {
+	if w.Metrics, err = freeAddr(addr); err != nil {
 		return nil, "", err
 	}
-	hbone := netip.AddrPortFrom(addr, 15008).String()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	if err := p.Await(ctx, func() error { return dialable(ctx, hbone) }); err != nil {
-		_ = p.Stop(time.Second) // its log is in err already
-		return nil, "", fmt.Errorf("starting cairn: %w", err)
-	}
-	return p, hbone, nil
+	p, err := w.Start(ctx, dir, "waypoint", proc.Options{Core: c.lab.opts.proxyCore, Nice: c.lab.opts.nice})
+	return p, netip.AddrPortFrom(addr, 15008).String(), err
 }
 
-// write puts the manifests of the lab's mesh into folder.
-func (c *cairn) write(folder string, waypoint netip.Addr) error {
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return fmt.Errorf("writing the manifests: %w", err)
-	}
-	f, err := os.Create(filepath.Join(folder, "bench.yaml"))
-	if err != nil {
-		return fmt.Errorf("writing the manifests: %w", err)
-	}
-	defer f.Close()
+// write puts the manifests of the lab's mesh into a folder below dir.
+func (c *cairnProxy) write(dir string, waypoint netip.Addr) (string, error) {
 	t, err := template.New("manifests").Parse(manifests)
 	if err != nil {
-		return fmt.Errorf("writing the manifests: %w", err)
+		return "", fmt.Errorf("making the manifests: %w", err)
 	}
-	return t.Execute(f, map[string]any{"VIP": c.lab.vip, "Pod": c.lab.pod, "Waypoint": waypoint})
+	var text strings.Builder
+	if err := t.Execute(&text, map[string]any{"VIP": c.lab.vip, "Pod": c.lab.pod, "Waypoint": waypoint}); err != nil {
+		return "", fmt.Errorf("making the manifests: %w", err)
+	}
+	return cairn.WriteManifests(dir, text.String())
 }
 
 // envoyProxy is Envoy in the shape that istiod gives a waypoint.
@@ -176,14 +147,4 @@ func (e *envoyProxy) start(ctx context.Context, dir string) (*proc.Process, stri
 func freeAddr(addr netip.Addr) (string, error) {
 	port, err := loopback.Port(addr)
 	return netip.AddrPortFrom(addr, port).String(), err
-}
-
-// dialable returns nil when something accepts connections at addr.
-func dialable(ctx context.Context, addr string) error {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }

@@ -81,7 +81,7 @@ func TestChain(t *testing.T) {
 
 	app(t, pod)
 	serverLog, waypointLog := filepath.Join(dir, "server.txt"), filepath.Join(dir, "waypoint.txt")
-	start(t, dir, "server", Server{Listen: at(2, 15008), Admin: at(2, 15000), App: pod, Files: files("server"), AccessLog: serverLog})
+	start(t, dir, "server", Server{Listen: at(2, 15008), Admin: at(2, 15000), Apps: map[string]netip.AddrPort{pod.String(): pod}, Files: files("server"), AccessLog: serverLog})
 	start(t, dir, "waypoint", Waypoint{
 		Listen: waypoint, Admin: at(3, 15000), Files: files("waypoint"), AccessLog: waypointLog,
 		Services: []Service{{Host: "server.bench.svc.cluster.local", Addr: vip, Endpoints: []netip.AddrPort{pod}, Prefixes: []string{"/bytes"}}},

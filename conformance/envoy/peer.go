@@ -44,19 +44,26 @@ func (c Client) Config() any {
 func (c Client) AdminAddr() netip.AddrPort { return c.Admin }
 
 // Server is Envoy in the place of a destination's node proxy: it terminates
-// CONNECT over mutual TLS and passes the stream's bytes to the application,
-// whatever address CONNECT names.
+// CONNECT over mutual TLS and passes the stream's bytes to the application
+// that belongs to the CONNECT authority.
 type Server struct {
-	Listen    netip.AddrPort // HBONE: the pod's address, port 15008
-	Admin     netip.AddrPort
-	App       netip.AddrPort // plain TCP
-	Files     ca.Files
+	Listen netip.AddrPort // HBONE: the pod's address, port 15008
+	Admin  netip.AddrPort
+	Files  ca.Files
+	// Apps are the applications behind it, plain TCP, by the CONNECT authority
+	// that leads to each. Any other authority gets 404.
+	Apps      map[string]netip.AddrPort
 	AccessLog string // file that gets a line when a CONNECT is accepted and one when it ends; empty: none
 }
 
 // Config returns the bootstrap.
 func (s Server) Config() any {
-	manager := connectManager("inbound", "app", nil)
+	var hosts, clusters list
+	for authority, app := range s.Apps {
+		hosts = append(hosts, connectHost(authority, authority))
+		clusters = append(clusters, staticCluster(authority, app))
+	}
+	manager := connectManager("inbound", hosts, nil)
 	if s.AccessLog != "" {
 		config := manager["typed_config"].(object)
 		config["access_log_options"] = object{"flush_log_on_tunnel_successfully_established": true}
@@ -69,7 +76,7 @@ func (s Server) Config() any {
 		"name": "inbound", "address": socket(s.Listen),
 		"filter_chains": list{object{"transport_socket": downstreamTLS(s.Files), "filters": list{manager}}},
 	}
-	return bootstrap(s.Admin, list{listener}, list{staticCluster("app", s.App)}, false)
+	return bootstrap(s.Admin, list{listener}, clusters, false)
 }
 
 // serverLogFormat tells what a test asks about a CONNECT: who, to where, how.

@@ -65,15 +65,21 @@ func originalDst() object { return named("envoy.filters.listener.original_dst", 
 
 func router() object { return named("envoy.filters.http.router", kindRouter, nil) }
 
+// connectHost is the virtual host that sends the bytes of CONNECT streams for
+// an authority ("*": any) to a cluster.
+func connectHost(authority, cluster string) object {
+	return object{"name": authority, "domains": list{authority}, "routes": list{object{
+		"match": object{"connect_matcher": object{}},
+		"route": object{"cluster": cluster, "upgrade_configs": list{object{"upgrade_type": "CONNECT", "connect_config": object{}}}},
+	}}}
+}
+
 // connectManager is the connection manager of a listener that terminates
-// CONNECT and sends the stream's bytes to a cluster.
-func connectManager(name, cluster string, filters list) object {
+// CONNECT.
+func connectManager(name string, hosts, filters list) object {
 	return named("envoy.filters.network.http_connection_manager", kindHCM, object{
-		"stat_prefix": name,
-		"route_config": object{"name": "default", "virtual_hosts": list{object{"name": "default", "domains": list{"*"}, "routes": list{object{
-			"match": object{"connect_matcher": object{}},
-			"route": object{"cluster": cluster, "upgrade_configs": list{object{"upgrade_type": "CONNECT", "connect_config": object{}}}},
-		}}}}},
+		"stat_prefix":  name,
+		"route_config": object{"name": "default", "virtual_hosts": hosts},
 		"http_filters": append(filters, router()),
 		"http2_protocol_options": object{
 			"max_concurrent_streams": 100, "allow_connect": true,

@@ -27,6 +27,7 @@ type Service struct {
 	Addr      netip.AddrPort   // virtual address and port, as CONNECT names it
 	Endpoints []netip.AddrPort // pods and their target ports; their HBONE port is 15008
 	Prefixes  []string         // path prefixes of the routes, in order; empty: one route for /
+	TCP       bool             // the port is opaque: bytes are passed on
 }
 
 // RBAC is one ALLOW rule: these principals with these methods.
@@ -73,7 +74,7 @@ func (w Waypoint) connectTerminate() object {
 		"filter_chains": list{object{
 			"name":             "default",
 			"transport_socket": downstreamTLS(w.Files),
-			"filters":          list{connectManager("connect_terminate", "main_internal", list{authority})},
+			"filters":          list{connectManager("connect_terminate", list{connectHost("*", "main_internal")}, list{authority})},
 		}},
 	}
 }
@@ -82,17 +83,21 @@ func (w Waypoint) connectTerminate() object {
 // and then the port that CONNECT named.
 func (w Waypoint) mainInternal() object {
 	var chains, ranges list
+	ports := map[netip.Addr]object{}
 	for _, s := range w.Services {
-		chains = append(chains, object{"name": s.clusterName(), "filters": list{w.httpManager(s)}})
-		ranges = append(ranges, object{
-			"ranges": list{object{"address_prefix": s.Addr.Addr().String(), "prefix_len": s.Addr.Addr().BitLen()}},
-			"on_match": object{"matcher": object{"matcher_tree": object{
-				"input": named("port", "envoy.extensions.matching.common_inputs.network.v3.DestinationPortInput", nil),
-				"exact_match_map": object{"map": object{strconv.Itoa(int(s.Addr.Port())): object{
-					"action": named(s.clusterName(), kindString, object{"value": s.clusterName()}),
+		chains = append(chains, object{"name": s.clusterName(), "filters": list{w.manager(s)}})
+		vip := s.Addr.Addr()
+		if ports[vip] == nil {
+			ports[vip] = object{}
+			ranges = append(ranges, object{
+				"ranges": list{object{"address_prefix": vip.String(), "prefix_len": vip.BitLen()}},
+				"on_match": object{"matcher": object{"matcher_tree": object{
+					"input":           named("port", "envoy.extensions.matching.common_inputs.network.v3.DestinationPortInput", nil),
+					"exact_match_map": object{"map": ports[vip]},
 				}}},
-			}}},
-		})
+			})
+		}
+		ports[vip][strconv.Itoa(int(s.Addr.Port()))] = object{"action": named(s.clusterName(), kindString, object{"value": s.clusterName()})}
 	}
 	return object{
 		"name": "main_internal", "internal_listener": object{}, "traffic_direction": "INBOUND",
@@ -103,6 +108,14 @@ func (w Waypoint) mainInternal() object {
 			"custom_match": named("ip", "xds.type.matcher.v3.IPMatcher", object{"range_matchers": ranges}),
 		}},
 	}
+}
+
+// manager is the last network filter of a service's chain.
+func (w Waypoint) manager(s Service) object {
+	if s.TCP {
+		return named("envoy.filters.network.tcp_proxy", kindTCPProxy, object{"stat_prefix": s.clusterName(), "cluster": s.clusterName()})
+	}
+	return w.httpManager(s)
 }
 
 func (w Waypoint) httpManager(s Service) object {
@@ -214,7 +227,11 @@ func internalCluster(name string) object {
 }
 
 func (s Service) clusterName() string {
-	return fmt.Sprintf("inbound-vip|%d|http|%s", s.Addr.Port(), s.Host)
+	kind := "http"
+	if s.TCP {
+		kind = "tcp"
+	}
+	return fmt.Sprintf("inbound-vip|%d|%s|%s", s.Addr.Port(), kind, s.Host)
 }
 
 // cluster leads to connect_originate with the endpoint in metadata.
