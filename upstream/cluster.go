@@ -1,0 +1,195 @@
+package upstream
+
+import (
+	"slices"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/upstream/lb"
+)
+
+// Policy is a balancing policy.
+type Policy uint8
+
+const (
+	// LeastRequest, the default, takes the less loaded of two random endpoints.
+	LeastRequest Policy = iota
+	// RoundRobin takes the endpoints in turn.
+	RoundRobin
+	// Random takes any, by weight. It is what ztunnel does.
+	Random
+)
+
+// policies makes the picker of each policy.
+var policies = [...]func([]lb.Host) lb.Picker{
+	LeastRequest: func(h []lb.Host) lb.Picker { return lb.NewLeastRequest(h) },
+	RoundRobin:   func(h []lb.Host) lb.Picker { return lb.NewRoundRobin(h) },
+	Random:       func(h []lb.Host) lb.Picker { return lb.NewWeighted(h) },
+}
+
+// Options say how a Cluster is built.
+type Options struct {
+	// Registry holds the counters; with nil they are the cluster's own.
+	Registry *Registry
+	Policy   Policy
+	// Source is the client, or the proxy itself, for services that prefer
+	// endpoints near it; nil takes all endpoints alike.
+	Source *mesh.Workload
+	// Previous is the cluster that served the same purpose in the snapshot
+	// before. It is returned again, with its place in the round, when nothing
+	// of it changed.
+	Previous *Cluster
+}
+
+// Cluster is the set of endpoints behind one port of a service, or behind one
+// port of a workload.
+type Cluster struct {
+	// Service is nil for a workload's own cluster.
+	Service *mesh.Service
+	Port    uint16
+	// Passthrough is set for services whose connections go where the client
+	// dialled; such a cluster has its endpoints nevertheless.
+	Passthrough bool
+
+	policy    Policy
+	endpoints []*Endpoint
+	picker    lb.Picker
+}
+
+// ForService builds the cluster of port of v. Endpoints that do not serve the
+// port, that cannot be addressed, or that the service's locality preferences
+// leave out, are not in it. It may be empty.
+func ForService(s *mesh.Snapshot, v *mesh.Service, port uint16, o Options) *Cluster {
+	c := &Cluster{Service: v, Port: port, Passthrough: v.Locality == mesh.LocalityPassthrough, policy: o.Policy}
+	type candidate struct {
+		workload *mesh.Workload
+		port     uint16
+	}
+	var list []candidate
+	best := 0
+	for _, e := range s.Endpoints(v.Key) {
+		w := e.Workload
+		target, ok := e.TargetPort(v, port)
+		if !ok || v.Port(port) == nil || len(w.Addresses) == 0 && w.Hostname == "" {
+			continue
+		}
+		rank, ok := rank(v, o.Source, w)
+		switch {
+		case !ok || rank < best:
+			continue
+		case rank > best:
+			best, list = rank, list[:0]
+		}
+		list = append(list, candidate{w, target})
+	}
+	same := o.Previous.like(c) && slices.EqualFunc(o.Previous.endpoints, list, func(e *Endpoint, x candidate) bool {
+		return e.Workload == x.workload && e.Port == x.port
+	})
+	if same {
+		return o.Previous
+	}
+	for _, x := range list {
+		c.endpoints = append(c.endpoints, newEndpoint(o.Registry, x.workload, x.port, v.SubjectAltNames, s.TrustDomain))
+	}
+	c.build()
+	return c
+}
+
+// ForWorkload builds the cluster of one workload's own port: a single endpoint,
+// or none when the workload has no address. Its weight does not matter.
+func ForWorkload(s *mesh.Snapshot, w *mesh.Workload, port uint16, o Options) *Cluster {
+	c := &Cluster{Port: port, policy: o.Policy}
+	if p := o.Previous; p.like(c) && len(p.endpoints) == 1 && p.endpoints[0].Workload == w {
+		return p
+	}
+	if len(w.Addresses) > 0 || w.Hostname != "" {
+		c.endpoints = []*Endpoint{newEndpoint(o.Registry, w, port, nil, s.TrustDomain)}
+	}
+	c.build()
+	return c
+}
+
+// like reports whether c, which may be nil, was built for the same thing as o.
+func (c *Cluster) like(o *Cluster) bool {
+	return c != nil && c.Service == o.Service && c.Port == o.Port && c.policy == o.policy
+}
+
+func (c *Cluster) build() {
+	hosts := make([]lb.Host, len(c.endpoints))
+	for i, e := range c.endpoints {
+		hosts[i] = lb.Host{Weight: e.Workload.Capacity, Active: &e.live.active}
+		if c.Service == nil {
+			hosts[i].Weight = 1
+		}
+	}
+	picker := policies[LeastRequest]
+	if int(c.policy) < len(policies) {
+		picker = policies[c.policy]
+	}
+	c.picker = picker(hosts)
+}
+
+// Endpoints returns the endpoints, ordered by UID. It must not be written to.
+func (c *Cluster) Endpoints() []*Endpoint { return c.endpoints }
+
+// Hint is what a request knows about which endpoint it wants. The zero Hint
+// wants any.
+type Hint struct {
+	excluded [4]*Endpoint
+	n        int
+}
+
+// Exclude asks for endpoints other than e, which did not work. The last four count.
+func (h *Hint) Exclude(e *Endpoint) {
+	h.excluded[h.n%len(h.excluded)] = e
+	h.n++
+}
+
+func (h *Hint) excludes(e *Endpoint) bool {
+	for _, x := range h.excluded[:min(h.n, len(h.excluded))] {
+		if x.Same(e) {
+			return true
+		}
+	}
+	return false
+}
+
+// Pick returns an endpoint, or nil when there is none to be had: the caller
+// answers 503 with the flag UH. hint may be nil. When all endpoints are excluded, one of
+// them is returned all the same.
+func (c *Cluster) Pick(hint *Hint) *Endpoint {
+	i := c.picker.Pick()
+	if i < 0 {
+		return nil
+	}
+	if hint == nil || hint.n == 0 || !hint.excludes(c.endpoints[i]) {
+		return c.endpoints[i]
+	}
+	for range 3 {
+		if j := c.picker.Pick(); !hint.excludes(c.endpoints[j]) {
+			return c.endpoints[j]
+		}
+	}
+	for k := range c.endpoints {
+		e := c.endpoints[(i+k)%len(c.endpoints)]
+		if e.Workload.Capacity > 0 && !hint.excludes(e) {
+			return e
+		}
+	}
+	return c.endpoints[i]
+}
+
+// Split chooses among the backends of a rule by their weights.
+type Split struct{ random *lb.Weighted }
+
+// NewSplit makes a Split of backends with these weights.
+func NewSplit(weights []uint32) *Split {
+	hosts := make([]lb.Host, len(weights))
+	for i, w := range weights {
+		hosts[i].Weight = w
+	}
+	return &Split{lb.NewWeighted(hosts)}
+}
+
+// Pick returns the index of a backend, at random by weight; -1 when there is
+// none, or when all weights are 0: the caller answers 500, as Gateway API asks.
+func (s *Split) Pick() int { return s.random.Pick() }
