@@ -40,7 +40,8 @@ func Start(ctx context.Context, dir, name string, role Role, opts proc.Options) 
 	opts.Log = filepath.Join(dir, name+".log")
 	opts.Args = []string{
 		"--config-path", config, "--concurrency", "1",
-		"--log-level", "warning", "--disable-hot-restart", "--drain-time-s", "1",
+		"--log-level", "warning", "--component-log-level", "misc:error,main:error",
+		"--disable-hot-restart", "--drain-time-s", "1",
 	}
 	p, err := proc.Start(opts)
 	if err != nil {

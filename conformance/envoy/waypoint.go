@@ -28,6 +28,7 @@ type Service struct {
 	Endpoints []netip.AddrPort // pods and their target ports; their HBONE port is 15008
 	Prefixes  []string         // path prefixes of the routes, in order; empty: one route for /
 	TCP       bool             // the port is opaque: bytes are passed on
+	HTTP2     bool             // the application is spoken to in HTTP/2, as for gRPC
 }
 
 // RBAC is one ALLOW rule: these principals with these methods.
@@ -250,7 +251,7 @@ func (s Service) cluster() object {
 		})
 	}
 	host := func(name string) object { return object{"kind": object{"host": object{}}, "name": name} }
-	return object{
+	cluster := object{
 		"name": s.clusterName(), "type": "STATIC", "connect_timeout": "10s", "lb_policy": "LEAST_REQUEST",
 		"circuit_breakers": unlimited, "common_lb_config": object{"healthy_panic_threshold": object{}},
 		"load_assignment": object{"cluster_name": s.clusterName(), "endpoints": list{object{"lb_endpoints": endpoints}}},
@@ -259,6 +260,10 @@ func (s Service) cluster() object {
 			"transport_socket":     named("raw_buffer", kindRaw, nil),
 		}),
 	}
+	if s.HTTP2 {
+		cluster["typed_extension_protocol_options"] = h2Options()
+	}
+	return cluster
 }
 
 func (s Service) routes() list {
