@@ -52,17 +52,16 @@ type Server struct {
 	pod   *pod.Pod
 	flaky flaky
 
-	ending  context.Context // done once the server drains
-	end     context.CancelFunc
-	mu      sync.Mutex
-	drained bool
-	sockets sync.WaitGroup // WebSockets, which http.Server does not count
+	sockets *websocket.Endpoint
+
+	ending context.Context // done once the server drains
+	end    context.CancelFunc
 }
 
 // New returns the echo server of p. It answers HTTP/1.1 and HTTP/2; serve it
 // without TLS and with HTTP/2 enabled (pod.Serve) for gRPC.
 func New(p *pod.Pod) *Server {
-	s := &Server{pod: p}
+	s := &Server{pod: p, sockets: websocket.NewEndpoint()}
 	s.ending, s.end = context.WithCancel(context.Background())
 	return s
 }
@@ -87,25 +86,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case name == "flaky" && len(args) == 3:
 		s.flakily(w, r, args[0], args[1], args[2])
 	case name == "ws" && len(args) == 0:
-		s.websocket(w, r)
+		s.sockets.ServeHTTP(w, r)
 	default:
 		s.answer(w, r, http.StatusOK)
 	}
 }
 
 // Drain ends WebSockets and open-ended gRPC streams: clients are told that the
-// server goes away. It returns when they have ended or ctx is done.
+// server goes away. It returns when the WebSockets have ended or ctx is done.
 func (s *Server) Drain(ctx context.Context) {
-	s.mu.Lock()
-	s.drained = true
-	s.mu.Unlock()
 	s.end()
-	ended := make(chan struct{})
-	go func() { s.sockets.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-ctx.Done():
-	}
+	s.sockets.Drain(ctx)
 }
 
 // answer reads the body to its end and answers the Report with status.
@@ -309,20 +300,6 @@ func (f *flaky) next(key string, of uint64) (uint64, bool) {
 	}
 	f.count[key] = (n + 1) % of
 	return n, true
-}
-
-func (s *Server) websocket(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	if s.drained {
-		s.mu.Unlock()
-		http.Error(w, "the server is going away", http.StatusServiceUnavailable)
-		return
-	}
-	s.sockets.Add(1)
-	s.mu.Unlock()
-	defer s.sockets.Done()
-	// How a client's connection ends is the client's concern.
-	_ = websocket.Echo(s.ending, w, r)
 }
 
 func parseCode(s string) (int, error) {

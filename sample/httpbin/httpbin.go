@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
 	"cairnproxy.dev/cairn/sample/pod"
@@ -37,17 +36,12 @@ type Server struct {
 	flat bool
 	mux  *http.ServeMux
 
-	ending  context.Context // done once the server drains
-	end     context.CancelFunc
-	mu      sync.Mutex
-	drained bool
-	sockets sync.WaitGroup
+	sockets *websocket.Endpoint
 }
 
 // New returns the httpbin of p.
 func New(p *pod.Pod, o Options) *Server {
-	s := &Server{pod: p, flat: o.FlatHeaders, mux: http.NewServeMux()}
-	s.ending, s.end = context.WithCancel(context.Background())
+	s := &Server{pod: p, flat: o.FlatHeaders, mux: http.NewServeMux(), sockets: websocket.NewEndpoint()}
 	for pattern, h := range map[string]http.HandlerFunc{
 		"GET /{$}":       index,
 		"GET /get":       s.showGet,
@@ -97,7 +91,7 @@ func New(p *pod.Pod, o Options) *Server {
 		"GET /robots.txt":    fixed("text/plain", "User-agent: *\nDisallow: /deny\n"),
 		"GET /deny":          fixed("text/plain", "You were asked not to come here.\n"),
 		"GET /encoding/utf8": fixed("text/html; charset=utf-8", utf8Page),
-		"/websocket/echo":    s.websocket,
+		"/websocket/echo":    s.sockets.ServeHTTP,
 	} {
 		s.mux.HandleFunc(pattern, h)
 	}
@@ -115,31 +109,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Drain ends WebSockets and returns when they have ended or ctx is done.
-func (s *Server) Drain(ctx context.Context) {
-	s.mu.Lock()
-	s.drained = true
-	s.mu.Unlock()
-	s.end()
-	ended := make(chan struct{})
-	go func() { s.sockets.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-ctx.Done():
-	}
-}
-
-func (s *Server) websocket(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	if s.drained {
-		s.mu.Unlock()
-		http.Error(w, "the server is going away", http.StatusServiceUnavailable)
-		return
-	}
-	s.sockets.Add(1)
-	s.mu.Unlock()
-	defer s.sockets.Done()
-	_ = websocket.Echo(s.ending, w, r) // how a client ends is its own concern
-}
+func (s *Server) Drain(ctx context.Context) { s.sockets.Drain(ctx) }
 
 // values shows a header or form in the family's way.
 func (s *Server) values(h map[string][]string) map[string]any {
