@@ -67,6 +67,9 @@ type RouteAttachment struct {
 	// ConsumerNamespace, when set, limits the route to clients of that
 	// namespace (GAMMA consumer routes).
 	ConsumerNamespace string
+	// Waypoint, when set, limits the route to that waypoint: it is attached to
+	// the waypoint's Gateway and thereby to all that it serves.
+	Waypoint Name
 }
 
 // MatchKind says how a RouteMatch compares a string.

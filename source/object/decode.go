@@ -1,0 +1,141 @@
+package object
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/source"
+	"cairnproxy.dev/cairn/source/strictyaml"
+	"go.yaml.in/yaml/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// maxFileProblems is how many problems are told of one file.
+const maxFileProblems = 200
+
+// File is what one file of manifests holds. It must not be changed.
+type File struct {
+	Path    string
+	Objects []*Object
+	// Ignored are the objects of kinds that Cairn does not use.
+	Ignored []Ignored
+	// Problems are what is wrong with the text by itself.
+	Problems []source.Problem
+
+	data []byte // kept to find the line of a field later
+}
+
+// Ignored is an object of a kind that Cairn does not use.
+type Ignored struct {
+	Group, Kind string
+	File        string
+	Line        int
+}
+
+// Decode reads manifests: YAML or JSON, several documents in one file, and
+// `kind: List`. path is what problems call the file; data belongs to the File
+// from here on. It never fails as a whole: what cannot be read is in Problems.
+func Decode(path string, data []byte) *File {
+	f := &File{Path: path, data: data}
+	for i, chunk := range strictyaml.Split(data) {
+		docs, err := strictyaml.Parse(chunk)
+		for j, doc := range docs {
+			f.document(doc, place{chunk: i, doc: j})
+		}
+		if err != nil {
+			e := strictyaml.Error{Message: err.Error()}
+			errors.As(err, &e)
+			f.problem("", e)
+		}
+	}
+	return f
+}
+
+func (f *File) problem(object string, e strictyaml.Error) {
+	if len(f.Problems) < maxFileProblems {
+		f.Problems = append(f.Problems, source.Problem{File: f.Path, Line: e.Line, Object: object, Field: e.Path, Message: e.Message})
+	}
+}
+
+func (f *File) document(n *yaml.Node, at place) {
+	apiVersion, kind := strictyaml.Text(n, "apiVersion"), strictyaml.Text(n, "kind")
+	if n.Kind != yaml.MappingNode || apiVersion == "" || kind == "" {
+		field := ""
+		if n.Kind == yaml.MappingNode {
+			field = "kind"
+			if kind != "" {
+				field = "apiVersion"
+			}
+		}
+		f.problem("", strictyaml.Error{Line: n.Line, Path: field,
+			Message: "this document is not a Kubernetes object; give it apiVersion and kind, or move it out of the folder"})
+		return
+	}
+	if items := strictyaml.Field(n, "items"); strings.HasSuffix(kind, "List") && items != nil && items.Kind == yaml.SequenceNode {
+		if at.prefix != "" {
+			f.problem("", strictyaml.Error{Line: n.Line, Path: at.prefix, Message: "a List inside a List is not read; put its items in the outer one"})
+			return
+		}
+		for i, item := range items.Content {
+			at.prefix = fmt.Sprintf("items[%d]", i)
+			f.document(item, at)
+		}
+		return
+	}
+	f.object(n, apiVersion, kind, at)
+}
+
+func (f *File) object(n *yaml.Node, apiVersion, kind string, at place) {
+	group, version, found := strings.Cut(apiVersion, "/")
+	if !found {
+		group, version = "", apiVersion
+	}
+	k := kindOf(group, kind)
+	if k == nil {
+		if hint := misspelt(group, kind); hint != "" {
+			f.problem("", strictyaml.Error{Line: strictyaml.Line(n, "kind"), Path: "kind", Message: hint})
+			return
+		}
+		f.Ignored = append(f.Ignored, Ignored{group, kind, f.Path, n.Line})
+		return
+	}
+	o := &Object{Kind: k, Value: k.value(), Origin: mesh.Origin{Source: "file", File: f.Path, Line: n.Line}, file: f, place: at}
+	errs := strictyaml.Decode(n, o.Value)
+	o.Name = nameOf(k, o.Value.(metav1.Object))
+	if !slices.Contains(k.versions, version) {
+		errs = append(errs, strictyaml.Error{Line: strictyaml.Line(n, "apiVersion"), Path: "apiVersion",
+			Message: fmt.Sprintf("version %s of %s is not known; use %s", version, kind, strings.TrimPrefix(k.Group+"/"+k.versions[0], "/"))})
+	}
+	slices.SortStableFunc(errs, func(a, b strictyaml.Error) int { return cmp.Compare(a.Line, b.Line) })
+	for _, e := range errs {
+		f.problem(o.String(), e)
+	}
+	f.Objects = append(f.Objects, o)
+}
+
+// misspelt recognises a kind of ours that is in the wrong group or has a slip
+// of the finger in it: to ignore those silently would be unkind. Kinds that
+// merely look similar are left alone.
+func misspelt(group, kind string) string {
+	ours := false
+	for _, k := range kinds {
+		ours = ours || k.Group == group
+	}
+	if !ours || group == groupNet && kind == "Gateway" { // Istio has a Gateway of its own there
+		return ""
+	}
+	for _, k := range kinds {
+		where := strings.TrimPrefix(k.Group+"/"+k.versions[0], "/")
+		if k.Kind == kind {
+			return fmt.Sprintf("there is no %s in this API group; use apiVersion %s", kind, where)
+		}
+		if k.Group == group && strictyaml.Distance(k.Kind, kind, 2) == 1 {
+			return fmt.Sprintf("there is no kind %q in this API group; did you mean %q?", kind, k.Kind)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,114 @@
+package object
+
+import (
+	"reflect"
+
+	"cairnproxy.dev/cairn/mesh"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// API groups that Cairn reads.
+const (
+	groupCore     = ""
+	groupApps     = "apps"
+	groupGateway  = "gateway.networking.k8s.io"
+	groupNet      = "networking.istio.io"
+	groupSecurity = "security.istio.io"
+)
+
+// Kind is one kind of object that Cairn uses.
+type Kind struct {
+	Group, Kind string
+	versions    []string
+	clusterWide bool
+	value       func() any // a new, empty object
+}
+
+// kinds lists what Cairn uses. A new kind is one line here and the code in
+// translate.go that looks at it.
+var kinds = []*Kind{
+	{groupCore, "Namespace", []string{"v1"}, true, func() any { return new(corev1.Namespace) }},
+	{groupCore, "Node", []string{"v1"}, true, func() any { return new(corev1.Node) }},
+	{groupCore, "Service", []string{"v1"}, false, func() any { return new(corev1.Service) }},
+	{groupCore, "ServiceAccount", []string{"v1"}, false, func() any { return new(corev1.ServiceAccount) }},
+	{groupCore, "Pod", []string{"v1"}, false, func() any { return new(corev1.Pod) }},
+	{groupApps, "Deployment", []string{"v1"}, false, func() any { return new(appsv1.Deployment) }},
+	{groupGateway, "Gateway", []string{"v1", "v1beta1"}, false, func() any { return new(gwv1.Gateway) }},
+	{groupGateway, "GatewayClass", []string{"v1", "v1beta1"}, true, func() any { return new(gwv1.GatewayClass) }},
+	{groupGateway, "HTTPRoute", []string{"v1", "v1beta1"}, false, func() any { return new(gwv1.HTTPRoute) }},
+	{groupGateway, "ReferenceGrant", []string{"v1", "v1beta1"}, false, func() any { return new(gwv1.ReferenceGrant) }},
+	{groupNet, "ServiceEntry", []string{"v1", "v1beta1", "v1alpha3"}, false, func() any { return new(ServiceEntry) }},
+	{groupNet, "WorkloadEntry", []string{"v1", "v1beta1", "v1alpha3"}, false, func() any { return new(WorkloadEntry) }},
+	{groupSecurity, "AuthorizationPolicy", []string{"v1", "v1beta1"}, false, func() any { return new(AuthorizationPolicy) }},
+	{groupSecurity, "PeerAuthentication", []string{"v1", "v1beta1"}, false, func() any { return new(PeerAuthentication) }},
+}
+
+func kindOf(group, kind string) *Kind {
+	for _, k := range kinds {
+		if k.Group == group && k.Kind == kind {
+			return k
+		}
+	}
+	return nil
+}
+
+// Object is one decoded object. It must not be changed.
+type Object struct {
+	Kind *Kind
+	// Name's Namespace is "" for kinds that belong to no namespace and
+	// "default" where the object names none.
+	Name mesh.Name
+	// Value is a pointer to the published Go type, such as *corev1.Service.
+	Value any
+	// Origin is the place of the object's first line.
+	Origin mesh.Origin
+
+	file  *File
+	place place
+}
+
+// place is where in its file an object stands.
+type place struct {
+	chunk, doc int
+	prefix     string // "items[3]" for an object in a List
+}
+
+// String returns the object's kind and name, like "HTTPRoute default/reviews".
+func (o *Object) String() string { return describe(o.Kind.Kind, o.Name) }
+
+func describe(kind string, n mesh.Name) string {
+	if n.Namespace == "" {
+		return kind + " " + n.Name
+	}
+	return kind + " " + n.String()
+}
+
+// meta returns the object's metadata.
+func (o *Object) meta() metav1.Object { return o.Value.(metav1.Object) }
+
+// New makes an Object of a value that did not come from text. It returns nil
+// for a value of a type that Cairn does not use.
+func New(value metav1.Object, origin mesh.Origin) *Object {
+	for _, k := range kinds {
+		if sameType(k.value(), value) {
+			return &Object{Kind: k, Name: nameOf(k, value), Value: value, Origin: origin}
+		}
+	}
+	return nil
+}
+
+func sameType(a, b any) bool { return reflect.TypeOf(a) == reflect.TypeOf(b) }
+
+func nameOf(k *Kind, m metav1.Object) mesh.Name {
+	n := mesh.Name{Namespace: m.GetNamespace(), Name: m.GetName()}
+	switch {
+	case k.clusterWide:
+		n.Namespace = ""
+	case n.Namespace == "":
+		n.Namespace = "default"
+	}
+	return n
+}

@@ -1,0 +1,79 @@
+package object
+
+import (
+	"slices"
+
+	"cairnproxy.dev/cairn/mesh"
+)
+
+// selectorKey is one label that a service asks of its endpoints.
+type selectorKey struct{ namespace, label, value string }
+
+// indexSelectors files each service under the rarest label of its selector, so
+// that a workload need look at few of 10,000 services.
+func (t *translator) indexSelectors() {
+	t.selectors = map[selectorKey][]*service{}
+	t.sharedOf = map[*service]map[mesh.ServiceKey]map[uint16]uint16{}
+	uses := map[selectorKey]int{}
+	for _, s := range t.serviceSeq {
+		for k, v := range s.selector {
+			uses[selectorKey{s.model.Key.Namespace, k, v}]++
+		}
+	}
+	for _, s := range t.serviceSeq {
+		var best selectorKey
+		least := 0
+		for k, v := range s.selector {
+			key := selectorKey{s.model.Key.Namespace, k, v}
+			if n := uses[key]; least == 0 || n < least || n == least && key.label < best.label {
+				best, least = key, n
+			}
+		}
+		if least > 0 {
+			t.selectors[best] = append(t.selectors[best], s)
+		}
+	}
+}
+
+// servicesOf returns the services that select a workload with these labels, and
+// its ports for them. Workloads with the same answer may share one map, which
+// must not be changed. named and entry are the workload's ports by name.
+func (t *translator) servicesOf(ns string, labels map[string]string, named map[string]uint16, entry map[string]uint32) map[mesh.ServiceKey]map[uint16]uint16 {
+	var found []*service
+	for k, v := range labels {
+		for _, s := range t.selectors[selectorKey{ns, k, v}] {
+			if selects(s.selector, labels) {
+				found = append(found, s)
+			}
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	if len(found) == 1 && len(entry) == 0 && !found[0].anyNamed() {
+		m := t.sharedOf[found[0]]
+		if m == nil {
+			m = map[mesh.ServiceKey]map[uint16]uint16{found[0].model.Key: endpointPorts(found[0], nil, nil)}
+			t.sharedOf[found[0]] = m
+		}
+		return m
+	}
+	m := make(map[mesh.ServiceKey]map[uint16]uint16, len(found))
+	for _, s := range found {
+		m[s.model.Key] = endpointPorts(s, named, entry)
+	}
+	return m
+}
+
+func (s *service) anyNamed() bool {
+	return slices.ContainsFunc(s.ports, func(p servicePort) bool { return p.targetName != "" })
+}
+
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return len(selector) > 0
+}

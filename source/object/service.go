@@ -1,0 +1,299 @@
+package object
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cairnproxy.dev/cairn/mesh"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// service is a Service, or one host of a ServiceEntry, with what the model
+// does not keep.
+type service struct {
+	obj      *Object
+	model    *mesh.Service
+	selector map[string]string // empty for none
+	ports    []servicePort     // in step with model.Ports
+	// entry is true for a ServiceEntry's host.
+	entry bool
+}
+
+// servicePort says where a port leads.
+type servicePort struct {
+	name       string
+	port       uint16
+	target     uint16 // 0 when named
+	targetName string
+}
+
+// target returns the port of a workload behind p. named are its container
+// ports; entry are a WorkloadEntry's ports by the service port's name.
+func (p servicePort) resolve(named map[string]uint16, entry map[string]uint32) (uint16, bool) {
+	if n := entry[p.name]; p.name != "" && n > 0 && n <= 65535 {
+		return uint16(n), true
+	}
+	if p.targetName == "" {
+		return p.target, true
+	}
+	if n := entry[p.targetName]; n > 0 && n <= 65535 {
+		return uint16(n), true
+	}
+	n, ok := named[p.targetName]
+	return n, ok
+}
+
+func (t *translator) gatherServices(objects []*Object) {
+	vips := map[netip.Addr]*Object{}
+	for _, o := range objects {
+		switch v := o.Value.(type) {
+		case *corev1.Service:
+			t.gatherService(o, v, vips)
+		case *ServiceEntry:
+			t.gatherEntry(o, v)
+		}
+	}
+}
+
+func (t *translator) gatherService(o *Object, v *corev1.Service, vips map[netip.Addr]*Object) {
+	m := &mesh.Service{
+		Key:     mesh.ServiceKey{Namespace: o.Name.Namespace, Hostname: o.Name.Name + "." + o.Name.Namespace + ".svc." + t.opts.ClusterDomain},
+		Name:    o.Name.Name,
+		Network: t.opts.Network, Canonical: true, PublishNotReady: v.Spec.PublishNotReadyAddresses,
+		Labels: v.Labels, Origin: o.Origin,
+	}
+	s := &service{obj: o, model: m, selector: v.Spec.Selector}
+	t.checkLabels(o, "spec.selector", v.Spec.Selector)
+	switch v.Spec.Type {
+	case "", corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+	case corev1.ServiceTypeExternalName:
+		t.note(o, "type ExternalName has neither address nor endpoints in the mesh: it is ignored")
+		return
+	default:
+		t.bad(o, "spec.type", "%q is not a type of Service; use ClusterIP", clip(string(v.Spec.Type)))
+	}
+	t.servicePorts(s, v.Spec.Ports)
+	t.serviceVIPs(s, v, vips)
+	t.serviceLocality(s, v)
+	t.bindService(s, v.Labels, waypointOfService(t, o, v))
+	t.services[o.Name] = s
+	t.addService(s)
+}
+
+func (t *translator) addService(s *service) {
+	t.serviceSeq = append(t.serviceSeq, s)
+	t.parts.Services = append(t.parts.Services, s.model)
+	if old := t.byHost[s.model.Key]; old == nil || s.model.Canonical && !old.model.Canonical {
+		t.byHost[s.model.Key] = s
+	}
+}
+
+// waypointOfService returns the waypoint whose own Service this is, or nil.
+func waypointOfService(t *translator, o *Object, v *corev1.Service) *waypoint {
+	name := v.Spec.Selector[labelGatewayName]
+	if name == "" {
+		name = v.Labels[labelGatewayName]
+	}
+	if name == "" {
+		name = o.Name.Name
+	}
+	return t.waypoints[mesh.Name{Namespace: o.Name.Namespace, Name: name}]
+}
+
+// bindService finds the waypoint of a service: by its own label, else by its
+// namespace's. A waypoint's own service is never bound.
+func (t *translator) bindService(s *service, labels map[string]string, own *waypoint) {
+	if own != nil {
+		t.waypointUses(own, s.obj, "metadata.labels", labels)
+		return
+	}
+	w, said := t.boundWaypoint(s.obj, "metadata.labels", labels, s.obj.Name.Namespace)
+	if !said {
+		w = t.namespace(s.obj.Name.Namespace).waypoint
+	}
+	switch {
+	case w == nil:
+	case w.serves(mesh.WaypointForService):
+		s.model.Waypoint = w.ref
+	case said && w.model.For != mesh.WaypointForNone:
+		t.note(s.obj, "waypoint %s takes traffic to workloads only (label %s): it does not serve this service", w.model.Name, labelWaypointFor)
+	}
+}
+
+func (t *translator) servicePorts(s *service, ports []corev1.ServicePort) {
+	type key struct {
+		proto corev1.Protocol
+		port  int32
+	}
+	seen, names := map[key]int{}, map[string]int{}
+	for i, p := range ports {
+		path := elem("spec.ports", i)
+		tcp := t.tcp(s.obj, path+".protocol", p.Protocol)
+		n := t.port(s.obj, path+".port", int64(p.Port))
+		k := key{p.Protocol, p.Port}
+		if k.proto == "" {
+			k.proto = corev1.ProtocolTCP
+		}
+		if first, dup := seen[k]; dup {
+			t.bad(s.obj, path+".port", "port %d is also ports[%d]; remove one of them", p.Port, first)
+			continue
+		}
+		seen[k] = i
+		switch first, dup := names[p.Name]; {
+		case p.Name == "" && len(ports) > 1:
+			t.bad(s.obj, path, "a Service of several ports names each; give this one a name")
+		case p.Name != "" && !isLabel(p.Name):
+			t.bad(s.obj, path+".name", "%q is not a valid port name; use lower-case letters, digits and '-'", clip(p.Name))
+		case p.Name != "" && dup:
+			t.bad(s.obj, path+".name", "name %q is also that of ports[%d]; rename one", p.Name, first)
+		}
+		names[p.Name] = i
+		target, targetName := t.targetPort(s.obj, path+".targetPort", p.TargetPort, n)
+		if !tcp || n == 0 {
+			continue
+		}
+		app := ""
+		if p.AppProtocol != nil {
+			app = *p.AppProtocol
+		}
+		s.ports = append(s.ports, servicePort{name: p.Name, port: n, target: target, targetName: targetName})
+		s.model.Ports = append(s.model.Ports, mesh.ServicePort{Name: p.Name, Port: n, TargetPort: target, Protocol: portProtocol(app, p.Name, n)})
+	}
+}
+
+// targetPort reads a Service's targetPort: a number, a name, or the port itself.
+func (t *translator) targetPort(o *Object, path string, v intstr.IntOrString, port uint16) (target uint16, name string) {
+	switch {
+	case v.Type == intstr.String && v.StrVal != "":
+		if n, err := strconv.Atoi(v.StrVal); err == nil {
+			t.bad(o, path, "%q is a number in quotes; remove the quotes", v.StrVal)
+			return uint16(max(0, min(n, 65535))), ""
+		}
+		if len(v.StrVal) > 15 || !isLabel(v.StrVal) {
+			t.bad(o, path, "%q is not a valid port name; use up to 15 lower-case letters, digits and '-'", clip(v.StrVal))
+		}
+		return 0, v.StrVal
+	case v.Type == intstr.Int && v.IntVal != 0:
+		return t.port(o, path, int64(v.IntVal)), ""
+	}
+	return port, ""
+}
+
+func (t *translator) serviceVIPs(s *service, v *corev1.Service, vips map[netip.Addr]*Object) {
+	add := func(path, text string) {
+		a, ok := t.addr(s.obj, path, text)
+		if !ok || slices.Contains(s.model.VIPs, a) {
+			return
+		}
+		if other := vips[a]; other != nil {
+			t.bad(s.obj, path, "address %s is that of %s too (%s:%d); give each its own", a, other, other.Origin.File, other.Origin.Line)
+			return
+		}
+		vips[a] = s.obj
+		s.model.VIPs = append(s.model.VIPs, a)
+	}
+	if v.Spec.ClusterIP == corev1.ClusterIPNone {
+		return // headless
+	}
+	if v.Spec.ClusterIP != "" {
+		add("spec.clusterIP", v.Spec.ClusterIP)
+	}
+	for i, ip := range v.Spec.ClusterIPs {
+		if ip == corev1.ClusterIPNone {
+			return
+		}
+		add(elem("spec.clusterIPs", i), ip)
+	}
+	if v.Spec.ClusterIP == "" && len(v.Spec.ClusterIPs) == 0 {
+		s.model.VIPs = t.allocate(s.obj.Name)
+	}
+	for i, in := range v.Status.LoadBalancer.Ingress {
+		if in.IP != "" {
+			add(elem("status.loadBalancer.ingress", i)+".ip", in.IP)
+		}
+	}
+}
+
+// allocate asks the allocator for a service's address.
+func (t *translator) allocate(n mesh.Name) []netip.Addr {
+	if t.opts.Allocator == nil {
+		return nil
+	}
+	if a := t.opts.Allocator.Service(n); a.IsValid() {
+		return []netip.Addr{a}
+	}
+	return nil
+}
+
+// serviceLocality reads how a Service prefers near endpoints, in the terms in
+// which Istio tells its node proxies.
+func (t *translator) serviceLocality(s *service, v *corev1.Service) {
+	zone := []string{"NETWORK", "REGION", "ZONE"}
+	set := func(mode mesh.LocalityMode, prefs ...string) {
+		s.model.Locality, s.model.RoutingPreferences = mode, prefs
+	}
+	if p := v.Spec.InternalTrafficPolicy; p != nil {
+		switch *p {
+		case corev1.ServiceInternalTrafficPolicyLocal:
+			set(mesh.LocalityStrict, "NODE")
+			return
+		case corev1.ServiceInternalTrafficPolicyCluster:
+		default:
+			t.bad(s.obj, "spec.internalTrafficPolicy", "%q is not known; use Cluster or Local", clip(string(*p)))
+		}
+	}
+	dist, path := v.Annotations[annotationDist], "metadata.annotations["+annotationDist+"]"
+	if v.Spec.TrafficDistribution != nil {
+		dist, path = *v.Spec.TrafficDistribution, "spec.trafficDistribution"
+	}
+	switch dist {
+	case "", "Any":
+	case "PreferClose":
+		set(mesh.LocalityFailover, append(zone, "SUBZONE")...)
+	case "PreferSameZone":
+		set(mesh.LocalityFailover, zone...)
+	case "PreferSameNode":
+		set(mesh.LocalityFailover, append(zone, "SUBZONE", "NODE")...)
+	default:
+		t.bad(s.obj, path, "%q is not known; use PreferClose, PreferSameZone or PreferSameNode", clip(dist))
+	}
+}
+
+// portProtocol reads what a port carries, as Istio does: appProtocol if there is
+// one, else the port's name up to its first '-', else the number where it
+// belongs to a protocol whose server speaks first. A port of which nothing is
+// known is sniffed.
+func portProtocol(app, name string, port uint16) mesh.AppProtocol {
+	if app != "" {
+		return protocolOf(strings.ToLower(app))
+	}
+	name = strings.ToLower(name)
+	if name == "grpc-web" || strings.HasPrefix(name, "grpc-web-") {
+		return mesh.ProtocolHTTP
+	}
+	head, _, _ := strings.Cut(name, "-")
+	p := protocolOf(head)
+	if p == mesh.ProtocolSniff && (port == 53 || port == 3306 || port == 27017) { // DNS, MySQL, MongoDB
+		p = mesh.ProtocolTCP
+	}
+	return p
+}
+
+func protocolOf(name string) mesh.AppProtocol {
+	switch name {
+	case "http", "grpc-web", "kubernetes.io/ws":
+		return mesh.ProtocolHTTP
+	case "http2", "kubernetes.io/h2c":
+		return mesh.ProtocolHTTP2
+	case "grpc":
+		return mesh.ProtocolGRPC
+	case "https", "tls", "kubernetes.io/wss":
+		return mesh.ProtocolTLS
+	case "tcp", "mongo", "mysql", "redis", "hbone":
+		return mesh.ProtocolTCP
+	}
+	return mesh.ProtocolSniff
+}
