@@ -157,6 +157,25 @@ func (r *Runner) Set(ctx context.Context, pods []Pod, env func(Pod) []string) {
 	}
 }
 
+// Gone reports whether a pod is not in the last Set and has ended. Its place
+// may be taken away.
+func (r *Runner) Gone(pod string) bool {
+	rp, ok := r.running[pod]
+	if !ok {
+		return true
+	}
+	if rp.leaving == nil {
+		return false
+	}
+	select {
+	case <-rp.done:
+		delete(r.running, pod)
+		return true
+	default:
+		return false
+	}
+}
+
 // State returns how a pod is run.
 func (r *Runner) State(p Pod) PodState {
 	if rp, ok := r.running[p.key()]; ok {

@@ -1,0 +1,405 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// echoMesh is two versions of a service behind a waypoint, and a client.
+const echoMesh = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec:
+  gatewayClassName: cairn-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo, namespace: shop}
+spec: {selector: {app: echo}, ports: [{name: http, port: 8000, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo-v1, namespace: shop}
+spec: {selector: {app: echo, version: v1}, ports: [{name: http, port: 8000, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo-v2, namespace: shop}
+spec: {selector: {app: echo, version: v2}, ports: [{name: http, port: 8000, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: echo-1, namespace: shop, labels: {app: echo, version: v1}}
+spec:
+  containers: [{name: echo, image: cairn/echo, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: echo-2, namespace: shop, labels: {app: echo, version: v2}}
+spec:
+  containers: [{name: echo, image: cairn/echo, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: buyer, namespace: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: buyer, namespace: shop}
+spec:
+  serviceAccountName: buyer
+  containers: [{name: curl, image: curlimages/curl, command: [/bin/sleep, infinity]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: legacy, namespace: shop}
+spec:
+  containers: [{name: app, image: example.com/legacy}]
+`
+
+const echoRoute = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: echo, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: echo}]
+  rules:
+  - backendRefs:
+    - {name: echo-v1, port: 8000, weight: %d}
+    - {name: echo-v2, port: 8000, weight: %d}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-delete, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: echo}]
+  action: DENY
+  rules:
+  - to: [{operation: {methods: [DELETE]}}]
+`
+
+// testMesh is `cairn up --json` in a process of its own.
+type testMesh struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	events *bufio.Scanner
+	ready  testReady
+}
+
+// testReady is what a script reads of the ready event.
+type testReady struct {
+	Event    string `json:"event"`
+	Services []struct {
+		Namespace, Name, Hostname, Waypoint string
+		Addresses                           []string
+		Ports                               []struct {
+			Name     string
+			Port     uint16
+			Protocol string
+			Listen   uint16
+		}
+	}
+	Pods      []struct{ Namespace, Name, Address, Node, ServiceAccount, State string }
+	Waypoints []struct{ Namespace, Name, Address, Admin, Metrics string }
+	Nodes     []struct{ Name, Admin, Metrics string }
+}
+
+// startMesh starts `cairn up` and waits for the ready event. addresses keeps
+// meshes of tests that run at the same time apart.
+func startMesh(t *testing.T, dir, addresses string, args ...string) *testMesh {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &testMesh{t: t, cmd: exec.Command(self, append([]string{"up", dir, "--json", "--range", addresses}, args...)...)}
+	var stderr bytes.Buffer
+	m.cmd.Stderr = &stderr
+	out, err := m.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.events = bufio.NewScanner(out)
+	m.events.Buffer(nil, 1<<20)
+	if err := m.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if m.cmd.ProcessState == nil {
+			m.cmd.Process.Kill()
+			m.cmd.Wait()
+		}
+		if t.Failed() {
+			t.Logf("cairn up said:\n%s", &stderr)
+		}
+	})
+	m.event(&m.ready)
+	if m.ready.Event != "ready" {
+		t.Fatalf("the first event is %q, want ready", m.ready.Event)
+	}
+	return m
+}
+
+// event reads the next event.
+func (m *testMesh) event(v any) {
+	m.t.Helper()
+	guard := time.AfterFunc(60*time.Second, func() { m.cmd.Process.Kill() })
+	defer guard.Stop()
+	if !m.events.Scan() {
+		m.t.Fatalf("no further event: %v", m.events.Err())
+	}
+	if err := json.Unmarshal(m.events.Bytes(), v); err != nil {
+		m.t.Fatalf("event %s: %v", m.events.Bytes(), err)
+	}
+}
+
+// service returns the address of a service's first port.
+func (m *testMesh) service(name string) string {
+	m.t.Helper()
+	for _, s := range m.ready.Services {
+		if s.Name == name {
+			return fmt.Sprintf("%s:%d", s.Addresses[0], s.Ports[0].Listen)
+		}
+	}
+	m.t.Fatalf("no service %s in %+v", name, m.ready.Services)
+	return ""
+}
+
+// client returns an HTTP client that is the named pod.
+func (m *testMesh) client(pod string) *http.Client {
+	m.t.Helper()
+	for _, p := range m.ready.Pods {
+		if p.Name == pod {
+			d := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(p.Address), 0))}
+			tr := &http.Transport{DialContext: d.DialContext}
+			m.t.Cleanup(tr.CloseIdleConnections)
+			return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+		}
+	}
+	m.t.Fatalf("no pod %s in %+v", pod, m.ready.Pods)
+	return nil
+}
+
+// stop sends SIGINT and returns the exit code.
+func (m *testMesh) stop() int {
+	m.t.Helper()
+	if err := m.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		m.t.Fatal(err)
+	}
+	io.Copy(io.Discard, readerOf(m.events))
+	guard := time.AfterFunc(30*time.Second, func() { m.cmd.Process.Kill() })
+	defer guard.Stop()
+	m.cmd.Wait()
+	return m.cmd.ProcessState.ExitCode()
+}
+
+// readerOf drains what a scanner has not read yet.
+func readerOf(s *bufio.Scanner) io.Reader {
+	return readFunc(func(b []byte) (int, error) {
+		if !s.Scan() {
+			return 0, io.EOF
+		}
+		return copy(b, s.Bytes()), nil
+	})
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(b []byte) (int, error) { return f(b) }
+
+// ask sends a request and returns the status and the pod that answered.
+func ask(ctx context.Context, c *http.Client, method, url string) (status int, pod string, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, "", err
+	}
+	var answer struct{ Pod string }
+	_ = json.Unmarshal(body, &answer) // a local reply is no JSON
+	return resp.StatusCode, answer.Pod, nil
+}
+
+func writeMesh(t *testing.T, dir string, v1, v2 int) {
+	t.Helper()
+	put(t, dir, "mesh.yaml", echoMesh)
+	put(t, dir, "route.yaml", fmt.Sprintf(echoRoute, v1, v2))
+}
+
+func put(t *testing.T, dir, name, content string) {
+	t.Helper()
+	tmp := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(tmp, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUp(t *testing.T) {
+	dir := t.TempDir()
+	writeMesh(t, dir, 100, 0)
+	m := startMesh(t, dir, "127.80.0.0/16")
+
+	states := map[string]string{}
+	for _, p := range m.ready.Pods {
+		states[p.Name] = p.State
+	}
+	for pod, want := range map[string]string{"echo-1": "running", "echo-2": "running", "buyer": "running", "legacy": "external"} {
+		if states[pod] != want {
+			t.Errorf("pod %s is %q, want %q", pod, states[pod], want)
+		}
+	}
+	if len(m.ready.Waypoints) != 1 || len(m.ready.Nodes) != 1 {
+		t.Fatalf("waypoints %+v, nodes %+v, want one of each", m.ready.Waypoints, m.ready.Nodes)
+	}
+
+	url := "http://" + m.service("echo") + "/x"
+	buyer := m.client("buyer")
+	t.Run("routed", func(t *testing.T) {
+		for range 20 {
+			status, pod, err := ask(t.Context(), buyer, http.MethodGet, url)
+			if err != nil || status != http.StatusOK || pod != "echo-1" {
+				t.Fatalf("status %d from %q, %v; want 200 from echo-1", status, pod, err)
+			}
+		}
+	})
+	t.Run("denied by the waypoint", func(t *testing.T) {
+		if status, _, err := ask(t.Context(), buyer, http.MethodDelete, url); err != nil || status != http.StatusForbidden {
+			t.Errorf("DELETE: status %d, %v, want 403", status, err)
+		}
+	})
+	t.Run("admin and metrics", func(t *testing.T) { checkEndpoints(t, m) })
+	t.Run("reload", func(t *testing.T) { checkReload(t, m, dir, url, buyer) })
+	t.Run("broken edit", func(t *testing.T) { checkBrokenEdit(t, m, dir, url, buyer) })
+
+	if code := m.stop(); code != exitGood {
+		t.Errorf("exit code %d after SIGINT, want %d", code, exitGood)
+	}
+}
+
+func checkEndpoints(t *testing.T, m *testMesh) {
+	for name, at := range map[string][2]string{
+		"waypoint": {m.ready.Waypoints[0].Admin, m.ready.Waypoints[0].Metrics},
+		"node":     {m.ready.Nodes[0].Admin, m.ready.Nodes[0].Metrics},
+	} {
+		var b strings.Builder
+		var stderr strings.Builder
+		if code := run(t.Context(), []string{"config", "services", "--admin", at[0], "-o", "json"}, &b, &stderr); code != exitGood || !strings.Contains(b.String(), "echo.shop.svc.cluster.local") {
+			t.Errorf("cairn config services of the %s: exit code %d, output %.200s %s", name, code, b.String(), stderr.String())
+		}
+		resp, err := http.Get("http://" + at[1] + "/stats/prometheus")
+		if err != nil {
+			t.Errorf("metrics of the %s: %v", name, err)
+			continue
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if !bytes.Contains(body, []byte("istio_build")) {
+			t.Errorf("metrics of the %s lack istio_build: %.200s", name, body)
+		}
+	}
+}
+
+type configSeen struct {
+	Event    string
+	Accepted int
+	Rejected []struct {
+		File, Object, Field, Message string
+		Line                         int
+	}
+}
+
+// checkReload moves all traffic to v2 while requests run: none may fail.
+func checkReload(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
+	var stop atomic.Bool
+	failed := make(chan error, 1)
+	go func() {
+		for !stop.Load() {
+			if status, _, err := ask(t.Context(), c, http.MethodGet, url); err != nil || status != http.StatusOK {
+				failed <- fmt.Errorf("status %d, %w", status, err)
+				return
+			}
+		}
+		failed <- nil
+	}()
+	writeMesh(t, dir, 0, 100)
+	var e configSeen
+	began := time.Now()
+	m.event(&e)
+	if e.Event != "config" || e.Accepted == 0 || len(e.Rejected) != 0 {
+		t.Errorf("event %+v, want an accepted config", e)
+	}
+	for pod := ""; pod != "echo-2"; {
+		_, p, err := ask(t.Context(), m.client("echo-1"), http.MethodGet, url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pod = p; time.Since(began) > 5*time.Second {
+			t.Fatal("traffic has not moved 5 s after the edit")
+		}
+	}
+	stop.Store(true)
+	if err := <-failed; err != nil {
+		t.Errorf("a request failed during the reload: %v", err)
+	}
+}
+
+func checkBrokenEdit(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
+	put(t, dir, "route.yaml", strings.Replace(fmt.Sprintf(echoRoute, 100, 0), "echo-v1", "echo-v9", 1))
+	var e configSeen
+	m.event(&e)
+	if e.Event != "config" || e.Accepted != 0 || len(e.Rejected) == 0 {
+		t.Fatalf("event %+v, want a rejected config", e)
+	}
+	p := e.Rejected[0]
+	if filepath.Base(p.File) != "route.yaml" || p.Line == 0 || p.Object != "HTTPRoute shop/echo" || !strings.Contains(p.Field, "backendRefs") || p.Message == "" {
+		t.Errorf("problem %+v does not say where and what", p)
+	}
+	if status, pod, err := ask(t.Context(), c, http.MethodGet, url); err != nil || status != http.StatusOK || pod != "echo-2" {
+		t.Errorf("after a broken edit: status %d from %q, %v; want 200 from echo-2 as before", status, pod, err)
+	}
+}
+
+func TestUpRefuses(t *testing.T) {
+	bad := t.TempDir()
+	put(t, bad, "bad.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {portz: []}\n")
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"up", bad}, &stdout, &stderr); code != exitFailed {
+		t.Errorf("exit code %d, want %d", code, exitFailed)
+	}
+	for _, want := range []string{"bad.yaml:4", "Service default/a", "portz"} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("stderr lacks %q:\n%s", want, &stderr)
+		}
+	}
+}

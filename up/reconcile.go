@@ -1,0 +1,441 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"cairnproxy.dev/cairn/identity"
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/source"
+)
+
+// config is one accepted state of the manifests.
+type config struct {
+	parts mesh.Parts
+	pods  []Pod
+	// objects is how many objects it was made of.
+	objects int
+}
+
+// update is what the manifests' watcher reports: a new state, or the problems
+// for which it stays as it was.
+type update struct {
+	config   *config
+	problems []source.Problem
+}
+
+// reconciler owns everything that runs and makes it what the manifests say.
+// All methods are called from the goroutine of run.
+type reconciler struct {
+	o       Options
+	dir     string
+	log     *slog.Logger
+	report  *reporter
+	alloc   *Allocator
+	machine machine
+	runner  *Runner
+	store   *source.Store
+	ca      *identity.CA
+	proxies proxies
+
+	parts  mesh.Parts
+	pods   []Pod
+	placed map[string]Pod // pods that the machine has a place for
+	nodes  map[string]*runningProxy
+	wps    map[mesh.Name]*runningProxy
+	failed chan error // a proxy ended by itself
+}
+
+// proxies starts proxies: in this process or in their own.
+type proxies interface {
+	// node starts the node proxy of a node, waypoint a waypoint. The proxy ends
+	// when ctx does, after it has drained; then, or when it fails, done is
+	// called with what came of it.
+	node(ctx context.Context, name string, done func(error)) (*runningProxy, error)
+	waypoint(ctx context.Context, w *mesh.Waypoint, done func(error)) (*runningProxy, error)
+}
+
+// runningProxy is a proxy that has been started.
+type runningProxy struct {
+	name           string
+	place          Pod // where it runs, for dial
+	admin, metrics netip.AddrPort
+	ready          netip.AddrPort
+	// bound says where the ports that it captures are really bound.
+	bound func() boundPorts
+
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// stop drains the proxy and waits for its end.
+func (p *runningProxy) stop() {
+	p.cancel()
+	<-p.done
+}
+
+func newReconciler(o Options, dir string) (*reconciler, error) {
+	ca, err := identity.NewCA(mesh.DefaultTrustDomain)
+	if err != nil {
+		return nil, fmt.Errorf("making the mesh's certificate authority: %w", err)
+	}
+	r := &reconciler{
+		o: o, dir: dir, log: o.Log, ca: ca, store: source.NewStore(),
+		report: &reporter{out: o.Out, json: o.JSON},
+		placed: map[string]Pod{}, nodes: map[string]*runningProxy{}, wps: map[mesh.Name]*runningProxy{},
+		failed: make(chan error, 1),
+	}
+	if o.Netns {
+		r.alloc = NewNetns()
+		r.machine, err = newNamespaceMachine("cluster.local", o.Log)
+	} else {
+		r.machine = newLoopbackMachine()
+		r.alloc, err = NewLoopback(o.Range)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.runner = newRunner(runnerOptions{
+		self: o.Self, log: o.Log, start: r.machine.start, dial: r.machine.dial,
+		out: func(pod string) *podLog { return newPodLog(pod, o.PodLogs) },
+	})
+	r.proxies = newProxies(r)
+	return r, nil
+}
+
+// run follows the manifests until ctx ends.
+func (r *reconciler) run(ctx context.Context) error {
+	watch, err := newManifests(r.o, r.alloc, r.log)
+	if err != nil {
+		return err
+	}
+	// What is started outlives ctx, so that it can be ended in order.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	first := watch.load()
+	if len(first.problems) > 0 {
+		return &ProblemsError{first.problems}
+	}
+	defer r.shutDown()
+	if err := r.apply(life, first.config); err != nil {
+		return err
+	}
+	if err := r.awaitServing(ctx); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err := r.report.ready(r.describe()); err != nil {
+		return err
+	}
+	return r.follow(ctx, life, watch)
+}
+
+// follow applies what changes.
+func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
+	updates := watch.run(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-r.failed:
+			return err
+		case <-r.runner.Changed():
+			r.publish()
+		case u, ok := <-updates:
+			if !ok {
+				return nil
+			}
+			if err := r.update(life, u); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// update takes one report of the watcher, and passes it on.
+func (r *reconciler) update(life context.Context, u update) error {
+	if u.config == nil {
+		return r.report.config(0, u.problems)
+	}
+	if err := r.apply(life, u.config); err != nil {
+		// The machine refuses what the manifests may say: a port in use, say.
+		r.log.Error("applying the new configuration", "error", err)
+	}
+	return r.report.config(u.config.objects, nil)
+}
+
+// apply makes c run. The order matters: a pod's place before its proxy takes
+// it in, names before programs that look them up.
+func (r *reconciler) apply(life context.Context, c *config) error {
+	r.parts, r.pods = c.parts, c.pods
+	var errs []error
+	for _, p := range c.pods {
+		errs = append(errs, r.place(p))
+	}
+	r.publish()
+	errs = append(errs, r.writeTables(), r.startProxies(life))
+	errs = append(errs, r.writeTables()) // now it is known where ports are bound
+	r.runner.Set(life, c.pods, r.env)
+	r.removeGone()
+	return errors.Join(errs...)
+}
+
+// place makes sure that the machine has a place for p.
+func (r *reconciler) place(p Pod) error {
+	old, ok := r.placed[p.key()]
+	if ok && old.Address == p.Address && old.Node == p.Node && old.Captured == p.Captured {
+		return nil
+	}
+	if ok {
+		r.machine.removePod(old)
+		delete(r.placed, p.key())
+	}
+	if err := r.machine.addPod(p); err != nil {
+		return err
+	}
+	r.placed[p.key()] = p
+	return nil
+}
+
+// publish makes the current parts a snapshot, in which pods that do not accept
+// yet get no traffic.
+func (r *reconciler) publish() {
+	p := r.parts
+	p.Services, p.Waypoints = slices.Clone(p.Services), slices.Clone(p.Waypoints)
+	p.Attachments, p.Policies = slices.Clone(p.Attachments), slices.Clone(p.Policies)
+	p.PeerAuth, p.L4Policies = slices.Clone(p.PeerAuth), slices.Clone(p.L4Policies)
+	p.Workloads = slices.Clone(p.Workloads)
+	ours := map[netip.Addr]string{}
+	for _, pod := range r.pods {
+		ours[pod.Address] = pod.key()
+	}
+	for i, w := range p.Workloads {
+		if len(w.Addresses) == 0 || !w.Ready {
+			continue
+		}
+		if key, ok := ours[w.Addresses[0]]; ok && !r.runner.Ready(key) {
+			w := *w
+			w.Ready = false
+			p.Workloads[i] = &w
+		}
+	}
+	r.store.Publish(p)
+}
+
+// startProxies starts the proxies that the current snapshot needs and do not
+// run, and stops those that it does not need.
+func (r *reconciler) startProxies(life context.Context) error {
+	var errs []error
+	want := map[string]bool{}
+	for _, p := range r.pods {
+		want[p.Node] = true
+	}
+	if len(want) == 0 {
+		want[defaultNode] = true
+	}
+	for name := range want {
+		if r.nodes[name] != nil {
+			continue
+		}
+		p, err := r.proxies.node(life, name, r.proxyDone("node proxy "+name))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("starting the node proxy of %s: %w", name, err))
+			continue
+		}
+		r.nodes[name] = p
+	}
+	snap := r.store.Current()
+	for _, w := range snap.Waypoints {
+		if r.wps[w.Name] != nil || len(w.Addresses) == 0 {
+			continue
+		}
+		p, err := r.proxies.waypoint(life, w, r.proxyDone("waypoint "+w.Name.String()))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("starting waypoint %s: %w", w.Name, err))
+			continue
+		}
+		r.wps[w.Name] = p
+	}
+	for name, p := range r.wps {
+		if snap.Waypoint(name) == nil {
+			p.cancel() // drains by itself
+			delete(r.wps, name)
+		}
+	}
+	for name, p := range r.nodes {
+		if !want[name] {
+			p.cancel()
+			delete(r.nodes, name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// proxyDone returns what a proxy's end is reported to.
+func (r *reconciler) proxyDone(what string) func(error) {
+	return func(err error) {
+		if err == nil {
+			return
+		}
+		select {
+		case r.failed <- fmt.Errorf("%s: %w", what, err):
+		default:
+		}
+	}
+}
+
+// removeGone takes away the places of pods that are gone, once they have lingered.
+func (r *reconciler) removeGone() {
+	want := map[string]bool{}
+	for _, p := range r.pods {
+		want[p.key()] = true
+	}
+	for key, p := range r.placed {
+		if want[key] {
+			continue
+		}
+		if r.runner.Gone(key) {
+			r.machine.removePod(p)
+			delete(r.placed, key)
+		}
+	}
+}
+
+// writeTables writes the files that pods read.
+func (r *reconciler) writeTables() error {
+	s := r.store.Current()
+	return errors.Join(
+		replaceFile(filepath.Join(r.dir, "hosts"), hostsFile(s)),
+		replaceFile(filepath.Join(r.dir, "ports"), r.bound().portsFile()),
+	)
+}
+
+// bound says where all captured ports are really bound.
+func (r *reconciler) bound() boundPorts {
+	out := boundPorts{}
+	for _, p := range r.nodes {
+		if p.bound == nil {
+			continue
+		}
+		for k, v := range p.bound() {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// env is the environment of a pod's program.
+func (r *reconciler) env(p Pod) []string {
+	env := append(inherited(),
+		"HOSTNAME="+p.Name,
+		"CAIRN_POD_NAME="+p.Name,
+		"CAIRN_NAMESPACE="+p.Namespace,
+	)
+	if !r.o.Netns {
+		env = append(env,
+			"CAIRN_POD_IP="+p.Address.String(),
+			"CAIRN_HOSTS="+filepath.Join(r.dir, "hosts"),
+			"CAIRN_PORTS="+filepath.Join(r.dir, "ports"),
+		)
+	}
+	return append(env, serviceEnv(r.store.Current(), p.Namespace, r.bound())...)
+}
+
+// awaitServing waits until every proxy and pod serves. Those that do not in
+// time are named, and the mesh is reported without them.
+func (r *reconciler) awaitServing(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, startWithin)
+	defer cancel()
+	for _, p := range r.allProxies() {
+		if !p.awaitReady(wait, r.machine.dial) && ctx.Err() == nil {
+			select {
+			case err := <-r.failed:
+				return err
+			default:
+				return fmt.Errorf("%s does not serve after %s; see the log above", p.name, startWithin)
+			}
+		}
+	}
+	for {
+		late := r.latePods()
+		if len(late) == 0 {
+			break
+		}
+		select {
+		case err := <-r.failed:
+			return err
+		case <-r.runner.Changed():
+		case <-wait.Done():
+			if ctx.Err() == nil {
+				r.log.Warn("pods do not accept on their ports yet", "pods", late, "after", startWithin.String())
+			}
+			r.publish()
+			return nil
+		}
+	}
+	r.publish()
+	return nil
+}
+
+func (r *reconciler) latePods() []string {
+	var late []string
+	for _, p := range r.pods {
+		if !r.runner.Ready(p.key()) {
+			late = append(late, p.key())
+		}
+	}
+	return late
+}
+
+func (r *reconciler) allProxies() []*runningProxy {
+	var out []*runningProxy
+	for _, p := range r.nodes {
+		out = append(out, p)
+	}
+	for _, p := range r.wps {
+		out = append(out, p)
+	}
+	return out
+}
+
+// describe is the ready event.
+func (r *reconciler) describe() readyEvent {
+	s := r.store.Current()
+	e := readyEvent{
+		Services: servicesOf(s, r.bound()), Pods: podsOf(r.pods, r.runner.State),
+		Waypoints: []waypointInfo{}, Nodes: []nodeInfo{},
+	}
+	for _, w := range s.Waypoints {
+		if p := r.wps[w.Name]; p != nil {
+			e.Waypoints = append(e.Waypoints, waypointInfo{w.Name.Namespace, w.Name.Name, w.Addresses[0].String(), p.admin.String(), p.metrics.String()})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.nodes)) {
+		p := r.nodes[name]
+		e.Nodes = append(e.Nodes, nodeInfo{name, p.admin.String(), p.metrics.String()})
+	}
+	return e
+}
+
+// shutDown ends everything in order: proxies drain, then pods are stopped.
+func (r *reconciler) shutDown() {
+	began := time.Now()
+	all := r.allProxies()
+	for _, p := range all {
+		p.cancel()
+	}
+	for _, p := range all {
+		<-p.done
+	}
+	r.runner.Stop()
+	r.log.Debug("the mesh is down", "took", time.Since(began).Round(time.Millisecond).String())
+}
