@@ -12,7 +12,8 @@ import (
 
 // AppendRequest appends a request head to dst: an HTTP/1.1 request line in
 // origin form (or "*"), exactly one host, the fields, and what f says about the
-// connection and the content. Length must not be UntilClose; it is written as
+// connection and the content. req.Authority should not be empty: after an
+// HTTP/1.0 request without Host the caller supplies one. Length must not be UntilClose; it is written as
 // Chunked, which the backend will find unfinished.
 //
 // Whatever req holds, the result is one head with the framing of f: fields that
@@ -38,6 +39,7 @@ func AppendRequest(dst []byte, req *mesh.Request, f Framing) []byte {
 	if f.Expect100 {
 		dst = append(dst, "expect: 100-continue\r\n"...)
 	}
+	f.KeepAlive10 = false // we speak 1.1
 	dst = appendConnection(dst, &f)
 	return append(dst, "\r\n"...)
 }

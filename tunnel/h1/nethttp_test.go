@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,11 +21,17 @@ import (
 // behind the last request.
 func sameAsNetHTTP(t *testing.T, raw []byte, msgs []*message, rest int) {
 	t.Helper()
+	if len(msgs) == 0 {
+		return
+	}
 	var sent []byte
 	for _, m := range msgs {
 		sent = m.write(sent)
 	}
 	compareStream(t, "received", raw, msgs, rest, false)
+	if slices.ContainsFunc(msgs, func(m *message) bool { return m.req.Authority == "" }) {
+		return // HTTP/1.0 without Host: the proxy has to supply one
+	}
 	compareStream(t, "sent", sent, msgs, 0, true)
 	again, left, err := readStream(sent, nil)
 	if err != nil || len(again) != len(msgs) {
