@@ -1,6 +1,9 @@
 package sample
 
 import (
+	"os"
+	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -54,4 +57,29 @@ func FuzzForImage(f *testing.F) {
 			t.Errorf("ForImage(%q) = %q, %v", image, args, ok)
 		}
 	})
+}
+
+// TestExampleImages makes sure that the examples run without pulling an image.
+func TestExampleImages(t *testing.T) {
+	files, err := filepath.Glob("../examples/bookinfo/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^\s*(?:- )?image:\s*(\S+)\s*$`)
+	images := 0
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range line.FindAllStringSubmatch(string(b), -1) {
+			images++
+			if _, ok := ForImage(m[1]); !ok {
+				t.Errorf("%s: image %s is no sample", name, m[1])
+			}
+		}
+	}
+	if images != 6 {
+		t.Errorf("the examples name %d images, want 6", images)
+	}
 }
