@@ -1,0 +1,36 @@
+// Package builtin is the list of the filters that are built in.
+package builtin
+
+import (
+	"cairnproxy.dev/cairn/filters"
+	"cairnproxy.dev/cairn/filters/authz"
+	"cairnproxy.dev/cairn/filters/headers"
+	"cairnproxy.dev/cairn/filters/redirect"
+	"cairnproxy.dev/cairn/filters/rewrite"
+)
+
+// Deps is what filters need beside the rule that they are built for.
+type Deps struct {
+	// Policies are the authorization policies of the service; nil refuses everything.
+	Policies *authz.Policies
+}
+
+// Specs returns the filters in the order in which requests meet them. Responses meet them
+// in reverse.
+//
+// The same list serves rules (filters.LevelRule), backends (LevelBackend), and,
+// built without RouteFilters, requests that match no rule: they are authorized
+// before they are told so.
+func Specs(d Deps) []filters.Spec {
+	return []filters.Spec{
+		// First: policies judge the request as the client sent it, and nobody learns of
+		// a redirect, or of a path that is not there, without being allowed to ask.
+		authz.Spec(d.Policies),
+		// Answers without a backend: whatever follows would be in vain.
+		redirect.Spec,
+		// Before rewrite, as in Envoy: both are done by its router, headers first.
+		headers.Spec,
+		// Last: it changes what the request is, so that nothing may look at host and path after it.
+		rewrite.Spec,
+	}
+}

@@ -1,0 +1,110 @@
+package filters
+
+import (
+	"unsafe"
+
+	"cairnproxy.dev/cairn/mesh"
+)
+
+// Exchange is what filters see of one request and its response.
+type Exchange struct {
+	Req *mesh.Request
+	// Resp is nil until the response's head is there.
+	Resp *mesh.Response
+	// MatchedPrefix is how many bytes of Req.Path the rule's path prefix
+	// matched, without its trailing slash; 0 for the prefix "/" and other kinds of match.
+	MatchedPrefix int
+	// Reply is the answer of the step that said Replied.
+	Reply Reply
+	// DryRun is what policies in dry run would have done, for the access log.
+	DryRun DryRun
+	// Resume continues a parked exchange. The proxy sets it before it runs a
+	// chain; a step that returned Park calls it exactly once, from any goroutine, with
+	// Continue or Replied.
+	Resume func(Result)
+
+	memory []byte
+	fields [4]mesh.Field
+}
+
+// Reply is an answer by the proxy itself.
+type Reply struct {
+	Status int
+	// Flag is Envoy's response flag, "" for none.
+	Flag string
+	// Details is Envoy's response_code_details: one word, why.
+	Details string
+	// Fields are further header fields, beside those that describe the body.
+	Fields mesh.Fields
+	// Body is text/plain.
+	Body string
+}
+
+// DryRun is the decision of authorization policies in dry run.
+type DryRun struct {
+	Denied bool
+	Policy mesh.Name
+}
+
+// Result is what a step says.
+type Result uint8
+
+const (
+	// Continue goes on with the next step.
+	Continue Result = iota
+	// Replied answers with Exchange.Reply: no further step sees the request.
+	Replied
+	// Park waits for Exchange.Resume.
+	Park
+)
+
+// String returns the name.
+func (r Result) String() string {
+	switch r {
+	case Continue:
+		return "continue"
+	case Replied:
+		return "replied"
+	case Park:
+		return "park"
+	}
+	return "unknown"
+}
+
+// Reset makes x ready for another exchange. Strings made by Concat for the
+// last one must not be used any more.
+func (x *Exchange) Reset() {
+	*x = Exchange{memory: x.memory[:0]}
+}
+
+// Answer fills Reply and returns Replied. The reply has room for a few fields.
+func (x *Exchange) Answer(status int, flag, details, body string) Result {
+	x.Reply = Reply{Status: status, Flag: flag, Details: details, Body: body, Fields: x.fields[:0]}
+	return Replied
+}
+
+// Append returns memory of the exchange to append to: what was made of it is
+// turned into a string by Text. Nothing else may use the exchange's memory in between.
+func (x *Exchange) Append() []byte { return x.memory }
+
+// Text takes what has been appended to the result of Append, and returns it as
+// a string that lives until the exchange ends.
+func (x *Exchange) Text(b []byte) string {
+	start := len(x.memory)
+	x.memory = b
+	if len(b) == start {
+		return ""
+	}
+	// b[start:] is never written again: the next Append begins behind it, and
+	// a grown slice leaves the old memory alone.
+	return unsafe.String(&b[start], len(b)-start)
+}
+
+// Concat joins three strings without allocating, but for growth of the
+// exchange's memory.
+func (x *Exchange) Concat(a, b, c string) string {
+	m := x.Append()
+	m = append(m, a...)
+	m = append(m, b...)
+	return x.Text(append(m, c...))
+}
