@@ -3,6 +3,8 @@ package ztunnel
 import (
 	"errors"
 	"fmt"
+
+	"cairnproxy.dev/cairn/tunnel"
 )
 
 // Response flags of the L4 metrics and the access log, in ztunnel's spelling.
@@ -53,6 +55,9 @@ func flagOf(err error) string {
 	}
 	if r, ok := errors.AsType[*Refusal](err); ok {
 		return r.Flag
+	}
+	if errors.Is(err, tunnel.ErrReset) {
+		return flagNone // it was served; that an end was rough is the peers' business
 	}
 	return flagConnect
 }
