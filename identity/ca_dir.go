@@ -42,7 +42,7 @@ func OpenCA(dir, trustDomain string) (*CA, error) {
 		return nil, fmt.Errorf("storing the CA: %w", err)
 	}
 	root := filepath.Join(dir, caRootFile)
-	if err := os.WriteFile(root, ca.RootPEM(), 0o644); err != nil { //nolint:gosec // a public certificate
+	if err := os.WriteFile(root, ca.RootPEM(), 0o644); err != nil {
 		return nil, fmt.Errorf("storing the CA's root: %w", err)
 	}
 	return ca, nil
@@ -56,7 +56,7 @@ func loadCA(path, trustDomain string) (*CA, error) {
 	if m := info.Mode().Perm(); m&0o077 != 0 {
 		return nil, fmt.Errorf("opening the CA: %s has mode %04o, so others may read the private key; run: chmod 600 %s", path, m, path)
 	}
-	text, err := os.ReadFile(path) //nolint:gosec // the path is the operator's
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the CA: %w", err)
 	}
@@ -74,7 +74,7 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // only a leftover
+	defer os.Remove(f.Name())
 	_, err = f.Write(text)
 	if err == nil {
 		err = f.Chmod(mode)

@@ -376,7 +376,7 @@ func (c *Cache) backoff(n int) time.Duration {
 		d *= 2
 	}
 	d = min(d, c.opts.MaxBackoff)
-	return d - d/5 + rand.N(2*d/5+1) //nolint:gosec // spreads load, guards nothing
+	return d - d/5 + rand.N(2*d/5+1)
 }
 
 // verifier returns the one for cert's roots, shared by all identities that

@@ -19,35 +19,36 @@ import (
 type onDisk struct{ cert, key, root string }
 
 func newOnDisk(t *testing.T) onDisk {
+	t.Helper()
 	dir := t.TempDir()
 	return onDisk{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "root.pem")}
 }
 
-func keyPEM(t testing.TB, c *Cert) []byte {
-	t.Helper()
+func keyPEM(tb testing.TB, c *Cert) []byte {
+	tb.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-func put(t testing.TB, name string, text []byte) {
-	t.Helper()
+func put(tb testing.TB, name string, text []byte) {
+	tb.Helper()
 	// As tools do it: write aside, rename over.
 	if err := os.WriteFile(name+".new", text, 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := os.Rename(name+".new", name); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func (d onDisk) put(t testing.TB, c *Cert) {
-	t.Helper()
-	put(t, d.cert, certPEM(c.Leaf))
-	put(t, d.key, keyPEM(t, c))
-	put(t, d.root, c.RootPEM)
+func (d onDisk) put(tb testing.TB, c *Cert) {
+	tb.Helper()
+	put(tb, d.cert, certPEM(c.Leaf))
+	put(tb, d.key, keyPEM(tb, c))
+	put(tb, d.root, c.RootPEM)
 }
 
 func TestFiles(t *testing.T) {
@@ -154,8 +155,9 @@ func TestFilesRefuse(t *testing.T) {
 	}
 }
 
-func expired(t testing.TB, ca *CA) *Cert {
-	return sign(t, ca, alice, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) })
+func expired(tb testing.TB, ca *CA) *Cert {
+	tb.Helper()
+	return sign(tb, ca, alice, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) })
 }
 
 // FuzzNewCert: no text crashes it, and what it accepts has an identity and roots.

@@ -24,25 +24,25 @@ var (
 	eve   = mesh.Identity{TrustDomain: "evil.example", Namespace: "prod", ServiceAccount: "bob"}
 )
 
-func mustCA(t testing.TB, trustDomain string) *CA {
-	t.Helper()
+func mustCA(tb testing.TB, trustDomain string) *CA {
+	tb.Helper()
 	ca, err := NewCA(trustDomain)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return ca
 }
 
 // sign makes a certificate of ca for id that edit may spoil, unchecked.
-func sign(t testing.TB, ca *CA, id mesh.Identity, edit func(*x509.Certificate)) *Cert {
-	t.Helper()
+func sign(tb testing.TB, ca *CA, id mesh.Identity, edit func(*x509.Certificate)) *Cert {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	u, err := url.Parse(id.String())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
@@ -57,11 +57,11 @@ func sign(t testing.TB, ca *CA, id mesh.Identity, edit func(*x509.Certificate)) 
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
@@ -305,11 +305,11 @@ func TestPeerOfNobody(t *testing.T) {
 	}
 }
 
-func mustURL(t testing.TB, s string) *url.URL {
-	t.Helper()
+func mustURL(tb testing.TB, s string) *url.URL {
+	tb.Helper()
 	u, err := url.Parse(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return u
 }

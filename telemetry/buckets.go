@@ -41,7 +41,7 @@ func newScale(unit float64) *scale {
 		for i < infinity && s.bounds[i] < least {
 			i++
 		}
-		s.first[n] = uint8(i) //nolint:gosec // at most 19
+		s.first[n] = uint8(i)
 	}
 	return s
 }

@@ -41,7 +41,7 @@ func newHTTPSeries(t *table[HTTPLabels, HTTPSeries], l HTTPLabels) *HTTPSeries {
 // of the request to the last of the response in nanoseconds, and the sizes of
 // headers and bodies as they were on the wire. It costs six atomic additions.
 func (s *HTTPSeries) Observe(durationNanos int64, reqBytes, respBytes uint64) {
-	s.duration.observe(durationScale, uint64(max(durationNanos, 0))) //nolint:gosec // not negative
+	s.duration.observe(durationScale, uint64(max(durationNanos, 0)))
 	s.request.observe(byteScale, reqBytes)
 	s.response.observe(byteScale, respBytes)
 }

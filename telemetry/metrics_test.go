@@ -47,27 +47,27 @@ func exampleTCP() TCPLabels {
 }
 
 // scrape asks the handler as Prometheus does.
-func scrape(t testing.TB, m *Metrics, accept string) (string, http.Header) {
-	t.Helper()
-	req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/stats/prometheus", nil)
+func scrape(tb testing.TB, m *Metrics, accept string) (string, http.Header) {
+	tb.Helper()
+	req := httptest.NewRequestWithContext(tb.Context(), http.MethodGet, "/stats/prometheus", nil)
 	if accept != "" {
 		req.Header.Set("Accept", accept)
 	}
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, req)
 	if w.Code != http.StatusOK {
-		t.Fatalf("scrape: %d\n%s", w.Code, w.Body)
+		tb.Fatalf("scrape: %d\n%s", w.Code, w.Body)
 	}
 	return w.Body.String(), w.Header()
 }
 
 // parse is the parser that Prometheus' own tools use.
-func parse(t testing.TB, text string) map[string]*dto.MetricFamily {
-	t.Helper()
+func parse(tb testing.TB, text string) map[string]*dto.MetricFamily {
+	tb.Helper()
 	p := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := p.TextToMetricFamilies(strings.NewReader(text))
 	if err != nil {
-		t.Fatalf("parsing the exposition: %v\n%s", err, text)
+		tb.Fatalf("parsing the exposition: %v\n%s", err, text)
 	}
 	return families
 }

@@ -72,7 +72,7 @@ func NewWriter(sink io.Writer, opts WriterOptions) *Writer {
 
 // HTTP logs one request.
 func (w *Writer) HTTP(r *Record) {
-	b := w.pool.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
+	b := w.pool.Get().(*[]byte)
 	if w.opts.JSON {
 		*b = AppendRecordJSON((*b)[:0], r)
 	} else {
@@ -84,7 +84,7 @@ func (w *Writer) HTTP(r *Record) {
 
 // Conn logs one connection.
 func (w *Writer) Conn(r *ConnRecord) {
-	b := w.pool.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
+	b := w.pool.Get().(*[]byte)
 	if w.opts.JSON {
 		*b = AppendConnJSON((*b)[:0], r)
 	} else {
