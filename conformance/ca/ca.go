@@ -69,7 +69,11 @@ type Leaf struct {
 
 // Issue signs a leaf for the service account, good for one day.
 func (c *CA) Issue(namespace, account string) (*Leaf, error) {
-	uri := fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", c.trustDomain, namespace, account)
+	return c.IssueURI(fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", c.trustDomain, namespace, account))
+}
+
+// IssueURI signs a leaf for any URI, one of another trust domain included.
+func (c *CA) IssueURI(uri string) (*Leaf, error) {
 	parsed, err := url.Parse(uri)
 	if err != nil {
 		return nil, fmt.Errorf("issuing for %s: %w", uri, err)
