@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -111,7 +112,7 @@ func TestChunkDecoderRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, step := range []int{1, 7, 1 << 20} {
-				if _, _, _, done, err := decode([]byte(tt.in), step, nil); done || err != tt.want { //nolint:errorlint // the errors are static
+				if _, _, _, done, err := decode([]byte(tt.in), step, nil); done || !errors.Is(err, tt.want) {
 					t.Errorf("step %d: done %v, error %v, want %v", step, done, err, tt.want)
 				}
 			}
@@ -121,10 +122,10 @@ func TestChunkDecoderRefuses(t *testing.T) {
 
 func TestChunkDecoderErrorStays(t *testing.T) {
 	var d ChunkDecoder
-	if _, _, _, err := d.Next([]byte("x")); err != errChunkSize { //nolint:errorlint // the errors are static
+	if _, _, _, err := d.Next([]byte("x")); !errors.Is(err, errChunkSize) {
 		t.Fatalf("error %v", err)
 	}
-	if data, n, done, err := d.Next([]byte("0\r\n\r\n")); err != errChunkSize || n != 0 || done || data != nil { //nolint:errorlint // the errors are static
+	if data, n, done, err := d.Next([]byte("0\r\n\r\n")); !errors.Is(err, errChunkSize) || n != 0 || done || data != nil {
 		t.Errorf("after an error: %q, %d, %v, %v", data, n, done, err)
 	}
 	d.Reset(nil)
@@ -167,7 +168,7 @@ func TestBody(t *testing.T) {
 					break
 				}
 			}
-			if err := d.End(); err != tt.end { //nolint:errorlint // the errors are static
+			if err := d.End(); !errors.Is(err, tt.end) {
 				t.Errorf("End: %v, want %v", err, tt.end)
 			}
 		})

@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -208,7 +209,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var req mesh.Request
 			var f Framing
-			if err := ParseRequest([]byte(tt.head), nil, &req, &f); err != tt.want { //nolint:errorlint // the errors are static
+			if err := ParseRequest([]byte(tt.head), nil, &req, &f); !errors.Is(err, tt.want) {
 				t.Errorf("error %v, want %v; got %+v", err, tt.want, req)
 			}
 		})
@@ -234,7 +235,7 @@ func TestLimits(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var req mesh.Request
 			var f Framing
-			if err := ParseRequest([]byte(head), tt.lim, &req, &f); err != tt.want { //nolint:errorlint // the errors are static
+			if err := ParseRequest([]byte(head), tt.lim, &req, &f); !errors.Is(err, tt.want) {
 				t.Errorf("error %v, want %v", err, tt.want)
 			}
 		})
@@ -249,7 +250,7 @@ func TestHeadTooLarge(t *testing.T) {
 		"\r\n\r\nGET / HTTP/":    errTargetSize,
 		"GET / HTTP/1.1\r\nHos ": errHeadSize,
 	} {
-		if got := HeadTooLarge([]byte(in), lim); got != want { //nolint:errorlint // the errors are static
+		if got := HeadTooLarge([]byte(in), lim); !errors.Is(got, want) {
 			t.Errorf("HeadTooLarge(%q) = %v, want %v", in, got, want)
 		}
 	}

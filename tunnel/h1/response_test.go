@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -99,7 +100,7 @@ func TestParseResponseRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var resp mesh.Response
 			var f Framing
-			if err := ParseResponse([]byte(tt.head), nil, tt.method, &resp, &f); err != tt.want { //nolint:errorlint // the errors are static
+			if err := ParseResponse([]byte(tt.head), nil, tt.method, &resp, &f); !errors.Is(err, tt.want) {
 				t.Errorf("error %v, want %v; got %+v %+v", err, tt.want, resp, f)
 			}
 		})

@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -249,7 +250,7 @@ func TestSmuggling(t *testing.T) {
 				t.Errorf("requests %q, want %q", got, v.want)
 			}
 			switch {
-			case v.refused < 0 && err != ErrUnexpectedEnd: //nolint:errorlint // the errors are static
+			case v.refused < 0 && !errors.Is(err, ErrUnexpectedEnd):
 				t.Errorf("error %v, want an unfinished request", err)
 			case v.refused >= 0 && status(err) != v.refused:
 				t.Errorf("error %v, want status %d", err, v.refused)
