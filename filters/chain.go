@@ -16,20 +16,42 @@ type ResponseStep interface {
 	Response(*Exchange) Result
 }
 
-// Step is a filter built for one rule; either part may be nil, and both are
-// when there is nothing to do.
+// Step is a filter built for one service, rule or backend. Either part may be
+// nil, and both are when there is nothing to do.
 type Step struct {
-	Request  RequestStep
-	Response ResponseStep
+	OnRequest  RequestStep
+	OnResponse ResponseStep
 }
 
-// Level says what a chain is built for.
+// Request runs the request's part, if there is one.
+func (s Step) Request(x *Exchange) Result {
+	if s.OnRequest == nil {
+		return Continue
+	}
+	return s.OnRequest.Request(x)
+}
+
+// Response runs the response's part, if there is one.
+func (s Step) Response(x *Exchange) Result {
+	if s.OnResponse == nil {
+		return Continue
+	}
+	return s.OnResponse.Response(x)
+}
+
+// IsZero reports whether there is nothing to do.
+func (s Step) IsZero() bool { return s.OnRequest == nil && s.OnResponse == nil }
+
+// Level says what a chain is built for. A request meets the three in this order.
 type Level uint8
 
 const (
-	// LevelRule is a rule, or no rule at all for requests that none matches.
-	LevelRule Level = iota
-	// LevelBackend is one backend of a rule; its chain runs after the rule's.
+	// LevelService is a service's port: its chain runs before a rule is chosen, so that it also
+	// meets requests that no rule matches.
+	LevelService Level = iota
+	// LevelRule is a rule.
+	LevelRule
+	// LevelBackend is one backend of a rule.
 	LevelBackend
 )
 
@@ -48,66 +70,47 @@ type Spec struct {
 	Build func(BuildContext) (Step, error)
 }
 
-// Chain is the steps of one rule or backend. A nil Chain has none.
-type Chain struct {
-	request  []RequestStep
-	response []ResponseStep
-}
+// Chain is the steps of a service, rule or backend, in order.
+type Chain []Step
 
-// Compile builds a chain of specs in their order.
-func Compile(specs []Spec, c BuildContext) (*Chain, error) {
+// Compile builds a chain of specs in their order. Filters that have nothing to
+// do are not in it.
+func Compile(specs []Spec, c BuildContext) (Chain, error) {
 	if c.Filters == nil {
 		c.Filters = &mesh.RouteFilters{}
 	}
-	chain := &Chain{}
+	var chain Chain
 	for _, s := range specs {
 		step, err := s.Build(c)
 		if err != nil {
 			return nil, fmt.Errorf("filter %s: %w", s.Name, err)
 		}
-		if step.Request != nil {
-			chain.request = append(chain.request, step.Request)
-		}
-		if step.Response != nil {
-			chain.response = append(chain.response, step.Response)
+		if !step.IsZero() {
+			chain = append(chain, step)
 		}
 	}
 	return chain, nil
 }
 
-// Len returns how many request and response steps there are.
-func (c *Chain) Len() (request, response int) {
-	if c == nil {
-		return 0, 0
-	}
-	return len(c.request), len(c.response)
-}
-
 // Request runs the request steps from position from on: 0 at first, and after
 // Park the position that was returned with it. It stops at the first step that
 // does not continue.
-func (c *Chain) Request(x *Exchange, from int) (Result, int) {
-	if c == nil {
-		return Continue, 0
-	}
-	for i := from; i < len(c.request); i++ {
-		if r := c.request[i].Request(x); r != Continue {
+func (c Chain) Request(x *Exchange, from int) (Result, int) {
+	for i := from; i < len(c); i++ {
+		if r := c[i].Request(x); r != Continue {
 			return r, i + 1
 		}
 	}
-	return Continue, len(c.request)
+	return Continue, len(c)
 }
 
 // Response runs the response steps, those of later filters first, from position
 // from on, which counts as in Request.
-func (c *Chain) Response(x *Exchange, from int) (Result, int) {
-	if c == nil {
-		return Continue, 0
-	}
-	for i := from; i < len(c.response); i++ {
-		if r := c.response[len(c.response)-1-i].Response(x); r != Continue {
+func (c Chain) Response(x *Exchange, from int) (Result, int) {
+	for i := from; i < len(c); i++ {
+		if r := c[len(c)-1-i].Response(x); r != Continue {
 			return r, i + 1
 		}
 	}
-	return Continue, len(c.response)
+	return Continue, len(c)
 }

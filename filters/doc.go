@@ -1,13 +1,14 @@
 // Package filters defines what may change or answer a request between the
 // choice of its rule and its way to an endpoint.
 //
-//	rule's filters ──Compile(specs, context)──► *Chain
+//	specs ──Compile(level, what is asked for)──► Chain of steps
 //
-//	request  ──► step 0 ─► step 1 ─► … ─► endpoint
-//	response ◄── step 0 ◄─ step 1 ◄─ … ◄─┘
+//	            service's chain      rule's chain      backend's chain
+//	request ──► authorization ──► redirect, edits ──► edits ──────────► endpoint
+//	response ◄─────────────────── edits ◄──────────── edits ◄───────────┘
 //
 // A filter is a directory of its own with a small type that is built once per
-// rule. It has a step for the request, for the response, or both. A step says
+// service, rule or backend. It has a step for the request, for the response, or both. A step says
 // Continue, Replied when it has written an answer into Exchange.Reply, or Park when it has
 // begun work elsewhere and will call Exchange.Resume. A filter with nothing to
 // do for a rule compiles to no step at all, so a rule without filters costs

@@ -74,7 +74,8 @@ func (r Result) String() string {
 // Reset makes x ready for another exchange. Strings made by Concat for the
 // last one must not be used any more.
 func (x *Exchange) Reset() {
-	*x = Exchange{memory: x.memory[:0]}
+	x.Req, x.Resp, x.MatchedPrefix, x.Resume = nil, nil, 0, nil
+	x.Reply, x.DryRun, x.memory = Reply{}, DryRun{}, x.memory[:0]
 }
 
 // Answer fills Reply and returns Replied. The reply has room for a few fields.

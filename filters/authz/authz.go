@@ -13,14 +13,16 @@ type Policies = policy.L7
 // access log.
 const body = "RBAC: access denied"
 
-// Spec is the filter that enforces p, which must not be nil. It has a step for
-// rules, and for requests that match no rule, when p has any policy; backends have none.
+// Spec is the filter that enforces p. It works at the level of the service, before
+// a rule is chosen: requests that match no rule are judged too, and nobody
+// learns of routes without being allowed to ask. Without policies it has no step; a nil p,
+// which was never compiled, refuses everything.
 func Spec(p *Policies) filters.Spec {
 	return filters.Spec{Name: "authz", Build: func(c filters.BuildContext) (filters.Step, error) {
-		if c.Level == filters.LevelBackend || p.Empty() {
+		if c.Level != filters.LevelService || p.Empty() {
 			return filters.Step{}, nil
 		}
-		return filters.Step{Request: step{p}}, nil
+		return filters.Step{OnRequest: step{p}}, nil
 	}}
 }
 

@@ -54,17 +54,18 @@ func TestSteps(t *testing.T) {
 		level filters.Level
 		want  int
 	}{
-		{"rule", deletes(false), filters.LevelRule, 1},
+		{"service", deletes(false), filters.LevelService, 1},
+		{"rule", deletes(false), filters.LevelRule, 0},
 		{"backend", deletes(false), filters.LevelBackend, 0},
-		{"no_policies", policy.CompileL7(nil), filters.LevelRule, 0},
-		{"nil_refuses", nil, filters.LevelRule, 1},
+		{"no_policies", policy.CompileL7(nil), filters.LevelService, 0},
+		{"nil_refuses", nil, filters.LevelService, 1},
 	}
 	for _, tt := range tests {
 		c, err := filters.Compile([]filters.Spec{Spec(tt.p)}, filters.BuildContext{Level: tt.level})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, _ := c.Len(); n != tt.want {
+		if n := len(c); n != tt.want {
 			t.Errorf("%s: %d steps, want %d", tt.name, n, tt.want)
 		}
 	}

@@ -18,13 +18,12 @@ type Deps struct {
 // Specs returns the filters in the order in which requests meet them. Responses meet them
 // in reverse.
 //
-// The same list serves rules (filters.LevelRule), backends (LevelBackend), and,
-// built without RouteFilters, requests that match no rule: they are authorized
-// before they are told so.
+// The same list serves services, rules and backends: compile it once for each
+// filters.Level.
 func Specs(d Deps) []filters.Spec {
 	return []filters.Spec{
-		// First: policies judge the request as the client sent it, and nobody learns of
-		// a redirect, or of a path that is not there, without being allowed to ask.
+		// First: policies judge the request as the client sent it, and nobody learns
+		// of a redirect, or that a path is not there, without being allowed to ask.
 		authz.Spec(d.Policies),
 		// Answers without a backend: whatever follows would be in vain.
 		redirect.Spec,

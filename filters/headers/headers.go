@@ -39,14 +39,14 @@ func build(c filters.BuildContext) (filters.Step, error) {
 		if err != nil {
 			return s, fmt.Errorf("request: %w", err)
 		}
-		s.Request = request{edits}
+		s.OnRequest = request{edits}
 	}
 	if e := c.Filters.ResponseHeaders; !e.IsZero() {
 		edits, err := compile(e)
 		if err != nil {
 			return s, fmt.Errorf("response: %w", err)
 		}
-		s.Response = response{edits}
+		s.OnResponse = response{edits}
 	}
 	return s, nil
 }

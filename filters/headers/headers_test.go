@@ -103,8 +103,8 @@ func TestNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a, b := c.Len(); a+b != 0 {
-			t.Errorf("nothing to do compiles to %d steps", a+b)
+		if len(c) != 0 {
+			t.Errorf("nothing to do compiles to %d steps", len(c))
 		}
 	}
 }

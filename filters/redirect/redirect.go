@@ -41,7 +41,7 @@ func build(c filters.BuildContext) (filters.Step, error) {
 	if err := filters.CheckPath(s.path); err != nil {
 		return filters.Step{}, err
 	}
-	return filters.Step{Request: s}, nil
+	return filters.Step{OnRequest: s}, nil
 }
 
 type step struct {

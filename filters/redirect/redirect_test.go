@@ -16,7 +16,7 @@ func exchange(target string) *filters.Exchange {
 	return &filters.Exchange{Req: r}
 }
 
-func compile(t testing.TB, r mesh.Redirect) *filters.Chain {
+func compile(t testing.TB, r mesh.Redirect) filters.Chain {
 	t.Helper()
 	c, err := filters.Compile([]filters.Spec{Spec}, filters.BuildContext{Filters: &mesh.RouteFilters{Redirect: &r}})
 	if err != nil {

@@ -26,7 +26,7 @@ func build(c filters.BuildContext) (filters.Step, error) {
 	if err := filters.CheckPath(r.Path); err != nil {
 		return filters.Step{}, err
 	}
-	return filters.Step{Request: &step{host: r.Hostname, path: r.Path}}, nil
+	return filters.Step{OnRequest: &step{host: r.Hostname, path: r.Path}}, nil
 }
 
 type step struct {
