@@ -36,7 +36,7 @@ the services and the ports that had to move. Every flag mirrors an environment
 variable and wins over it.`,
 		Example: `  cairn sample echo --listen :8080
   CAIRN_POD_IP=127.64.1.4 CAIRN_HOSTS=/run/mesh/hosts cairn sample bookinfo productpage`,
-		Args: usageArgs(noSuchCommand),
+		Args: noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	env := pod.FromEnv(os.Getenv)
@@ -69,7 +69,7 @@ func newSampleEcho(f *sampleFlags) *cobra.Command {
 
 gRPC: grpc.health.v1.Health, and cairn.sample.v1.Echo with the methods Unary,
 ServerStream, ClientStream and Bidi.`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.run(cmd, ":8080", func(p *pod.Pod) (http.Handler, error) { return echo.New(p), nil })
 		},
@@ -81,7 +81,7 @@ func newSampleHTTPBin(f *sampleFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "httpbin",
 		Short: "The part of httpbin that guides and tests use",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.run(cmd, ":8080", func(p *pod.Pod) (http.Handler, error) {
 				return httpbin.New(p, httpbin.Options{FlatHeaders: flat}), nil
@@ -103,7 +103,7 @@ reviews v2 (black stars) and v3 (red stars) call ratings; --version chooses.
 A service is called as http://NAME:9080. SERVICES_DOMAIN, and for each service
 DETAILS_HOSTNAME, DETAILS_SERVICE_PORT and so on, say otherwise.`,
 		Example:   "  cairn sample bookinfo reviews --version v2",
-		Args:      usageArgs(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: bookinfo.Services,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.run(cmd, ":9080", func(p *pod.Pod) (http.Handler, error) {
