@@ -101,7 +101,7 @@ func appendMethod(dst []byte, method string) []byte {
 func appendTarget(dst []byte, req *mesh.Request) []byte {
 	path := req.Path
 	switch {
-	case path == "*" && req.Method == "OPTIONS":
+	case path == "*" && req.Method == options:
 		return append(dst, '*')
 	case path == "" || path[0] != '/':
 		dst = append(dst, '/')

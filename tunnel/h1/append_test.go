@@ -28,12 +28,25 @@ func TestAppendRequest(t *testing.T) {
 		{"length", req(nil), Framing{Length: 7, Expect100: true}, "GET /p HTTP/1.1\r\nhost: a:80\r\ncontent-length: 7\r\nexpect: 100-continue\r\n\r\n"},
 		{"post-empty", req(func(r *mesh.Request) { r.Method = "POST" }), Framing{}, "POST /p HTTP/1.1\r\nhost: a:80\r\ncontent-length: 0\r\n\r\n"},
 		{"chunked", req(nil), Framing{Length: Chunked}, "GET /p HTTP/1.1\r\nhost: a:80\r\ntransfer-encoding: chunked\r\n\r\n"},
-		{"connection", req(nil), Framing{Close: true, Trailers: true, Upgrade: "websocket"},
-			"GET /p HTTP/1.1\r\nhost: a:80\r\nte: trailers\r\nupgrade: websocket\r\nconnection: close, te, upgrade\r\n\r\n"},
+		{
+			"connection", req(nil),
+			Framing{Close: true, Trailers: true, Upgrade: "websocket"},
+			"GET /p HTTP/1.1\r\nhost: a:80\r\nte: trailers\r\nupgrade: websocket\r\nconnection: close, te, upgrade\r\n\r\n",
+		},
 		{"upgrade-illegal", req(nil), Framing{Upgrade: "a\r\nb: c"}, "GET /p HTTP/1.1\r\nhost: a:80\r\n\r\n"},
 		{"fields", req(func(r *mesh.Request) {
-			r.Fields = mesh.Fields{{Name: "x-a", Value: "1"}, {Name: "x-b"}, {Name: "host", Value: "z"}, {Name: "Content-Length", Value: "1"}, {Name: "transfer-encoding", Value: "chunked"},
-				{Name: "connection", Value: "x-a"}, {Name: "te", Value: "x"}, {Name: "expect", Value: "x"}, {Name: "upgrade", Value: "x"}, {Name: "X-C", Value: "2"}}
+			r.Fields = mesh.Fields{
+				{Name: "x-a", Value: "1"},
+				{Name: "x-b"},
+				{Name: "host", Value: "z"},
+				{Name: "Content-Length", Value: "1"},
+				{Name: "transfer-encoding", Value: "chunked"},
+				{Name: "connection", Value: "x-a"},
+				{Name: "te", Value: "x"},
+				{Name: "expect", Value: "x"},
+				{Name: "upgrade", Value: "x"},
+				{Name: "X-C", Value: "2"},
+			}
 		}), Framing{}, "GET /p HTTP/1.1\r\nhost: a:80\r\nx-a: 1\r\nx-b: \r\nx-c: 2\r\n\r\n"},
 		{"injected-fields", req(func(r *mesh.Request) {
 			r.Fields = mesh.Fields{{Name: "x-a", Value: "1\r\nx: y\x00\tz"}, {Name: "x b", Value: "1"}, {Name: "", Value: "1"}, {Name: "x\r\ny", Value: "1"}, {Name: "x:", Value: ""}}

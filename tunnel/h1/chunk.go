@@ -82,7 +82,7 @@ func (d *ChunkDecoder) Next(b []byte) (data []byte, n int, done bool, err error)
 		n++
 	}
 	if d.state == chunkTrailer {
-		m := 0
+		var m int
 		m, d.err = d.trailer(b[n:])
 		n += m
 	}
@@ -123,6 +123,7 @@ func (d *ChunkDecoder) step(c byte) error {
 			return errChunkEnd
 		}
 		d.state = chunkSize
+	default: // Next takes the other states itself
 	}
 	return nil
 }

@@ -316,10 +316,8 @@ func (p *headParser) connection(v []byte) error {
 
 // nextElement cuts the first element off a comma-separated list.
 func nextElement(v []byte) (element, rest []byte) {
-	if i := bytes.IndexByte(v, ','); i >= 0 {
-		return trimSpace(v[:i]), v[i+1:]
-	}
-	return trimSpace(v), nil
+	element, rest, _ = bytes.Cut(v, []byte(","))
+	return trimSpace(element), rest
 }
 
 // listHas reports whether the comma-separated list v holds word.

@@ -33,7 +33,7 @@ func sameAsNetHTTP(t *testing.T, raw []byte, msgs []*message, rest int) {
 		return // HTTP/1.0 without Host: the proxy has to supply one
 	}
 	compareStream(t, "sent", sent, msgs, 0, true)
-	again, left, err := readStream(sent, nil)
+	again, left, err := readStream(sent)
 	if err != nil || len(again) != len(msgs) {
 		t.Fatalf("sent %q, which we read as %d requests with %q behind, error %v", sent, len(again), left, err)
 	}
@@ -84,7 +84,7 @@ func compare(t *testing.T, m *message, req *http.Request, body string, ours bool
 		path = req.RequestURI[len(req.URL.Scheme)+len("://")+len(req.Host):]
 	}
 	path, query, hasQuery := strings.Cut(path, "?")
-	if path == "" && req.Method == "OPTIONS" && !hasQuery {
+	if path == "" && req.Method == http.MethodOptions && !hasQuery {
 		path = "*"
 	}
 	if path == "" {

@@ -68,7 +68,7 @@ func TestRandomStreams(t *testing.T) {
 		if r.IntN(8) == 0 {
 			raw[r.IntN(len(raw))] = pick("\r", "\n", "\x00", " ", "\t", ":", "\x0b", ",", ";", "\x80", "0", "a")[0]
 		}
-		msgs, rest, err := readStream(raw, nil)
+		msgs, rest, err := readStream(raw)
 		if err != nil {
 			refused++
 		}

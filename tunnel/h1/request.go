@@ -6,6 +6,9 @@ import (
 	"cairnproxy.dev/cairn/mesh"
 )
 
+// options is the one method with targets of its own.
+const options = "OPTIONS"
+
 // maxMethod is the longest method: the registry's longest has 16 bytes.
 const maxMethod = 32
 
@@ -114,17 +117,16 @@ func (p *headParser) setTarget(target []byte, req *mesh.Request) error {
 
 // setAbsolute reads a target in absolute form.
 func setAbsolute(target []byte, req *mesh.Request) error {
-	i := bytes.Index(target, []byte("://"))
+	scheme, rest, ok := bytes.Cut(target, []byte("://"))
 	switch {
-	case i < 0:
+	case !ok:
 		return errTarget
-	case equalFold(target[:i], "http"):
-	case equalFold(target[:i], "https"):
+	case equalFold(scheme, "http"):
+	case equalFold(scheme, "https"):
 		req.Scheme = "https"
 	default:
 		return errScheme
 	}
-	rest := target[i+3:]
 	n := 0
 	for n < len(rest) && rest[n] != '/' && rest[n] != '?' {
 		n++
@@ -133,7 +135,7 @@ func setAbsolute(target []byte, req *mesh.Request) error {
 		return err
 	}
 	switch rest = rest[n:]; {
-	case len(rest) == 0 && req.Method == "OPTIONS":
+	case len(rest) == 0 && req.Method == options:
 		// RFC 9112, 3.2.4: the last proxy turns this into the asterisk.
 		req.Path, req.Query, req.HasQuery = "*", "", false
 		return nil

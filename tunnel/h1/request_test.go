@@ -36,34 +36,48 @@ func TestParseRequest(t *testing.T) {
 		})}},
 		{"empty-query", "GET /a? HTTP/1.1\r\nHost: a\r\n\r\n", want{req: with(get("a", "a", "/a"), func(r *mesh.Request) { r.HasQuery = true })}},
 		{"normalised", "GET /x/../%61\\.\\b HTTP/1.1\r\nHost: a\r\n\r\n", want{req: get("a", "a", "/a/b")}},
-		{"fields", "GET / HTTP/1.1\r\nHost: a\r\nX-A:  1 \t\r\nx-empty:\r\nX-Utf: \xc3\xa9\r\nCookie: a=b\r\ncookie: c\r\n\r\n",
+		{
+			"fields", "GET / HTTP/1.1\r\nHost: a\r\nX-A:  1 \t\r\nx-empty:\r\nX-Utf: \xc3\xa9\r\nCookie: a=b\r\ncookie: c\r\n\r\n",
 			want{req: with(get("a", "a", "/"), func(r *mesh.Request) {
 				r.Fields = mesh.Fields{{Name: "x-a", Value: "1"}, {Name: "x-empty"}, {Name: "x-utf", Value: "\xc3\xa9"}, {Name: "cookie", Value: "a=b"}, {Name: "cookie", Value: "c"}}
-			})}},
-		{"hop-by-hop", "GET / HTTP/1.1\r\nConnection: x-a,\tX-B ,, close\r\nX-A: 1\r\nx-c: 3\r\nHost: a\r\nX-b: 2\r\nx-a: 4\r\nKeep-Alive: 5\r\n" +
-			"Proxy-Connection: close\r\nTE: gzip, Trailers\r\nUpgrade: websocket\r\n\r\n",
-			want{req: with(get("a", "a", "/"), func(r *mesh.Request) { r.Fields = mesh.Fields{{Name: "x-c", Value: "3"}} }), f: Framing{Close: true, Trailers: true}}},
-		{"length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0012\r\nExpect: 100-Continue\r\n\r\n",
-			want{req: with(get("a", "a", "/"), func(r *mesh.Request) { r.Method = "POST" }), f: Framing{Length: 12, Expect100: true}}},
+			})},
+		},
+		{
+			"hop-by-hop", "GET / HTTP/1.1\r\nConnection: x-a,\tX-B ,, close\r\nX-A: 1\r\nx-c: 3\r\nHost: a\r\nX-b: 2\r\nx-a: 4\r\nKeep-Alive: 5\r\n" +
+				"Proxy-Connection: close\r\nTE: gzip, Trailers\r\nUpgrade: websocket\r\n\r\n",
+			want{req: with(get("a", "a", "/"), func(r *mesh.Request) { r.Fields = mesh.Fields{{Name: "x-c", Value: "3"}} }), f: Framing{Close: true, Trailers: true}},
+		},
+		{
+			"length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0012\r\nExpect: 100-Continue\r\n\r\n",
+			want{req: with(get("a", "a", "/"), func(r *mesh.Request) { r.Method = "POST" }), f: Framing{Length: 12, Expect100: true}},
+		},
 		{"length-largest", "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775807\r\n\r\n", want{req: get("a", "a", "/"), f: Framing{Length: 1<<63 - 1}}},
 		{"expect-without-content", "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n", want{req: get("a", "a", "/")}},
 		{"chunked", "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked \r\n\r\n", want{req: get("a", "a", "/"), f: Framing{Length: Chunked}}},
-		{"upgrade", "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: x\r\n\r\n",
-			want{req: with(get("a", "a", "/"), func(r *mesh.Request) { r.Fields = mesh.Fields{{Name: "sec-websocket-key", Value: "x"}} }), f: Framing{Upgrade: "websocket"}}},
+		{
+			"upgrade", "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: x\r\n\r\n",
+			want{req: with(get("a", "a", "/"), func(r *mesh.Request) { r.Fields = mesh.Fields{{Name: "sec-websocket-key", Value: "x"}} }), f: Framing{Upgrade: "websocket"}},
+		},
 		{"upgrade-version", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n", want{req: get("a", "a", "/"), f: Framing{Upgrade: "spdy/3.1"}}},
 		{"upgrade-h2c", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n\r\n", want{req: get("a", "a", "/")}},
 		{"upgrade-list", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket, h2c\r\n\r\n", want{req: get("a", "a", "/")}},
-		{"upgrade-with-content", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n",
-			want{req: get("a", "a", "/"), f: Framing{Length: 1}}},
+		{
+			"upgrade-with-content", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n",
+			want{req: get("a", "a", "/"), f: Framing{Length: 1}},
+		},
 		{"absolute", "GET hTTp://B.c:81?x HTTP/1.1\r\nHost: a\r\n\r\n", want{req: with(get("b.c:81", "b.c", "/"), func(r *mesh.Request) { r.Query, r.HasQuery = "x", true })}},
 		{"absolute-https", "GET https://b/./c HTTP/1.1\r\nHost: a\r\n\r\n", want{req: with(get("b", "b", "/c"), func(r *mesh.Request) { r.Scheme = "https" })}},
 		{"asterisk", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", want{req: with(get("a", "a", "*"), func(r *mesh.Request) { r.Method = "OPTIONS" })}},
 		{"asterisk-absolute", "OPTIONS http://b HTTP/1.1\r\nHost: a\r\n\r\n", want{req: with(get("b", "b", "*"), func(r *mesh.Request) { r.Method = "OPTIONS" })}},
 		{"old", "GET / HTTP/1.0\r\n\r\n", want{req: with(get("", "", "/"), func(r *mesh.Request) { r.MinorVersion = 0 }), f: Framing{Close: true}}},
-		{"old-keep-alive", "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\nUpgrade: x\r\nHost: a\r\n\r\n",
-			want{req: with(get("a", "a", "/"), func(r *mesh.Request) { r.MinorVersion = 0 }), f: Framing{KeepAlive10: true}}},
-		{"close-wins", "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\nConnection: close\r\n\r\n",
-			want{req: with(get("", "", "/"), func(r *mesh.Request) { r.MinorVersion = 0 }), f: Framing{Close: true}}},
+		{
+			"old-keep-alive", "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\nUpgrade: x\r\nHost: a\r\n\r\n",
+			want{req: with(get("a", "a", "/"), func(r *mesh.Request) { r.MinorVersion = 0 }), f: Framing{KeepAlive10: true}},
+		},
+		{
+			"close-wins", "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\nConnection: close\r\n\r\n",
+			want{req: with(get("", "", "/"), func(r *mesh.Request) { r.MinorVersion = 0 }), f: Framing{Close: true}},
+		},
 	}
 	// One request is reused for all, so that nothing of an earlier one may show.
 	var got want

@@ -241,7 +241,7 @@ func TestSmuggling(t *testing.T) {
 		}
 		seen[v.name] = true
 		t.Run(v.name, func(t *testing.T) {
-			msgs, rest, err := readStream([]byte(v.raw), nil)
+			msgs, rest, err := readStream([]byte(v.raw))
 			var got []string
 			for _, m := range msgs {
 				got = append(got, m.String())

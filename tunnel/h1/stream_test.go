@@ -28,7 +28,7 @@ func (m *message) String() string {
 // readStream reads pipelined requests from raw until it ends (err is nil when it
 // ends between messages, ErrUnexpectedEnd within one) or is refused. rest is
 // what stands behind the last good request (its bytes may have been rewritten).
-func readStream(raw []byte, lim *Limits) (got []*message, rest []byte, err error) {
+func readStream(raw []byte) (got []*message, rest []byte, err error) {
 	b := bytes.Clone(raw)
 	for len(b) > skipEmptyLines(b) {
 		start := b
@@ -37,7 +37,7 @@ func readStream(raw []byte, lim *Limits) (got []*message, rest []byte, err error
 			return got, start, ErrUnexpectedEnd
 		}
 		m := new(message)
-		if err := ParseRequest(b[:n], lim, &m.req, &m.framing); err != nil {
+		if err := ParseRequest(b[:n], nil, &m.req, &m.framing); err != nil {
 			return got, start, err
 		}
 		if m.framing.Upgrade != "" {
@@ -45,7 +45,7 @@ func readStream(raw []byte, lim *Limits) (got []*message, rest []byte, err error
 		}
 		b = b[n:]
 		var body Body
-		body.Reset(m.framing, lim)
+		body.Reset(m.framing, nil)
 		for done := false; !done; {
 			data, n, end, err := body.Next(b)
 			if err != nil {

@@ -82,7 +82,7 @@ func closeSegment(path []byte, start, end int) int {
 // asterisk of OPTIONS, and sets req.Path (normalised), Query and HasQuery. They
 // alias b, which is rewritten in place. It serves :path of HTTP/2 as well.
 func SetPath(b []byte, req *mesh.Request) error {
-	if len(b) == 1 && b[0] == '*' && req.Method == "OPTIONS" {
+	if len(b) == 1 && b[0] == '*' && req.Method == options {
 		req.Path, req.Query, req.HasQuery = "*", "", false
 		return nil
 	}
