@@ -168,6 +168,7 @@ func TestErrors(t *testing.T) {
 		"dash":         {"ports:\n- name: a\n  port: 1\nkind: b\n- c: d", 5, "", "YAML syntax"},
 		"open-flow":    {"text: a\nports: [\n{name: a}\nkind: b", 2, "", "YAML syntax"},
 		"open-quote":   {"text: a\nkind: \"b\nodd: 1\n", 2, "", "YAML syntax"},
+		"open-end":     {"text: a\nports: [\n", 2, "", "YAML syntax"},
 		"undefined":    {"text: a\nkind: *b\n", 2, "", "YAML syntax"},
 		"control":      {"text: a\nkind: \x01\n", 2, "", "YAML syntax"},
 		"tab":          {"next:\n\ttext: a", 2, "", "YAML syntax"},

@@ -164,6 +164,9 @@ func syntaxError(c Chunk, err error) Error {
 	case line == 0:
 		line = firstBadLine(c, text, 1)
 	}
+	if last := bytes.Count(bytes.TrimSuffix(c.Data, []byte{'\n'}), []byte{'\n'}) + 1; line > last {
+		line = last // the end of the text counts as a line of its own
+	}
 	return Error{Line: c.Line + line, Message: "YAML syntax: " + text + "; check the indentation, quotes and colons here and on the line before"}
 }
 
