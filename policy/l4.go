@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -70,12 +71,10 @@ const (
 // arrives.
 func CompileL4(s *mesh.Snapshot, w *mesh.Workload) *L4 {
 	l := &L4{}
-	seen := map[mesh.Name]bool{}
+	seen := map[mesh.Name]bool{} // for the names in w.Policies
 	add := func(p *mesh.L4Policy, reason string) {
-		if !seen[p.Name] {
-			seen[p.Name] = true
-			l.add(p, reason)
-		}
+		seen[p.Name] = true
+		l.add(p, nil, reason)
 	}
 	for _, p := range s.L4Policies {
 		if p.Scope == mesh.ScopeGlobal || p.Scope == mesh.ScopeNamespace && p.Name.Namespace == w.Namespace {
@@ -84,7 +83,8 @@ func CompileL4(s *mesh.Snapshot, w *mesh.Workload) *L4 {
 	}
 	for _, p := range s.Policies {
 		if applies(p, s.RootNamespace, w) {
-			add(ToL4(p, s.RootNamespace), reasonOf(p))
+			seen[p.Name] = true
+			l.addAuthorization(p, s.RootNamespace)
 		}
 	}
 	for _, key := range w.Policies {
@@ -92,8 +92,11 @@ func CompileL4(s *mesh.Snapshot, w *mesh.Workload) *L4 {
 		if seen[name] {
 			continue
 		}
-		if p, reason := findPolicy(s, name); p != nil {
-			add(p, reason)
+		if i := slices.IndexFunc(s.L4Policies, func(p *mesh.L4Policy) bool { return p.Name == name }); i >= 0 {
+			add(s.L4Policies[i], "")
+		} else if i := slices.IndexFunc(s.Policies, func(p *mesh.AuthorizationPolicy) bool { return p.Name == name && len(p.TargetRefs) == 0 }); i >= 0 {
+			seen[name] = true
+			l.addAuthorization(s.Policies[i], s.RootNamespace)
 		} else if !knownPeerAuth(s, name) {
 			add(refuseAll(name), reasonUnknown)
 		}
@@ -126,20 +129,6 @@ func parseKey(key string) mesh.Name {
 	return mesh.Name{Name: key}
 }
 
-func findPolicy(s *mesh.Snapshot, name mesh.Name) (*mesh.L4Policy, string) {
-	for _, p := range s.L4Policies {
-		if p.Name == name {
-			return p, ""
-		}
-	}
-	for _, p := range s.Policies {
-		if p.Name == name && len(p.TargetRefs) == 0 {
-			return ToL4(p, s.RootNamespace), reasonOf(p)
-		}
-	}
-	return nil, ""
-}
-
 // knownPeerAuth reports whether name is of a policy that istiod would have made of
 // a PeerAuthentication in the snapshot, which PeerAuthToL4 stands for.
 func knownPeerAuth(s *mesh.Snapshot, name mesh.Name) bool {
@@ -156,15 +145,20 @@ func refuseAll(name mesh.Name) *mesh.L4Policy {
 	return &mesh.L4Policy{Name: name, Scope: mesh.ScopeWorkload, Action: mesh.ActionDeny, Rules: [][][]mesh.L4Match{{}}}
 }
 
-func reasonOf(p *mesh.AuthorizationPolicy) string {
+// addAuthorization compiles what p means at L4.
+func (l *L4) addAuthorization(p *mesh.AuthorizationPolicy, root string) {
+	reason := ""
 	if p.Invalid != "" {
-		return reasonInvalid
+		reason = reasonInvalid
 	}
-	return ""
+	translated, indexes := toL4(p, root)
+	l.add(translated, indexes, reason)
 }
 
-// add compiles p. reason is what a verdict says when p decides; "" for the usual.
-func (l *L4) add(p *mesh.L4Policy, reason string) {
+// add compiles p. indexes are the positions of its rules in what it was
+// translated from; nil when it was not. reason is what a verdict says when p decides; "" for
+// the usual.
+func (l *L4) add(p *mesh.L4Policy, indexes []int, reason string) {
 	if reason == "" {
 		reason = actionReason(p.Action)
 		if isPeerAuth(p.Name.Name) {
@@ -174,7 +168,11 @@ func (l *L4) add(p *mesh.L4Policy, reason string) {
 	c := compiled{name: p.Name, reason: reason}
 	for i, clauses := range p.Rules {
 		if r, ok := compileL4Rule(p.Action, clauses); ok {
-			r.index, r.details = i, details(p.Name, i)
+			r.index = i
+			if indexes != nil {
+				r.index = indexes[i]
+			}
+			r.details = details(p.Name, r.index)
 			c.rules = append(c.rules, r)
 		}
 	}

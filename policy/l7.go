@@ -20,7 +20,7 @@ type L7 struct {
 func CompileL7(policies []*mesh.AuthorizationPolicy) *L7 {
 	l := &L7{}
 	for _, p := range policies {
-		l.l4.add(ToL4(p, ""), reasonOf(p))
+		l.l4.addAuthorization(p, "")
 		if p.Invalid != "" {
 			c := compiled{name: p.Name, reason: reasonInvalid, rules: []rule{{details: details(p.Name, 0)}}}
 			l.set.add(c, mesh.ActionDeny, p.DryRun)

@@ -46,13 +46,18 @@ func parseTexts(list []string) (t texts) {
 // "anything".
 func parseGlobs(list []string) (t texts) {
 	for _, s := range list {
-		if strings.Count(s, "*") > 1 || strings.Contains(strings.Trim(s, "*"), "*") {
+		if isGlob(s) {
 			t.globs = append(t.globs, s)
 		} else {
 			t.add(parseText(s))
 		}
 	}
 	return t
+}
+
+// isGlob reports whether s has stars beyond a single one at its beginning or end.
+func isGlob(s string) bool {
+	return strings.Count(s, "*") > 1 || strings.Contains(strings.Trim(s, "*"), "*")
 }
 
 // add reports whether s is of a known kind.

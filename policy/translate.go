@@ -17,8 +17,17 @@ import (
 // source or operation of which nothing is left makes its clause match always.
 // (istiod leaves an empty match there, which ztunnel never matches: a DENY rule of
 // methods alone has no effect with them and refuses everything here.)
+//
+// A pattern that L4 policies cannot express, a namespace with a star inside, is
+// treated likewise.
 func ToL4(p *mesh.AuthorizationPolicy, root string) *mesh.L4Policy {
-	out := &mesh.L4Policy{Name: p.Name, Scope: mesh.ScopeNamespace, Action: p.Action, DryRun: p.DryRun}
+	out, _ := toL4(p, root)
+	return out
+}
+
+// toL4 is ToL4; indexes are the positions in p of the rules that are left.
+func toL4(p *mesh.AuthorizationPolicy, root string) (out *mesh.L4Policy, indexes []int) {
+	out = &mesh.L4Policy{Name: p.Name, Scope: mesh.ScopeNamespace, Action: p.Action, DryRun: p.DryRun}
 	switch {
 	case len(p.Selector) > 0 || len(p.TargetRefs) > 0:
 		out.Scope = mesh.ScopeWorkload
@@ -28,14 +37,15 @@ func ToL4(p *mesh.AuthorizationPolicy, root string) *mesh.L4Policy {
 	if p.Invalid != "" {
 		out.Action = mesh.ActionDeny
 		out.Rules = [][][]mesh.L4Match{{}}
-		return out
+		return out, nil
 	}
 	for i := range p.Rules {
 		if clauses, ok := l4Rule(p, &p.Rules[i]); ok {
 			out.Rules = append(out.Rules, clauses)
+			indexes = append(indexes, i)
 		}
 	}
-	return out
+	return out, indexes
 }
 
 // l4Rule returns the clauses of a rule; false when the rule never matches.
@@ -92,7 +102,7 @@ func (b *l4Builder) operation(o *mesh.AuthzOperation) {
 func (b *l4Builder) source(s *mesh.AuthzSource) {
 	b.lossy = len(s.RequestPrincipals)+len(s.NotRequestPrincipals)+len(s.RemoteIPBlocks)+len(s.NotRemoteIPBlocks) > 0
 	b.match.Principals, b.match.NotPrincipals = l4Strings(s.Principals), l4Strings(s.NotPrincipals)
-	b.match.Namespaces, b.match.NotNamespaces = l4Strings(s.Namespaces), l4Strings(s.NotNamespaces)
+	b.match.Namespaces, b.match.NotNamespaces = b.namespaces(s.Namespaces), b.namespaces(s.NotNamespaces)
 	b.match.ServiceAccounts = b.accounts(s.ServiceAccounts)
 	b.match.NotServiceAccounts = b.accounts(s.NotServiceAccounts)
 	b.match.SourceIPs = b.ranges(s.IPBlocks)
@@ -105,7 +115,7 @@ func (b *l4Builder) condition(c *mesh.AuthzCondition) {
 	case "source.principal":
 		m.Principals, m.NotPrincipals = l4Strings(c.Values), l4Strings(c.NotValues)
 	case "source.namespace":
-		m.Namespaces, m.NotNamespaces = l4Strings(c.Values), l4Strings(c.NotValues)
+		m.Namespaces, m.NotNamespaces = b.namespaces(c.Values), b.namespaces(c.NotValues)
 	case "source.serviceAccount":
 		m.ServiceAccounts, m.NotServiceAccounts = b.accounts(c.Values), b.accounts(c.NotValues)
 	case "source.ip":
@@ -119,8 +129,12 @@ func (b *l4Builder) condition(c *mesh.AuthzCondition) {
 	}
 }
 
-// accounts, ranges, parseRanges and parsePorts give up the whole list when one
+// namespaces, accounts, ranges, parseRanges and parsePorts give up the whole list when one
 // of its values is malformed: what is left would mean something else.
+
+func (b *l4Builder) namespaces(list []string) []mesh.L4String {
+	return keep(b, l4Strings(list), !slices.ContainsFunc(list, isGlob))
+}
 
 func (b *l4Builder) accounts(list []string) []mesh.Name {
 	names, ok := parseAccounts(list, b.namespace)

@@ -70,6 +70,8 @@ func TestToL4(t *testing.T) {
 		{"allow_bad_ip", allow(when("source.ip", "10.0.0.0/8", "nonsense")), nil},
 		{"allow_bad_port", allow(when("destination.port", "0")), nil},
 		{"allow_account_star", allow(from(mesh.AuthzSource{ServiceAccounts: []string{"a/*"}})), nil},
+		{"allow_namespace_glob", allow(from(mesh.AuthzSource{NotNamespaces: []string{"*a*"}})), nil},
+		{"deny_namespace_glob", deny(from(mesh.AuthzSource{Namespaces: []string{"a*b"}})), everything},
 		{"deny_method", deny(to(mesh.AuthzOperation{Methods: []string{"GET"}})), everything},
 		{"deny_method_port", deny(to(mesh.AuthzOperation{Methods: []string{"GET"}, Ports: []uint16{80}})), one(mesh.L4Match{DestinationPorts: []uint16{80}})},
 		{"deny_method_from", deny(mesh.AuthzRule{
@@ -91,6 +93,23 @@ func TestToL4(t *testing.T) {
 				t.Errorf("action %v, scope %v", got.Action, got.Scope)
 			}
 		})
+	}
+}
+
+// TestRuleIndex: a verdict names the rule as the user wrote it, also when others fell away.
+func TestRuleIndex(t *testing.T) {
+	p := &mesh.AuthorizationPolicy{Name: name("ns", "p"), Rules: []mesh.AuthzRule{
+		{To: []mesh.AuthzOperation{{Methods: []string{"GET"}}}},
+		{From: []mesh.AuthzSource{{Namespaces: []string{"a"}}}},
+	}}
+	s := mesh.NewSnapshot(1, mesh.Parts{Policies: []*mesh.AuthorizationPolicy{p}})
+	for what, v := range map[string]Verdict{
+		"CompileL4": CompileL4(s, &mesh.Workload{Namespace: "ns"}).Decide(conn("a", "x")),
+		"DecideL4":  CompileL7([]*mesh.AuthorizationPolicy{p}).DecideL4(conn("a", "x")),
+	} {
+		if !v.Allowed || v.Rule != 1 {
+			t.Errorf("%s: %+v, want rule 1", what, v)
+		}
 	}
 }
 
