@@ -18,7 +18,7 @@ import (
 )
 
 func TestLeaf(t *testing.T) {
-	c, err := mustCA(t, "cluster.local").Issue(alice, 0)
+	c, err := mustCA(t).Issue(alice, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestLeaf(t *testing.T) {
 }
 
 func TestRoot(t *testing.T) {
-	ca := mustCA(t, "cluster.local")
+	ca := mustCA(t)
 	c := ca.cert
 	if !c.IsCA || c.MaxPathLen != 0 || !c.MaxPathLenZero || c.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign {
 		t.Errorf("CA %v, path %d %v, usage %v", c.IsCA, c.MaxPathLen, c.MaxPathLenZero, c.KeyUsage)
@@ -57,7 +57,7 @@ func TestRoot(t *testing.T) {
 }
 
 func TestIssueRefuses(t *testing.T) {
-	ca := mustCA(t, "cluster.local")
+	ca := mustCA(t)
 	for name, id := range map[string]mesh.Identity{
 		"zero":         {},
 		"other-domain": eve,
@@ -94,7 +94,7 @@ func TestOpenCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newVerifier(poolOf(first)).chain([]*x509.Certificate{c.Leaf}, x509.ExtKeyUsageClientAuth, time.Now()); err != nil {
+	if err := newVerifier(poolOf(first)).chain([]*x509.Certificate{c.Leaf}, x509.ExtKeyUsageClientAuth, time.Now()); err != nil {
 		t.Errorf("a certificate of the reopened CA: %v", err)
 	}
 	key := filepath.Join(dir, caKeyFile)
@@ -148,11 +148,11 @@ func TestOpenCATogether(t *testing.T) {
 }
 
 func TestOpenCABroken(t *testing.T) {
-	good, err := mustCA(t, "cluster.local").encode()
+	good, err := mustCA(t).encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := mustCA(t, "cluster.local").encode()
+	other, err := mustCA(t).encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestOpenSSL(t *testing.T) {
 	if err != nil {
 		t.Skip("openssl is not installed")
 	}
-	ca := mustCA(t, "cluster.local")
+	ca := mustCA(t)
 	c, err := ca.Issue(alice, 0)
 	if err != nil {
 		t.Fatal(err)

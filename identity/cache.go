@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -182,34 +181,6 @@ func (c *Cache) RenewAll() {
 	c.poke()
 }
 
-// Status is what the cache knows of one identity.
-type Status struct {
-	Identity mesh.Identity
-	// Cert is the certificate in use; nil if there is none. It may have expired.
-	Cert *Cert
-	// Err is why the last fetch or renewal failed; nil after a success.
-	Err error
-	// RenewAt is when Run will next try; zero if nothing is planned.
-	RenewAt time.Time
-}
-
-// Status lists all identities, sorted by name.
-func (c *Cache) Status() []Status {
-	var out []Status
-	for _, e := range c.list() {
-		s := Status{Identity: e.id}
-		if h := e.held.Load(); h != nil {
-			s.Cert = h.cert
-		}
-		e.mu.Lock()
-		s.Err, s.RenewAt = e.err, c.dueLocked(e, s.Cert != nil)
-		e.mu.Unlock()
-		out = append(out, s)
-	}
-	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(a.Identity.String(), b.Identity.String()) })
-	return out
-}
-
 func (c *Cache) list() []*entry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -315,32 +286,43 @@ func (c *Cache) refresh(ctx context.Context, e *entry, old *held, always bool) (
 // issue calls the issuer as the one caller that does, and settles e.
 func (c *Cache) issue(ctx context.Context, e *entry, done chan struct{}) (*held, error) {
 	cert, err := c.callIssuer(ctx, e.id)
-	defer c.poke()
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	defer c.poke() // Run plans anew
 	defer close(done)
-	e.call = nil
-	now := time.Now()
 	if err != nil {
-		// A caller that gave up says nothing about the issuer.
-		if ctx.Err() == nil {
-			e.err = err
-			e.failures++
-			e.retryAt = now.Add(c.backoff(e.failures))
-			e.renewAt = e.retryAt
-			c.log.Warn("obtaining a certificate", "identity", e.id.String(), "error", err, "retry_in", e.retryAt.Sub(now).Round(time.Millisecond))
-		}
-		if h := e.held.Load(); h != nil && now.Before(h.cert.NotAfter) {
-			return h, nil
-		}
-		return nil, err
+		return c.settleFailure(ctx, e, err)
 	}
 	h := &held{cert: cert, peers: c.verifier(cert)}
+	e.mu.Lock()
+	e.call = nil
 	e.err, e.failures, e.retryAt = nil, 0, time.Time{}
-	e.renewAt = cert.renewAt(now)
+	e.renewAt = cert.renewAt(time.Now())
 	e.held.Store(h)
+	e.mu.Unlock()
 	c.log.Debug("obtained a certificate", "identity", e.id.String(), "not_after", cert.NotAfter)
 	return h, nil
+}
+
+// settleFailure plans the next attempt, and returns what is held if that is
+// still valid.
+func (c *Cache) settleFailure(ctx context.Context, e *entry, err error) (*held, error) {
+	now := time.Now()
+	pause := time.Duration(0)
+	e.mu.Lock()
+	e.call = nil
+	if ctx.Err() == nil { // a caller that gave up says nothing about the issuer
+		e.failures++
+		pause = c.backoff(e.failures)
+		e.err, e.retryAt, e.renewAt = err, now.Add(pause), now.Add(pause)
+	}
+	h := e.held.Load()
+	e.mu.Unlock()
+	if pause > 0 {
+		c.log.Warn("obtaining a certificate", "identity", e.id.String(), "error", err, "retry_in", pause.Round(time.Millisecond))
+	}
+	if h != nil && now.Before(h.cert.NotAfter) {
+		return h, nil
+	}
+	return nil, err
 }
 
 // callIssuer waits for a slot and holds the issuer to its contract.

@@ -3,6 +3,7 @@ package identity
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ func start(t *testing.T, c *Cache) {
 
 func TestSingleFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local"), takes: time.Second}
+		f := &flaky{ca: mustCA(t), takes: time.Second}
 		c := NewCache(f, CacheOptions{})
 		var wg sync.WaitGroup
 		for range 50 {
@@ -83,7 +84,7 @@ func TestSingleFlight(t *testing.T) {
 // TestLeaderLeaves: the caller that fetches gives up; another one carries on.
 func TestLeaderLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local"), takes: 3 * time.Second}
+		f := &flaky{ca: mustCA(t), takes: 3 * time.Second}
 		c := NewCache(f, CacheOptions{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -112,7 +113,7 @@ func TestLeaderLeaves(t *testing.T) {
 
 func TestIssuerHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local"), takes: time.Hour}
+		f := &flaky{ca: mustCA(t), takes: time.Hour}
 		c := NewCache(f, CacheOptions{IssueTimeout: 5 * time.Second})
 		began := time.Now()
 		_, err := c.Get(t.Context(), alice)
@@ -124,7 +125,7 @@ func TestIssuerHangs(t *testing.T) {
 
 func TestConcurrencyBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local"), takes: time.Second}
+		f := &flaky{ca: mustCA(t), takes: time.Second}
 		c := NewCache(f, CacheOptions{MaxConcurrent: 3})
 		start(t, c)
 		for i := range 10 {
@@ -144,7 +145,7 @@ func TestConcurrencyBound(t *testing.T) {
 
 func TestRenewAtHalfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local"), ttl: 24 * time.Hour}
+		f := &flaky{ca: mustCA(t), ttl: 24 * time.Hour}
 		c := NewCache(f, CacheOptions{})
 		start(t, c)
 		first, err := c.Get(t.Context(), alice)
@@ -176,7 +177,7 @@ func TestRenewAtHalfLife(t *testing.T) {
 // does, and the CA's return ends it.
 func TestRenewalFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local"), ttl: time.Hour}
+		f := &flaky{ca: mustCA(t), ttl: time.Hour}
 		c := NewCache(f, CacheOptions{MaxBackoff: time.Minute})
 		start(t, c)
 		first, err := c.Get(t.Context(), alice)
@@ -214,7 +215,7 @@ func TestRenewalFails(t *testing.T) {
 // TestFirstFetchFails: the pause after a failure spares the issuer.
 func TestFirstFetchFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local")}
+		f := &flaky{ca: mustCA(t)}
 		f.broken.Store(true)
 		c := NewCache(f, CacheOptions{})
 		for range 100 {
@@ -236,7 +237,7 @@ func TestFirstFetchFails(t *testing.T) {
 // TestPrefetchRetries: Run keeps trying for an identity that nobody waits for.
 func TestPrefetchRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local")}
+		f := &flaky{ca: mustCA(t)}
 		f.broken.Store(true)
 		c := NewCache(f, CacheOptions{})
 		start(t, c)
@@ -261,7 +262,7 @@ func TestPrefetchRetries(t *testing.T) {
 // TestRotationUnderHandshakes: configs made once present the newest certificate.
 func TestRotationUnderHandshakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca := mustCA(t, "cluster.local")
+		ca := mustCA(t)
 		c := NewCache(ca.Issuer(time.Hour), CacheOptions{})
 		start(t, c)
 		server, client := c.Server(bob), c.Client(alice, []string{bob.String()})
@@ -284,7 +285,7 @@ func TestRotationUnderHandshakes(t *testing.T) {
 // TestRootRollover: old and new members talk at every step.
 func TestRootRollover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before, after := mustCA(t, "cluster.local"), mustCA(t, "cluster.local")
+		before, after := mustCA(t), mustCA(t)
 		var signer atomic.Pointer[CA]
 		signer.Store(before)
 		issuer := IssuerFunc(func(_ context.Context, id mesh.Identity) (*Cert, error) { return signer.Load().Issue(id, 0) })
@@ -323,7 +324,7 @@ func TestRootRollover(t *testing.T) {
 
 // TestIssuerLies: what an issuer returns is checked before it is used.
 func TestIssuerLies(t *testing.T) {
-	ca := mustCA(t, "cluster.local")
+	ca := mustCA(t)
 	other, err := ca.Issue(bob, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -343,7 +344,7 @@ func TestIssuerLies(t *testing.T) {
 
 // TestNoSecrets: no way of printing a certificate shows its key.
 func TestNoSecrets(t *testing.T) {
-	ca := mustCA(t, "cluster.local")
+	ca := mustCA(t)
 	c, err := ca.Issue(alice, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -368,11 +369,8 @@ func TestNoSecrets(t *testing.T) {
 
 func TestBackoff(t *testing.T) {
 	c := NewCache(nil, CacheOptions{})
-	for n, want := range []time.Duration{0, 1, 2, 4, 8, 16, 30, 30} {
-		want *= time.Second
-		if n == 0 {
-			continue
-		}
+	for n, seconds := range []int{1, 2, 4, 8, 16, 30, 30} {
+		n, want := n+1, time.Duration(seconds)*time.Second
 		for range 20 {
 			if d := c.backoff(n); d < want*8/10 || d > want*12/10+1 {
 				t.Errorf("backoff(%d) = %s; want about %s", n, d, want)
@@ -388,7 +386,7 @@ func TestBackoff(t *testing.T) {
 // hand out an expired certificate, nor one of somebody else.
 func TestCacheChaos(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &flaky{ca: mustCA(t, "cluster.local"), ttl: 10 * time.Minute, takes: 3 * time.Second}
+		f := &flaky{ca: mustCA(t), ttl: 10 * time.Minute, takes: 3 * time.Second}
 		c := NewCache(f, CacheOptions{})
 		start(t, c)
 		var wg sync.WaitGroup
@@ -420,7 +418,7 @@ func TestCacheChaos(t *testing.T) {
 }
 
 func TestGetAllocatesNothing(t *testing.T) {
-	c := NewCache(mustCA(t, "cluster.local").Issuer(0), CacheOptions{})
+	c := NewCache(mustCA(t).Issuer(0), CacheOptions{})
 	ctx := t.Context()
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := c.Get(ctx, alice); err != nil {
@@ -428,5 +426,49 @@ func TestGetAllocatesNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestStatusJSON: the form that istioctl reads.
+func TestStatusJSON(t *testing.T) {
+	ca := mustCA(t)
+	c := NewCache(IssuerFunc(func(_ context.Context, id mesh.Identity) (*Cert, error) {
+		if id == bob {
+			return nil, errors.New("no such account")
+		}
+		return ca.Issue(id, 0)
+	}), CacheOptions{})
+	cert, err := c.Get(t.Context(), alice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Get(t.Context(), bob); err == nil {
+		t.Fatal("bob got a certificate")
+	}
+	c.Prefetch(mesh.Identity{TrustDomain: "cluster.local", Namespace: "z", ServiceAccount: "z"})
+	text, err := json.Marshal(c.Status())
+	if err != nil {
+		t.Fatal(err)
+	}
+	type dumped struct{ PEM, SerialNumber, ValidFrom, ExpirationTime string }
+	var got []struct {
+		Identity, State      string
+		CertChain, RootCerts []dumped
+	}
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 3 || got[0].Identity != alice.String() || got[0].State != "Available" || got[1].State != "Unavailable: no such account" || got[2].State != "Initializing" {
+		t.Fatalf("status = %s", text)
+	}
+	chain, root := got[0].CertChain, got[0].RootCerts
+	if len(chain) != 1 || len(root) != 1 || chain[0].SerialNumber != cert.Leaf.SerialNumber.String() || chain[0].ExpirationTime != cert.NotAfter.Format(time.RFC3339) {
+		t.Errorf("status = %s", text)
+	}
+	if raw, err := base64.StdEncoding.DecodeString(root[0].PEM); err != nil || !bytes.Equal(raw, ca.RootPEM()) {
+		t.Errorf("root came back as %q, %v", raw, err)
+	}
+	if strings.Contains(string(text), "PRIVATE") {
+		t.Error("status holds a key")
 	}
 }

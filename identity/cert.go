@@ -73,7 +73,7 @@ func newCert(pair tls.Certificate, roots []*x509.Certificate, rootPEM []byte) (*
 		}
 		chain = append(chain, ic)
 	}
-	if _, err := newVerifier(c.Roots).chain(chain, x509.ExtKeyUsageAny, time.Now()); err != nil {
+	if err := newVerifier(c.Roots).chain(chain, x509.ExtKeyUsageAny, time.Now()); err != nil {
 		return nil, fmt.Errorf("certificate of %s: %w", id, err)
 	}
 	return c, nil

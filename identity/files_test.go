@@ -53,7 +53,7 @@ func (d onDisk) put(tb testing.TB, c *Cert) {
 
 func TestFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca, d := mustCA(t, "cluster.local"), newOnDisk(t)
+		ca, d := mustCA(t), newOnDisk(t)
 		issue := func() *Cert {
 			c, err := ca.Issue(alice, time.Hour)
 			if err != nil {
@@ -104,7 +104,7 @@ func TestFiles(t *testing.T) {
 }
 
 func TestFilesRefuse(t *testing.T) {
-	ca, other := mustCA(t, "cluster.local"), mustCA(t, "cluster.local")
+	ca, other := mustCA(t), mustCA(t)
 	good, err := ca.Issue(alice, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func expired(tb testing.TB, ca *CA) *Cert {
 
 // FuzzNewCert: no text crashes it, and what it accepts has an identity and roots.
 func FuzzNewCert(f *testing.F) {
-	ca := mustCA(f, "cluster.local")
+	ca := mustCA(f)
 	good, err := ca.Issue(alice, 0)
 	if err != nil {
 		f.Fatal(err)

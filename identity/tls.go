@@ -213,7 +213,7 @@ func checkPeer(h *held, cs *tls.ConnectionState, eku x509.ExtKeyUsage, now time.
 	if err != nil {
 		return mesh.Identity{}, err
 	}
-	if _, err := h.peers.chain(cs.PeerCertificates, eku, now); err != nil {
+	if err := h.peers.chain(cs.PeerCertificates, eku, now); err != nil {
 		return mesh.Identity{}, err
 	}
 	return id, nil

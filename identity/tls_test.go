@@ -24,9 +24,9 @@ var (
 	eve   = mesh.Identity{TrustDomain: "evil.example", Namespace: "prod", ServiceAccount: "bob"}
 )
 
-func mustCA(tb testing.TB, trustDomain string) *CA {
+func mustCA(tb testing.TB) *CA {
 	tb.Helper()
-	ca, err := NewCA(trustDomain)
+	ca, err := NewCA("cluster.local")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -103,14 +103,14 @@ func talk(c *tls.Conn, raw net.Conn) (tls.ConnectionState, error) {
 	_, err := c.Read(make([]byte, 1))
 	if err != nil {
 		raw.Close()
-		<-sent
+		_ = <-sent
 		return c.ConnectionState(), err
 	}
 	return c.ConnectionState(), <-sent
 }
 
 func TestHandshake(t *testing.T) {
-	ca := mustCA(t, "cluster.local")
+	ca := mustCA(t)
 	cache := NewCache(ca.Issuer(0), CacheOptions{})
 	cs, ss, cerr, serr := handshake(cache.Client(alice, []string{alice.String(), bob.String()}), cache.Server(bob))
 	if cerr != nil || serr != nil {
@@ -129,7 +129,7 @@ func TestHandshake(t *testing.T) {
 
 // TestCurves: each of the three groups works when the peer knows only it.
 func TestCurves(t *testing.T) {
-	cache := NewCache(mustCA(t, "cluster.local").Issuer(0), CacheOptions{})
+	cache := NewCache(mustCA(t).Issuer(0), CacheOptions{})
 	for _, curve := range []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256} {
 		t.Run(curve.String(), func(t *testing.T) {
 			client := cache.Client(alice, []string{bob.String()})
@@ -143,7 +143,7 @@ func TestCurves(t *testing.T) {
 }
 
 func TestServerRefuses(t *testing.T) {
-	ca, other := mustCA(t, "cluster.local"), mustCA(t, "cluster.local")
+	ca, other := mustCA(t), mustCA(t)
 	server := NewCache(ca.Issuer(0), CacheOptions{})
 	good := sign(t, ca, alice, nil)
 	present := func(c *Cert) func(*tls.Config) {
@@ -196,7 +196,7 @@ func TestServerRefuses(t *testing.T) {
 }
 
 func TestClientRefuses(t *testing.T) {
-	ca, other := mustCA(t, "cluster.local"), mustCA(t, "cluster.local")
+	ca, other := mustCA(t), mustCA(t)
 	cache := NewCache(ca.Issuer(0), CacheOptions{})
 	edited := func(edit func(*x509.Certificate)) *Cert { return sign(t, ca, bob, edit) }
 	tests := []struct {
@@ -258,7 +258,7 @@ func checkRefusal(t *testing.T, refuser, other error, want string) {
 
 // TestVerdictPerRole: a leaf remembered as a good client is no good server.
 func TestVerdictPerRole(t *testing.T) {
-	ca := mustCA(t, "cluster.local")
+	ca := mustCA(t)
 	cache := NewCache(ca.Issuer(0), CacheOptions{})
 	c := sign(t, ca, bob, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
 	cfg := baseConfig()
@@ -289,7 +289,7 @@ func TestVerdictsBounded(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	cause := errors.New("the CA is on holiday")
 	cache := NewCache(IssuerFunc(func(context.Context, mesh.Identity) (*Cert, error) { return nil, cause }), CacheOptions{})
-	ok := NewCache(mustCA(t, "cluster.local").Issuer(0), CacheOptions{})
+	ok := NewCache(mustCA(t).Issuer(0), CacheOptions{})
 	var want *UnavailableError
 	if _, _, _, serr := handshake(ok.Client(alice, []string{bob.String()}), cache.Server(bob)); !errors.As(serr, &want) || !errors.Is(serr, cause) {
 		t.Errorf("server: %v", serr)
@@ -339,7 +339,7 @@ func FuzzParseURI(f *testing.F) {
 }
 
 func BenchmarkHandshake(b *testing.B) {
-	ca := mustCA(b, "cluster.local")
+	ca := mustCA(b)
 	server, client := NewCache(ca.Issuer(0), CacheOptions{}), NewCache(ca.Issuer(0), CacheOptions{})
 	sc, expect := server.Server(bob), []string{bob.String()}
 	b.ReportAllocs()
@@ -352,7 +352,7 @@ func BenchmarkHandshake(b *testing.B) {
 
 // BenchmarkVerifyPeer is our part of a handshake with a peer seen before.
 func BenchmarkVerifyPeer(b *testing.B) {
-	ca := mustCA(b, "cluster.local")
+	ca := mustCA(b)
 	cache := NewCache(ca.Issuer(0), CacheOptions{})
 	peer, err := cache.Get(b.Context(), bob)
 	if err != nil {
@@ -369,7 +369,7 @@ func BenchmarkVerifyPeer(b *testing.B) {
 }
 
 func BenchmarkClientConfig(b *testing.B) {
-	cache := NewCache(mustCA(b, "cluster.local").Issuer(0), CacheOptions{})
+	cache := NewCache(mustCA(b).Issuer(0), CacheOptions{})
 	expect := []string{bob.String()}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -37,7 +37,7 @@ func newVerifier(roots *x509.CertPool) *verifier {
 
 // chain verifies certs, leaf first, for the role eku (ClientAuth, ServerAuth,
 // or Any when only the chain matters). certs must not be empty.
-func (v *verifier) chain(certs []*x509.Certificate, eku x509.ExtKeyUsage, now time.Time) (verdict, error) {
+func (v *verifier) chain(certs []*x509.Certificate, eku x509.ExtKeyUsage, now time.Time) error {
 	leaf := certs[0]
 	v.mu.RLock()
 	d, ok := v.seen[string(leaf.Raw)]
@@ -45,17 +45,17 @@ func (v *verifier) chain(certs []*x509.Certificate, eku x509.ExtKeyUsage, now ti
 	if !ok || now.Before(d.notBefore) || now.After(d.notAfter) {
 		var err error
 		if d, err = v.walk(certs, now); err != nil {
-			return verdict{}, err
+			return err
 		}
 		v.remember(leaf, d)
 	}
 	switch {
 	case eku == x509.ExtKeyUsageClientAuth && !d.client:
-		return verdict{}, errors.New("certificate is not for TLS clients (extended key usage)")
+		return errors.New("certificate is not for TLS clients (extended key usage)")
 	case eku == x509.ExtKeyUsageServerAuth && !d.server:
-		return verdict{}, errors.New("certificate is not for TLS servers (extended key usage)")
+		return errors.New("certificate is not for TLS servers (extended key usage)")
 	}
-	return d, nil
+	return nil
 }
 
 // walk builds and checks the chains of a leaf.

@@ -3,8 +3,6 @@ package telemetry
 import (
 	"math/bits"
 	"sync/atomic"
-
-	dto "github.com/prometheus/client_model/go"
 )
 
 // bounds are the upper bounds of all of Istio's HTTP histograms, be it
@@ -67,31 +65,24 @@ func (h *histogram) observe(s *scale, v uint64) {
 	h.sum.Add(v)
 }
 
-// count is the number of observations.
-func (h *histogram) count() (n uint64) {
-	for i := range h.buckets {
-		n += h.buckets[i].Load()
-	}
-	return n
-}
-
-// write makes the exposed form, in units of 1/unit. Buckets and count agree
-// with each other even while observations go on.
-func (h *histogram) write(unit float64) *dto.Histogram {
-	var (
-		cumulative = new([infinity + 1]uint64)
-		buckets    = new([infinity]dto.Bucket)
-		list       = make([]*dto.Bucket, infinity)
-		n          uint64
-	)
+// read returns the cumulative counts, of which the last is the count of all,
+// and the sum. They agree with each other even while observations go on, but
+// for the sum, which may be ahead.
+func (h *histogram) read() (cumulative [infinity + 1]uint64, sum uint64) {
+	var n uint64
 	for i := range h.buckets {
 		n += h.buckets[i].Load()
 		cumulative[i] = n
-		if i < infinity {
-			buckets[i].UpperBound, buckets[i].CumulativeCount = &bounds[i], &cumulative[i]
-			list[i] = &buckets[i]
+	}
+	return cumulative, h.sum.Load()
+}
+
+// empty reports whether nothing was observed.
+func (h *histogram) empty() bool {
+	for i := range h.buckets {
+		if h.buckets[i].Load() != 0 {
+			return false
 		}
 	}
-	sum := float64(h.sum.Load()) / unit
-	return &dto.Histogram{SampleCount: &cumulative[infinity], SampleSum: &sum, Bucket: list}
+	return true
 }

@@ -1,12 +1,9 @@
 package telemetry
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
-
-	dto "github.com/prometheus/client_model/go"
 
 	"cairnproxy.dev/cairn/mesh"
 )
@@ -174,58 +171,70 @@ func (l TCPLabels) clone() TCPLabels {
 	return l
 }
 
-// common is the labels that HTTP and TCP metrics share.
-func common(reporter string, src, dst *WorkloadLabels, svc *ServiceLabels, flags, security string) []Label {
-	return []Label{
-		{"reporter", reporter},
-		{"source_workload", src.Name},
-		{"source_canonical_service", src.CanonicalService},
-		{"source_canonical_revision", src.CanonicalRevision},
-		{"source_workload_namespace", src.Namespace},
-		{"source_principal", src.Principal},
-		{"source_app", src.App},
-		{"source_version", src.Version},
-		{"source_cluster", src.Cluster},
+// list is the exposed labels, sorted by name.
+func (l *HTTPLabels) list() [25]Label {
+	src, dst := &l.Source, &l.Destination
+	return [...]Label{
+		{"connection_security_policy", l.Security},
+		{"destination_app", dst.App},
+		{"destination_canonical_revision", dst.CanonicalRevision},
+		{"destination_canonical_service", dst.CanonicalService},
+		{"destination_cluster", dst.Cluster},
+		{"destination_principal", dst.Principal},
+		{"destination_service", l.Service.Host},
+		{"destination_service_name", l.Service.Name},
+		{"destination_service_namespace", l.Service.Namespace},
+		{"destination_version", dst.Version},
 		{"destination_workload", dst.Name},
 		{"destination_workload_namespace", dst.Namespace},
-		{"destination_principal", dst.Principal},
+		{"grpc_response_status", l.GRPCStatus},
+		{"reporter", l.Reporter},
+		{"request_protocol", l.Protocol},
+		{"response_code", strconv.Itoa(l.ResponseCode)},
+		{"response_flags", l.ResponseFlags},
+		{"source_app", src.App},
+		{"source_canonical_revision", src.CanonicalRevision},
+		{"source_canonical_service", src.CanonicalService},
+		{"source_cluster", src.Cluster},
+		{"source_principal", src.Principal},
+		{"source_version", src.Version},
+		{"source_workload", src.Name},
+		{"source_workload_namespace", src.Namespace},
+	}
+}
+
+// list is the exposed labels, sorted by name.
+func (l *TCPLabels) list() [27]Label {
+	src, dst := &l.Source, &l.Destination
+	return [...]Label{
+		{"connection_security_policy", l.Security},
 		{"destination_app", dst.App},
-		{"destination_version", dst.Version},
-		{"destination_cluster", dst.Cluster},
-		{"destination_canonical_service", dst.CanonicalService},
 		{"destination_canonical_revision", dst.CanonicalRevision},
-		{"destination_service", svc.Host},
-		{"destination_service_name", svc.Name},
-		{"destination_service_namespace", svc.Namespace},
-		{"response_flags", flags},
-		{"connection_security_policy", security},
+		{"destination_canonical_service", dst.CanonicalService},
+		{"destination_cluster", dst.Cluster},
+		{"destination_principal", dst.Principal},
+		{"destination_region", dst.Region},
+		{"destination_service", l.Service.Host},
+		{"destination_service_name", l.Service.Name},
+		{"destination_service_namespace", l.Service.Namespace},
+		{"destination_version", dst.Version},
+		{"destination_workload", dst.Name},
+		{"destination_workload_namespace", dst.Namespace},
+		{"destination_zone", dst.Zone},
+		{"reporter", l.Reporter},
+		{"request_protocol", "tcp"},
+		{"response_flags", l.ResponseFlags},
+		{"source_app", src.App},
+		{"source_canonical_revision", src.CanonicalRevision},
+		{"source_canonical_service", src.CanonicalService},
+		{"source_cluster", src.Cluster},
+		{"source_principal", src.Principal},
+		{"source_region", src.Region},
+		{"source_version", src.Version},
+		{"source_workload", src.Name},
+		{"source_workload_namespace", src.Namespace},
+		{"source_zone", src.Zone},
 	}
-}
-
-func (l *HTTPLabels) list() []Label {
-	return append(common(l.Reporter, &l.Source, &l.Destination, &l.Service, l.ResponseFlags, l.Security),
-		Label{"request_protocol", l.Protocol},
-		Label{"response_code", strconv.Itoa(l.ResponseCode)},
-		Label{"grpc_response_status", l.GRPCStatus})
-}
-
-func (l *TCPLabels) list() []Label {
-	return append(common(l.Reporter, &l.Source, &l.Destination, &l.Service, l.ResponseFlags, l.Security),
-		Label{"request_protocol", "tcp"},
-		Label{"source_region", l.Source.Region},
-		Label{"source_zone", l.Source.Zone},
-		Label{"destination_region", l.Destination.Region},
-		Label{"destination_zone", l.Destination.Zone})
-}
-
-// pairs makes the exposed form, sorted by name as the registry wants it.
-func pairs(labels []Label) []*dto.LabelPair {
-	slices.SortFunc(labels, func(a, b Label) int { return strings.Compare(a.Name, b.Name) })
-	out := make([]*dto.LabelPair, len(labels))
-	for i := range labels {
-		out[i] = &dto.LabelPair{Name: &labels[i].Name, Value: &labels[i].Value}
-	}
-	return out
 }
 
 func orUnknown(v string) string {

@@ -1,12 +1,10 @@
 package telemetry
 
 import (
-	"net/http"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // DefaultMaxSeries bounds the label sets of each kind (HTTP, TCP). One HTTP set
@@ -34,6 +32,8 @@ type Metrics struct {
 	vecs map[string]prometheus.Collector // by name: of Counter, Gauge and Histogram
 }
 
+const overflowHelp = "Times that a label set was counted in the overflow series, because there are too many."
+
 // NewMetrics returns the metrics of a proxy, of which istio_build tells the
 // component ("proxy" for a waypoint, "ztunnel" for a node proxy) and version.
 func NewMetrics(component, version string, opts ...MetricsOptions) *Metrics {
@@ -54,7 +54,9 @@ func NewMetrics(component, version string, opts ...MetricsOptions) *Metrics {
 	}
 	m.http.init(o.MaxSeries, newHTTPSeries)
 	m.tcp.init(o.MaxSeries, newTCPSeries)
-	m.registry.MustRegister(m.socketsOpen, newHTTPCollector(m), newTCPCollector(m))
+	m.registry.MustRegister(m.socketsOpen)
+	m.CounterFunc("cairn_metrics_overflow_total", overflowHelp, m.http.overflowed, Label{"kind", "http"})
+	m.CounterFunc("cairn_metrics_overflow_total", overflowHelp, m.tcp.overflowed, Label{"kind", "tcp"})
 	m.Gauge("istio_build", "Istio component build info", Label{"component", component}, Label{"tag", version}).Set(1)
 	if !o.NoRuntime {
 		m.registry.MustRegister(
@@ -64,9 +66,6 @@ func NewMetrics(component, version string, opts ...MetricsOptions) *Metrics {
 	}
 	return m
 }
-
-// Gatherer collects everything, for the metrics server and tests.
-func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
 // HTTP returns the series of a label set, making it at first sight. It costs a
 // hash of all labels: callers keep the result. Label strings may be views of
@@ -147,15 +146,4 @@ func vec[V prometheus.Collector](m *Metrics, name string, mk func() V) V {
 	m.registry.MustRegister(v)
 	m.vecs[name] = v
 	return v
-}
-
-// Handler serves a scrape in the format that the client asks for: Prometheus
-// text, OpenMetrics or protobuf, compressed or not.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
-		// A metric that cannot be collected must not take the others with it.
-		ErrorHandling:       promhttp.ContinueOnError,
-		EnableOpenMetrics:   true,
-		MaxRequestsInFlight: 4,
-	})
 }

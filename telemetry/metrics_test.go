@@ -2,7 +2,9 @@ package telemetry
 
 import (
 	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -146,6 +148,9 @@ func TestLabelNames(t *testing.T) {
 		destination_canonical_revision destination_service_name destination_service_namespace destination_cluster
 		request_protocol response_flags connection_security_policy`)
 	names := func(l []Label) (out []string) {
+		if !slices.IsSortedFunc(l, func(a, b Label) int { return strings.Compare(a.Name, b.Name) }) {
+			t.Errorf("labels are not sorted: %v", l)
+		}
 		for _, l := range l {
 			out = append(out, l.Name)
 		}
@@ -153,10 +158,11 @@ func TestLabelNames(t *testing.T) {
 		return out
 	}
 	sorted := func(l ...string) []string { slices.Sort(l); return l }
-	if diff := cmp.Diff(sorted(append(slices.Clone(both), "response_code", "grpc_response_status")...), names(new(HTTPLabels).list())); diff != "" {
+	h, c := new(HTTPLabels).list(), new(TCPLabels).list()
+	if diff := cmp.Diff(sorted(append(slices.Clone(both), "response_code", "grpc_response_status")...), names(h[:])); diff != "" {
 		t.Errorf("http:\n%s", diff)
 	}
-	if diff := cmp.Diff(sorted(append(slices.Clone(both), "source_region", "source_zone", "destination_region", "destination_zone")...), names(new(TCPLabels).list())); diff != "" {
+	if diff := cmp.Diff(sorted(append(slices.Clone(both), "source_region", "source_zone", "destination_region", "destination_zone")...), names(c[:])); diff != "" {
 		t.Errorf("tcp:\n%s", diff)
 	}
 }
@@ -186,7 +192,7 @@ func TestSpellings(t *testing.T) {
 		}
 	}
 	c := m.TCP(exampleTCP())
-	if c.With("") != c || c.With("-") != c || c.With("DENY") == c || c.With("DENY") != c.With("DENY") {
+	if c.With("") != c || c.With("-") != c || c.With("DENY") == c {
 		t.Error("TCP With leads to the wrong series")
 	}
 }
@@ -209,6 +215,19 @@ func TestHostileLabels(t *testing.T) {
 	families := parse(t, text)
 	if n := len(families["istio_requests_total"].GetMetric()); n != 9 {
 		t.Errorf("%d request series; want 9", n)
+	}
+	apps := map[string]bool{}
+	for _, mt := range families["istio_tcp_connections_opened_total"].GetMetric() {
+		for _, p := range mt.GetLabel() {
+			if p.GetName() == "source_app" {
+				apps[p.GetValue()] = true
+			}
+		}
+	}
+	for _, want := range []string{"a\nb", `a"b\c`, "\x00", "?"} {
+		if !apps[want] {
+			t.Errorf("%q did not come through the exposition: %v", want, apps)
+		}
 	}
 	for _, f := range families {
 		for _, mt := range f.GetMetric() {
@@ -334,8 +353,8 @@ func TestBuckets(t *testing.T) {
 	}
 	var h histogram
 	h.observe(durationScale, 1)
-	if h.count() != 1 {
-		t.Errorf("count = %d", h.count())
+	if counts, sum := h.read(); counts[0] != 1 || counts[infinity] != 1 || sum != 1 || h.empty() {
+		t.Errorf("counts = %v, sum = %d", counts, sum)
 	}
 }
 
@@ -344,7 +363,7 @@ func TestOpenMetrics(t *testing.T) {
 	m.HTTP(exampleHTTP()).Observe(1, 2, 3)
 	text, header := scrape(t, m, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
 	if !strings.HasPrefix(header.Get("Content-Type"), "application/openmetrics-text") || !strings.HasSuffix(text, "# EOF\n") ||
-		!strings.Contains(text, "# TYPE istio_requests counter\n") || !strings.Contains(text, "\nistio_requests_total{") {
+		!strings.Contains(text, "# TYPE istio_requests counter\n") || !strings.Contains(text, "\nistio_requests_total{") || !strings.Contains(text, `,le="1.0"} 1`) {
 		t.Errorf("content type %q, text:\n%.2000s", header.Get("Content-Type"), text)
 	}
 	text, header = scrape(t, m, "")
@@ -444,6 +463,34 @@ func BenchmarkScrape(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		scrape(b, m, "")
+		if err := m.WriteText(io.Discard); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// TestGzip: compressed for who accepts it, and for nobody else.
+func TestGzip(t *testing.T) {
+	m := NewMetrics("proxy", "dev", MetricsOptions{NoRuntime: true})
+	m.HTTP(exampleHTTP()).Observe(1, 1, 1)
+	plain, _ := scrape(t, m, "")
+	for accept, want := range map[string]bool{"gzip": true, "br, GZIP;q=0.5": true, "": false, "br": false, "gzip;q=0": false, "gzip; q=0.0, br": false, "xgzip": false} {
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil)
+		req.Header.Set("Accept-Encoding", accept)
+		w := httptest.NewRecorder()
+		m.Handler().ServeHTTP(w, req)
+		if got := w.Header().Get("Content-Encoding") == "gzip"; got != want {
+			t.Errorf("Accept-Encoding %q: compressed %v", accept, got)
+		}
+		if !want {
+			continue
+		}
+		z, err := gzip.NewReader(w.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(z); err != nil || string(text) != plain {
+			t.Errorf("decompressed: %v, %d bytes; want %d", err, len(text), len(plain))
+		}
 	}
 }

@@ -150,7 +150,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := srv.Shutdown(stop); err != nil {
 		_ = srv.Close() // somebody did not hang up in time
 	}
-	<-served
+	_ = <-served // it was closed
 	return nil
 }
 

@@ -1,6 +1,9 @@
 package telemetry
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // labelSet is a comparable set of labels, L itself.
 type labelSet[L any] interface {
@@ -62,9 +65,16 @@ func (t *table[L, S]) get(l L) *S {
 	return s
 }
 
-// all returns the series of now, and how many look-ups ended in overflow.
-func (t *table[L, S]) all() (series []*S, denied uint64) {
+// all returns the series of now.
+func (t *table[L, S]) all() []*S {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.series[:len(t.series):len(t.series)], t.denied
+	return slices.Clip(t.series) // only ever appended to
+}
+
+// overflowed is how many look-ups ended in overflow.
+func (t *table[L, S]) overflowed() float64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return float64(t.denied)
 }

@@ -270,5 +270,5 @@ func BenchmarkWriter(b *testing.B) {
 	})
 	b.ReportMetric(float64(w.Stats().Dropped)/float64(b.N), "dropped/op")
 	cancel()
-	<-done
+	_ = <-done
 }
