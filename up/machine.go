@@ -16,6 +16,9 @@ type machine interface {
 	addPod(p Pod) error
 	// removePod takes it away again.
 	removePod(p Pod)
+	// namespace returns a descriptor of p's network namespace, which stays the
+	// machine's, or -1 if it has none of its own.
+	namespace(p Pod) (fd int, err error)
 	// start starts a program in the place of p.
 	start(cmd *exec.Cmd, p Pod) (wait func() error, err error)
 	// dial connects to p as its node would.
@@ -44,6 +47,8 @@ func newLoopbackMachine() *loopback {
 
 func (m *loopback) addPod(Pod) error { return nil }
 func (m *loopback) removePod(Pod)    {}
+
+func (m *loopback) namespace(Pod) (int, error) { return -1, nil }
 
 func (m *loopback) start(cmd *exec.Cmd, _ Pod) (func() error, error) {
 	if err := m.spawner.start(cmd); err != nil {

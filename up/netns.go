@@ -87,6 +87,14 @@ func (m *namespaces) pod(p Pod) (*host.Pod, error) {
 	return nil, fmt.Errorf("pod %s has no network namespace", p.key())
 }
 
+func (m *namespaces) namespace(p Pod) (int, error) {
+	hp, err := m.pod(p)
+	if err != nil {
+		return -1, err
+	}
+	return hp.Namespace().FD(), nil
+}
+
 func (m *namespaces) start(cmd *exec.Cmd, p Pod) (func() error, error) {
 	hp, err := m.pod(p)
 	if err != nil {

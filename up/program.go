@@ -13,6 +13,8 @@ type Container struct {
 	Image   string
 	Command []string
 	Args    []string
+	// Dir is the working directory; empty means this process's.
+	Dir string
 	// Env are "NAME=value" pairs with literal values.
 	Env []string
 	// Ports are the container ports in the manifest's order.

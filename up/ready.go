@@ -45,24 +45,21 @@ func awaitAccept(ctx context.Context, p Pod, at netip.AddrPort, dial dialFunc) b
 	}
 }
 
-// readyPort is where a proxy says that it serves, under readyPath.
-const (
-	readyPort = 15021
-	readyPath = "/healthz/ready"
-)
+// readyPath is where a proxy says that it serves.
+const readyPath = "/healthz/ready"
 
 // awaitReady waits until the proxy answers that it is ready, or ctx ends.
-func (p *runningProxy) awaitReady(ctx context.Context, dial dialFunc) bool {
+func (p *runningProxy) awaitReady(ctx context.Context) bool {
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, p.place, p.ready)
+			return p.dial(ctx, p.place, p.spec.Ready)
 		},
 	}}
 	t := time.NewTicker(probeEvery)
 	defer t.Stop()
 	for {
-		if askReady(ctx, client, p.ready) {
+		if askReady(ctx, client, p.spec.Ready) {
 			return true
 		}
 		select {

@@ -34,16 +34,17 @@ type update struct {
 // reconciler owns everything that runs and makes it what the manifests say.
 // All methods are called from the goroutine of run.
 type reconciler struct {
-	o       Options
-	dir     string
-	log     *slog.Logger
-	report  *reporter
-	alloc   *Allocator
-	machine machine
-	runner  *Runner
-	store   *source.Store
-	ca      *identity.CA
-	proxies proxies
+	o      Options
+	dir    string
+	log    *slog.Logger
+	report *reporter
+	alloc  *Allocator
+	// hostAlloc gives the proxies' servers on this machine their addresses.
+	hostAlloc *Allocator
+	machine   machine
+	runner    *Runner
+	store     *source.Store
+	ca        *identity.CA
 
 	parts  mesh.Parts
 	pods   []Pod
@@ -51,34 +52,8 @@ type reconciler struct {
 	nodes  map[string]*runningProxy
 	wps    map[mesh.Name]*runningProxy
 	failed chan error // a proxy ended by itself
-}
-
-// proxies starts proxies: in this process or in their own.
-type proxies interface {
-	// node starts the node proxy of a node, waypoint a waypoint. The proxy ends
-	// when ctx does, after it has drained; then, or when it fails, done is
-	// called with what came of it.
-	node(ctx context.Context, name string, done func(error)) (*runningProxy, error)
-	waypoint(ctx context.Context, w *mesh.Waypoint, done func(error)) (*runningProxy, error)
-}
-
-// runningProxy is a proxy that has been started.
-type runningProxy struct {
-	name           string
-	place          Pod // where it runs, for dial
-	admin, metrics netip.AddrPort
-	ready          netip.AddrPort
-	// bound says where the ports that it captures are really bound.
-	bound func() boundPorts
-
-	cancel context.CancelFunc
-	done   chan struct{}
-}
-
-// stop drains the proxy and waits for its end.
-func (p *runningProxy) stop() {
-	p.cancel()
-	<-p.done
+	// hasRuntime is true once a proxy reports the metrics of this process.
+	hasRuntime bool
 }
 
 func newReconciler(o Options, dir string) (*reconciler, error) {
@@ -92,30 +67,27 @@ func newReconciler(o Options, dir string) (*reconciler, error) {
 		placed: map[string]Pod{}, nodes: map[string]*runningProxy{}, wps: map[mesh.Name]*runningProxy{},
 		failed: make(chan error, 1),
 	}
+	if r.hostAlloc, err = NewLoopback(o.Range); err != nil {
+		return nil, err
+	}
 	if o.Netns {
 		r.alloc = NewNetns()
-		r.machine, err = newNamespaceMachine("cluster.local", o.Log)
+		if r.machine, err = newNamespaceMachine("cluster.local", o.Log); err != nil {
+			return nil, err
+		}
 	} else {
-		r.machine = newLoopbackMachine()
-		r.alloc, err = NewLoopback(o.Range)
-	}
-	if err != nil {
-		return nil, err
+		r.alloc, r.machine = r.hostAlloc, newLoopbackMachine()
 	}
 	r.runner = newRunner(runnerOptions{
 		self: o.Self, log: o.Log, start: r.machine.start, dial: r.machine.dial,
 		out: func(pod string) *podLog { return newPodLog(pod, o.PodLogs) },
 	})
-	r.proxies = newProxies(r)
 	return r, nil
 }
 
 // run follows the manifests until ctx ends.
 func (r *reconciler) run(ctx context.Context) error {
-	watch, err := newManifests(r.o, r.alloc, r.log)
-	if err != nil {
-		return err
-	}
+	watch := newManifests(r.o, r.alloc, r.log)
 	// What is started outlives ctx, so that it can be ended in order.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -142,6 +114,9 @@ func (r *reconciler) run(ctx context.Context) error {
 // follow applies what changes.
 func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
 	updates := watch.run(ctx)
+	// What others change in the background is looked at now and then.
+	sweep := time.NewTicker(500 * time.Millisecond)
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -150,6 +125,11 @@ func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
 			return err
 		case <-r.runner.Changed():
 			r.publish()
+		case <-sweep.C:
+			r.removeGone()
+			if err := r.writeTables(); err != nil {
+				r.log.Error("telling pods of names and ports", "error", err)
+			}
 		case u, ok := <-updates:
 			if !ok {
 				return nil
@@ -183,7 +163,11 @@ func (r *reconciler) apply(life context.Context, c *config) error {
 	}
 	r.publish()
 	errs = append(errs, r.writeTables(), r.startProxies(life))
-	errs = append(errs, r.writeTables()) // now it is known where ports are bound
+	for _, p := range c.pods {
+		errs = append(errs, r.takeIn(p))
+	}
+	// Where ports are bound is known once the node proxies serve.
+	errs = append(errs, r.awaitProxies(life, slices.Collect(maps.Values(r.nodes))), r.writeTables())
 	r.runner.Set(life, c.pods, r.env)
 	r.removeGone()
 	return errors.Join(errs...)
@@ -231,68 +215,6 @@ func (r *reconciler) publish() {
 	r.store.Publish(p)
 }
 
-// startProxies starts the proxies that the current snapshot needs and do not
-// run, and stops those that it does not need.
-func (r *reconciler) startProxies(life context.Context) error {
-	var errs []error
-	want := map[string]bool{}
-	for _, p := range r.pods {
-		want[p.Node] = true
-	}
-	if len(want) == 0 {
-		want[defaultNode] = true
-	}
-	for name := range want {
-		if r.nodes[name] != nil {
-			continue
-		}
-		p, err := r.proxies.node(life, name, r.proxyDone("node proxy "+name))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("starting the node proxy of %s: %w", name, err))
-			continue
-		}
-		r.nodes[name] = p
-	}
-	snap := r.store.Current()
-	for _, w := range snap.Waypoints {
-		if r.wps[w.Name] != nil || len(w.Addresses) == 0 {
-			continue
-		}
-		p, err := r.proxies.waypoint(life, w, r.proxyDone("waypoint "+w.Name.String()))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("starting waypoint %s: %w", w.Name, err))
-			continue
-		}
-		r.wps[w.Name] = p
-	}
-	for name, p := range r.wps {
-		if snap.Waypoint(name) == nil {
-			p.cancel() // drains by itself
-			delete(r.wps, name)
-		}
-	}
-	for name, p := range r.nodes {
-		if !want[name] {
-			p.cancel()
-			delete(r.nodes, name)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// proxyDone returns what a proxy's end is reported to.
-func (r *reconciler) proxyDone(what string) func(error) {
-	return func(err error) {
-		if err == nil {
-			return
-		}
-		select {
-		case r.failed <- fmt.Errorf("%s: %w", what, err):
-		default:
-		}
-	}
-}
-
 // removeGone takes away the places of pods that are gone, once they have lingered.
 func (r *reconciler) removeGone() {
 	want := map[string]bool{}
@@ -304,6 +226,9 @@ func (r *reconciler) removeGone() {
 			continue
 		}
 		if r.runner.Gone(key) {
+			if n := r.nodes[p.Node]; n != nil && n.node != nil && r.o.Netns {
+				n.node.RemovePod(p.UID)
+			}
 			r.machine.removePod(p)
 			delete(r.placed, key)
 		}
@@ -323,12 +248,7 @@ func (r *reconciler) writeTables() error {
 func (r *reconciler) bound() boundPorts {
 	out := boundPorts{}
 	for _, p := range r.nodes {
-		if p.bound == nil {
-			continue
-		}
-		for k, v := range p.bound() {
-			out[k] = v
-		}
+		maps.Copy(out, p.ports())
 	}
 	return out
 }
@@ -350,26 +270,15 @@ func (r *reconciler) env(p Pod) []string {
 	return append(env, serviceEnv(r.store.Current(), p.Namespace, r.bound())...)
 }
 
-// awaitServing waits until every proxy and pod serves. Those that do not in
+// awaitServing waits until every waypoint and pod serves. Pods that do not in
 // time are named, and the mesh is reported without them.
 func (r *reconciler) awaitServing(ctx context.Context) error {
+	if err := r.awaitProxies(ctx, slices.Collect(maps.Values(r.wps))); err != nil {
+		return err
+	}
 	wait, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
-	for _, p := range r.allProxies() {
-		if !p.awaitReady(wait, r.machine.dial) && ctx.Err() == nil {
-			select {
-			case err := <-r.failed:
-				return err
-			default:
-				return fmt.Errorf("%s does not serve after %s; see the log above", p.name, startWithin)
-			}
-		}
-	}
-	for {
-		late := r.latePods()
-		if len(late) == 0 {
-			break
-		}
+	for late := r.latePods(); len(late) > 0; late = r.latePods() {
 		select {
 		case err := <-r.failed:
 			return err
@@ -386,6 +295,25 @@ func (r *reconciler) awaitServing(ctx context.Context) error {
 	return nil
 }
 
+// awaitProxies waits until proxies serve. One that does not in time, or that
+// fails, is an error.
+func (r *reconciler) awaitProxies(ctx context.Context, proxies []*runningProxy) error {
+	wait, cancel := context.WithTimeout(ctx, startWithin)
+	defer cancel()
+	for _, p := range proxies {
+		if p.awaitReady(wait) || ctx.Err() != nil {
+			continue
+		}
+		select {
+		case err := <-r.failed:
+			return err
+		default:
+			return fmt.Errorf("%s does not serve after %s; see the log above", p.spec, startWithin)
+		}
+	}
+	return nil
+}
+
 func (r *reconciler) latePods() []string {
 	var late []string
 	for _, p := range r.pods {
@@ -397,14 +325,7 @@ func (r *reconciler) latePods() []string {
 }
 
 func (r *reconciler) allProxies() []*runningProxy {
-	var out []*runningProxy
-	for _, p := range r.nodes {
-		out = append(out, p)
-	}
-	for _, p := range r.wps {
-		out = append(out, p)
-	}
-	return out
+	return slices.AppendSeq(slices.Collect(maps.Values(r.nodes)), maps.Values(r.wps))
 }
 
 // describe is the ready event.
@@ -416,26 +337,39 @@ func (r *reconciler) describe() readyEvent {
 	}
 	for _, w := range s.Waypoints {
 		if p := r.wps[w.Name]; p != nil {
-			e.Waypoints = append(e.Waypoints, waypointInfo{w.Name.Namespace, w.Name.Name, w.Addresses[0].String(), p.admin.String(), p.metrics.String()})
+			e.Waypoints = append(e.Waypoints, waypointInfo{w.Name.Namespace, w.Name.Name, w.Addresses[0].String(), p.spec.Admin.String(), p.spec.Metrics.String()})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.nodes)) {
 		p := r.nodes[name]
-		e.Nodes = append(e.Nodes, nodeInfo{name, p.admin.String(), p.metrics.String()})
+		e.Nodes = append(e.Nodes, nodeInfo{name, p.spec.Admin.String(), p.spec.Metrics.String()})
 	}
 	return e
 }
 
-// shutDown ends everything in order: proxies drain, then pods are stopped.
+// shutDown ends everything in order. First the proxies: they take nothing new
+// and let what is under way end. After quietAfter, pods are told to end too:
+// what goes on by then is mostly connections that they keep for reuse.
 func (r *reconciler) shutDown() {
 	began := time.Now()
 	all := r.allProxies()
 	for _, p := range all {
 		p.cancel()
 	}
-	for _, p := range all {
-		<-p.done
+	quiet := time.NewTimer(quietAfter)
+	defer quiet.Stop()
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		for _, p := range all {
+			<-p.done
+		}
+	}()
+	select {
+	case <-drained:
+	case <-quiet.C:
 	}
 	r.runner.Stop()
+	<-drained
 	r.log.Debug("the mesh is down", "took", time.Since(began).Round(time.Millisecond).String())
 }

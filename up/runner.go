@@ -18,8 +18,10 @@ type Pod struct {
 	Namespace, Name string
 	Node            string
 	ServiceAccount  string
-	Address         netip.Addr
-	Containers      []Container
+	// UID is the pod's name in the mesh's model.
+	UID        string
+	Address    netip.Addr
+	Containers []Container
 	// Captured pods are enrolled: their traffic is the node proxy's.
 	Captured bool
 	// TargetPorts are the ports at which services expect the pod; a sample
@@ -210,7 +212,7 @@ func (r *Runner) startPod(ctx context.Context, p Pod, env []string) *runningPod 
 			rp.state = PodExternal
 			continue
 		}
-		wg.Go(func() { r.supervise(ctx, p, argv, slices.Concat(env, c.Env)) })
+		wg.Go(func() { r.supervise(ctx, p, argv, c.Dir, slices.Concat(env, c.Env)) })
 	}
 	_, listens := probePort(p)
 	r.setReady(p.key(), rp.state == PodExternal || !listens)
@@ -223,12 +225,12 @@ func (r *Runner) startPod(ctx context.Context, p Pod, env []string) *runningPod 
 }
 
 // supervise keeps one program running until ctx ends.
-func (r *Runner) supervise(ctx context.Context, p Pod, argv []string, env []string) {
+func (r *Runner) supervise(ctx context.Context, p Pod, argv []string, dir string, env []string) {
 	delay := time.Duration(0)
 	for ctx.Err() == nil {
 		began := time.Now()
 		out := r.o.out(p.key())
-		err := r.runOnce(ctx, p, argv, env, out)
+		err := r.runOnce(ctx, p, argv, dir, env, out)
 		if ctx.Err() != nil {
 			return
 		}
@@ -244,9 +246,9 @@ func (r *Runner) supervise(ctx context.Context, p Pod, argv []string, env []stri
 	}
 }
 
-func (r *Runner) runOnce(ctx context.Context, p Pod, argv []string, env []string, out *podLog) error {
+func (r *Runner) runOnce(ctx context.Context, p Pod, argv []string, dir string, env []string, out *podLog) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = env
+	cmd.Env, cmd.Dir = env, dir
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
@@ -298,7 +300,7 @@ func samePod(a, b Pod) bool {
 	return a.Namespace == b.Namespace && a.Name == b.Name && a.Node == b.Node && a.ServiceAccount == b.ServiceAccount &&
 		a.Address == b.Address && a.Captured == b.Captured && slices.Equal(a.TargetPorts, b.TargetPorts) &&
 		slices.EqualFunc(a.Containers, b.Containers, func(x, y Container) bool {
-			return x.Image == y.Image && slices.Equal(x.Command, y.Command) && slices.Equal(x.Args, y.Args) &&
+			return x.Image == y.Image && x.Dir == y.Dir && slices.Equal(x.Command, y.Command) && slices.Equal(x.Args, y.Args) &&
 				slices.Equal(x.Env, y.Env) && slices.Equal(x.Ports, y.Ports)
 		})
 }

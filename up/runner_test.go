@@ -77,7 +77,7 @@ func testRunner(t *testing.T) (r *Runner, started chan string, out *lockedBuffer
 	return r, started, out
 }
 
-func shell(name, script string) Pod {
+func sh(name, script string) Pod {
 	return Pod{Namespace: "ns", Name: name, Address: netip.MustParseAddr("127.0.0.1"), Containers: []Container{{Command: []string{"/bin/sh", "-c", script}}}}
 }
 
@@ -85,7 +85,7 @@ func noEnv(Pod) []string { return nil }
 
 func TestRunnerRestartsAndStops(t *testing.T) {
 	r, started, out := testRunner(t)
-	r.Set(t.Context(), []Pod{shell("dies", "echo bye; exit 3")}, noEnv)
+	r.Set(t.Context(), []Pod{sh("dies", "echo bye; exit 3")}, noEnv)
 	for range 2 {
 		if got := wait(t, started); got != "ns/dies" {
 			t.Fatalf("started %s", got)
@@ -101,7 +101,7 @@ func TestRunnerReplaces(t *testing.T) {
 	r, started, out := testRunner(t)
 	file := filepath.Join(t.TempDir(), "ended")
 	// The first ends in order: it gets SIGTERM and may say good-bye.
-	first := shell("a", "trap 'echo x > "+file+"; exit 0' TERM; echo up; while :; do sleep 0.01; done")
+	first := sh("a", "trap 'echo x > "+file+"; exit 0' TERM; echo up; while :; do sleep 0.01; done")
 	r.Set(t.Context(), []Pod{first}, noEnv)
 	wait(t, started)
 	out.waitFor(t, "] up")
@@ -143,7 +143,7 @@ func TestRunnerReady(t *testing.T) {
 	}
 	defer ln.Close()
 	r, started, out := testRunner(t)
-	p := shell("a", "echo up; read x")
+	p := sh("a", "echo up; read x")
 	r.Set(t.Context(), []Pod{p, {Namespace: "ns", Name: "external"}}, noEnv)
 	wait(t, started)
 	if !r.Ready("ns/a") || !r.Ready("ns/external") {

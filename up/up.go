@@ -33,6 +33,10 @@ type Options struct {
 	// Out gets events or tables, AccessLog (nil: nobody) a line per request, and
 	// PodLogs (nil: nobody) the output of the pods' programs.
 	Out, AccessLog, PodLogs io.Writer
+	// Stderr gets what proxies in processes of their own log; ProxyArgs are
+	// further arguments of their command, such as the log level.
+	Stderr    io.Writer
+	ProxyArgs []string
 	// Self is the path of the binary that has the commands of cmd/cairn: pods
 	// that are samples, and proxies with Processes, are started from it.
 	Self string
@@ -48,6 +52,8 @@ const (
 	startWithin = 20 * time.Second
 	// drainWithin is how long requests under way may go on when the mesh ends.
 	drainWithin = 5 * time.Second
+	// quietAfter is when pods are told to end, too.
+	quietAfter = time.Second
 )
 
 // ProblemsError is returned when the manifests cannot be run as they stand.

@@ -89,6 +89,7 @@ manifests, with or without a cluster.`,
 	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "info", "the least important log lines to write: debug, info, warn or error")
 	root.AddCommand(
 		newUpCommand(a),
+		newUpProxyCommand(a),
 		newWaypointCommand(a),
 		newZtunnelCommand(a),
 		newCheckCommand(),
@@ -104,16 +105,16 @@ manifests, with or without a cluster.`,
 type app struct {
 	stderr              io.Writer
 	logFormat, logLevel string
+	level               slog.LevelVar
 	log                 *slog.Logger
 }
 
 // setUp makes the logger that the flags ask for.
 func (a *app) setUp() error {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
+	if err := a.level.UnmarshalText([]byte(a.logLevel)); err != nil {
 		return &usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", a.logLevel)}
 	}
-	o := &slog.HandlerOptions{Level: level}
+	o := &slog.HandlerOptions{Level: &a.level}
 	switch a.logFormat {
 	case "text":
 		a.log = slog.New(slog.NewTextHandler(a.stderr, o))

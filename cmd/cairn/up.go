@@ -78,6 +78,10 @@ func (f *upFlags) options(cmd *cobra.Command, a *app, paths []string) (o up.Opti
 	o = up.Options{
 		Paths: paths, Range: r, NoEnrol: !f.enrol, JSON: f.json, Processes: f.processes, Netns: f.netns,
 		Out: cmd.OutOrStdout(), AccessLog: log, Self: self, Version: buildVersion(), Log: a.log,
+		Stderr: a.stderr, ProxyArgs: []string{"--log-format", a.logFormat, "--log-level", a.logLevel},
+	}
+	if log == nil {
+		o.ProxyArgs = append(o.ProxyArgs, "--access-log", "none")
 	}
 	if f.podLogs {
 		o.PodLogs = a.stderr
@@ -98,4 +102,25 @@ func (f *upFlags) openAccessLog(stdout io.Writer) (io.Writer, func(), error) {
 		return nil, nil, fmt.Errorf("opening the access log: %w", err)
 	}
 	return w, func() { w.Close() }, nil
+}
+
+// newUpProxyCommand is how `cairn up` starts a proxy in a process of its own.
+func newUpProxyCommand(a *app) *cobra.Command {
+	f := &upFlags{}
+	cmd := &cobra.Command{
+		Use:    up.ProxyCommand + " SPEC",
+		Short:  "Run one proxy of cairn up",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			log, done, err := f.openAccessLog(cmd.OutOrStdout())
+			if err != nil {
+				return err
+			}
+			defer done()
+			return up.RunProxy(cmd.Context(), args[0], log, a.log)
+		},
+	}
+	cmd.Flags().StringVar(&f.accessLog, "access-log", "-", "as for up")
+	return cmd
 }

@@ -1,0 +1,156 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/proxy/ztunnel"
+	"cairnproxy.dev/cairn/telemetry"
+)
+
+// startProxies starts the proxies that the manifests need and that do not run,
+// and ends those that they do not need.
+func (r *reconciler) startProxies(life context.Context) error {
+	var errs []error
+	nodes := r.wantedNodes()
+	for name := range nodes {
+		if r.nodes[name] == nil {
+			p, err := r.startProxy(life, r.nodeSpec(name), Pod{})
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			r.nodes[name] = p
+		}
+	}
+	snap := r.store.Current()
+	for _, w := range snap.Waypoints {
+		if r.wps[w.Name] == nil && len(w.Addresses) > 0 {
+			p, err := r.startWaypoint(life, w)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			r.wps[w.Name] = p
+		}
+	}
+	for name, p := range r.wps {
+		if w := snap.Waypoint(name); w == nil || !slices.Equal(w.Addresses, p.spec.Addresses) {
+			p.cancel() // it drains by itself
+			delete(r.wps, name)
+		}
+	}
+	for name, p := range r.nodes {
+		if !nodes[name] {
+			p.cancel()
+			delete(r.nodes, name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// wantedNodes are the nodes that have a proxy. In loopback mode that is one for
+// all: two cannot listen on the same service.
+func (r *reconciler) wantedNodes() map[string]bool {
+	want := map[string]bool{}
+	if !r.o.Netns {
+		want[defaultNode] = true
+		return want
+	}
+	for _, p := range r.pods {
+		want[p.Node] = true
+	}
+	return want
+}
+
+func (r *reconciler) nodeSpec(name string) spec {
+	return r.servers(spec{Node: name, InPod: r.o.Netns}, r.hostAlloc.Node(name))
+}
+
+// servers sets where a proxy's servers listen: at the known ports of addr.
+func (r *reconciler) servers(s spec, addr netip.Addr) spec {
+	s.Version = r.o.Version
+	s.Admin = netip.AddrPortFrom(addr, telemetry.AdminPort)
+	s.Metrics = netip.AddrPortFrom(addr, telemetry.MetricsPort)
+	s.Ready = netip.AddrPortFrom(addr, telemetry.ReadyPort)
+	return s
+}
+
+// startWaypoint starts a waypoint: in loopback mode on an address of its own,
+// else in a network namespace, like a pod.
+func (r *reconciler) startWaypoint(life context.Context, w *mesh.Waypoint) (*runningProxy, error) {
+	s := r.servers(spec{Waypoint: w.Name, Addresses: w.Addresses, Port: w.Port}, w.Addresses[0])
+	if !r.o.Netns {
+		return r.startProxy(life, s, Pod{})
+	}
+	s.Admin = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), telemetry.AdminPort)
+	place := Pod{Namespace: w.Name.Namespace, Name: "waypoint " + w.Name.Name, Node: defaultNode, Address: w.Addresses[0]}
+	if err := r.machine.addPod(place); err != nil {
+		return nil, err
+	}
+	return r.startProxy(life, s, place)
+}
+
+// startProxy starts a proxy: in this process, or in its own if that is wanted
+// or if it has a place of its own to run in.
+func (r *reconciler) startProxy(life context.Context, s spec, place Pod) (*runningProxy, error) {
+	ended := r.proxyEnded(s)
+	p := &runningProxy{spec: s, place: place}
+	issuer := r.ca.Issuer(0)
+	if place.Name == "" && (!r.o.Processes || s.InPod) {
+		p.spec.Shared = r.hasRuntime
+		r.hasRuntime = true
+		err := p.start(life, deps{store: r.store, issuer: issuer, accessLog: r.o.AccessLog, log: r.log.With("proxy", s.String())}, ended)
+		if err != nil {
+			return nil, fmt.Errorf("starting %s: %w", s, err)
+		}
+		return p, nil
+	}
+	child := &process{
+		spec: s, self: r.o.Self, args: r.o.ProxyArgs, store: r.store, issuer: issuer, accessLog: r.o.AccessLog, stderr: r.o.Stderr,
+		log: r.log, place: place, start: r.machine.start, bound: p.setBound,
+	}
+	p.dial = r.machine.dial
+	var ctx context.Context
+	ctx, p.cancel = context.WithCancel(life)
+	p.done = make(chan struct{})
+	go func() {
+		defer close(p.done)
+		ended(child.run(ctx))
+	}()
+	return p, nil
+}
+
+// proxyEnded returns what the end of a proxy is told to: if it failed, so does
+// the mesh.
+func (r *reconciler) proxyEnded(s spec) func(error) {
+	return func(err error) {
+		if err == nil {
+			return
+		}
+		select {
+		case r.failed <- fmt.Errorf("%s: %w", s, err):
+		default: // one failure is enough
+		}
+	}
+}
+
+// takeIn gives a pod in a network namespace to its node's proxy.
+func (r *reconciler) takeIn(p Pod) error {
+	node := r.nodes[p.Node]
+	if !r.o.Netns || !p.Captured || node == nil || node.node == nil {
+		return nil
+	}
+	fd, err := r.machine.namespace(p)
+	if err != nil {
+		return err
+	}
+	return node.node.AddPod(ztunnel.Pod{
+		UID: p.UID, NetNS: fd,
+		WorkloadInfo: ztunnel.WorkloadInfo{Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount},
+	})
+}
