@@ -30,7 +30,7 @@ func startSample(t *testing.T, args ...string) (addr string, stop func() int) {
 	if err != nil {
 		t.Fatalf("the sample ended with %d", <-code)
 	}
-	go io.Copy(io.Discard, lines)
+	go func() { _, _ = io.Copy(io.Discard, lines) }()
 	m := regexp.MustCompile(`address=(\S+)`).FindStringSubmatch(line)
 	if m == nil {
 		t.Fatalf("no address in %q", line)

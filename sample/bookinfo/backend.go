@@ -71,9 +71,8 @@ func (b *backend) get(ctx context.Context, r http.Header, path string, v any) *a
 	case errors.As(err, &timeout) && timeout.Timeout():
 		a.Status, a.Reason = http.StatusGatewayTimeout, fmt.Sprintf("no answer within %s", b.timeout)
 	case err != nil:
-		var where *url.Error // says which URL, which the page says itself
-		if errors.As(err, &where) {
-			err = where.Err
+		if where, ok := errors.AsType[*url.Error](err); ok {
+			err = where.Err // the URL, the page says itself
 		}
 		a.Status, a.Reason = http.StatusBadGateway, err.Error()
 	case a.Status != http.StatusOK:

@@ -3,6 +3,7 @@ package bookinfo
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -24,6 +25,7 @@ type shop struct {
 }
 
 func newShop(t *testing.T) *shop {
+	t.Helper()
 	s := &shop{t: t, hosts: filepath.Join(t.TempDir(), "hosts"), env: map[string]string{}}
 	if err := os.WriteFile(s.hosts, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -66,12 +68,13 @@ func (s *shop) serve(name string, h http.Handler) {
 func answering(status int, body string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
-		w.Write([]byte(body))
+		_, _ = w.Write([]byte(body))
 	})
 }
 
 // full is a shop with everything, reviews in one version.
 func full(t *testing.T, reviewsVersion string) *shop {
+	t.Helper()
 	s := newShop(t)
 	s.serve("ratings", s.build("ratings", "v1"))
 	s.serve("details", s.build("details", "v1"))
@@ -80,7 +83,7 @@ func full(t *testing.T, reviewsVersion string) *shop {
 }
 
 func get(h http.Handler, target string, header ...string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest("GET", target, nil)
+	r := httptest.NewRequest(http.MethodGet, target, nil)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
 	}
@@ -163,9 +166,7 @@ func TestReviews(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newShop(t)
 			s.serve("ratings", s.build("ratings", "v1"))
-			for k, v := range tt.env {
-				s.env[k] = v
-			}
+			maps.Copy(s.env, tt.env)
 			var got reviews
 			w := get(s.build("reviews", tt.version), "/reviews/0")
 			if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
@@ -214,7 +215,7 @@ func TestRatingsPost(t *testing.T) {
 	h := newRatings()
 	post := func(path, body string) int {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("POST", path, strings.NewReader(body)))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
 		return w.Code
 	}
 	many := make(map[string]int)

@@ -93,19 +93,29 @@ func TestPageFailures(t *testing.T) {
 		ratings       http.Handler
 		want, wantNot []string
 	}{
-		{name: "reviews", reviews: refuse,
+		{
+			name: "reviews", reviews: refuse,
 			want:    []string{reviewsFailed, "Sorry, product reviews are currently unavailable for this book.", "HTTP 403 · Forbidden (RBAC: access denied)", "paperback"},
-			wantNot: []string{detailsFailed, "Reviewer1"}},
-		{name: "details", details: refuse,
+			wantNot: []string{detailsFailed, "Reviewer1"},
+		},
+		{
+			name: "details", details: refuse,
 			want:    []string{detailsFailed, "Sorry, product details are currently unavailable for this book.", "HTTP 403 · Forbidden", "Reviewer1"},
-			wantNot: []string{reviewsFailed, "paperback"}},
-		{name: "ratings", ratings: refuse,
+			wantNot: []string{reviewsFailed, "paperback"},
+		},
+		{
+			name: "ratings", ratings: refuse,
 			want:    []string{"Ratings service is currently unavailable HTTP 403", "Reviewer1", "paperback", "ratings no answer from a pod HTTP 403"},
-			wantNot: []string{reviewsFailed, detailsFailed}},
-		{name: "both", details: answering(503, ""), reviews: answering(500, "<html>proxy</html>"),
-			want: []string{detailsFailed, "HTTP 503 · Service Unavailable", reviewsFailed, "HTTP 500 · Internal Server Error"}, wantNot: []string{"proxy<"}},
-		{name: "not-json", reviews: answering(200, "<html>"),
-			want: []string{reviewsFailed, "HTTP 502 · the answer is not the JSON it should be"}, wantNot: []string{detailsFailed}},
+			wantNot: []string{reviewsFailed, detailsFailed},
+		},
+		{
+			name: "both", details: answering(503, ""), reviews: answering(500, "<html>proxy</html>"),
+			want: []string{detailsFailed, "HTTP 503 · Service Unavailable", reviewsFailed, "HTTP 500 · Internal Server Error"}, wantNot: []string{"proxy<"},
+		},
+		{
+			name: "not-json", reviews: answering(200, "<html>"),
+			want: []string{reviewsFailed, "HTTP 502 · the answer is not the JSON it should be"}, wantNot: []string{detailsFailed},
+		},
 		{name: "unknown-status", reviews: answering(599, "odd"), want: []string{reviewsFailed, "HTTP 599 · (odd)"}},
 	}
 	for _, tt := range tests {
@@ -187,7 +197,7 @@ func TestForeignText(t *testing.T) {
 	named := func(body string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Served-By", evil+";version="+evil+";pod="+evil)
-			w.Write([]byte(body))
+			_, _ = w.Write([]byte(body))
 		})
 	}
 	jsonOf := func(format string) string { return strings.ReplaceAll(format, "EVIL", escaped) }
@@ -253,23 +263,24 @@ func TestLogin(t *testing.T) {
 	users := make(chan string, 1)
 	s.serve("reviews", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { users <- r.Header.Get("End-User") }))
 	h := s.build("productpage", "v1")
-	login := func(name string) *http.Response {
-		r := httptest.NewRequest("POST", "/login", strings.NewReader(url.Values{"username": {name}, "passwd": {"any"}}.Encode()))
+	login := func(name string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodPost, "/login", strings.NewReader(url.Values{"username": {name}, "passwd": {"any"}}.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		return w.Result()
+		return w
 	}
 	for _, name := range []string{"", "a b", "ü", "x\r\nEvil: 1", strings.Repeat("x", 65)} {
-		if got := login(name).StatusCode; got != http.StatusBadRequest {
+		if got := login(name).Code; got != http.StatusBadRequest {
 			t.Errorf("login as %q answered %d, want 400", name, got)
 		}
 	}
-	resp := login("jason")
-	if resp.StatusCode != http.StatusFound || resp.Header.Get("Location") != "/productpage" || len(resp.Cookies()) != 1 {
-		t.Fatalf("login answered %s, %v", resp.Status, resp.Header)
+	in := login("jason")
+	cookies, err := http.ParseCookie(strings.Split(in.Header().Get("Set-Cookie"), ";")[0])
+	if in.Code != http.StatusFound || in.Header().Get("Location") != "/productpage" || err != nil || len(cookies) != 1 {
+		t.Fatalf("login answered %d, %v; %v", in.Code, in.Header(), err)
 	}
-	cookie := resp.Cookies()[0].String()
+	cookie := cookies[0].String()
 	_, text := page(t, get(h, "/productpage", "Cookie", cookie, "End-User", "somebody-else"))
 	if user := <-users; !strings.Contains(text, "Signed in as jason") || user != "jason" {
 		t.Errorf("after login reviews saw the user %q, and the page is\n%s", user, text)
@@ -278,9 +289,9 @@ func TestLogin(t *testing.T) {
 	if user := <-users; !strings.Contains(text, "Sign in") || user != "" {
 		t.Errorf("with a cookie that means nothing reviews saw the user %q, and the page is\n%s", user, text)
 	}
-	out := get(h, "/logout").Result()
-	if c := out.Cookies(); out.StatusCode != http.StatusFound || len(c) != 1 || c[0].MaxAge >= 0 {
-		t.Errorf("logout answered %s, %v", out.Status, out.Header)
+	out := get(h, "/logout")
+	if c, err := http.ParseSetCookie(out.Header().Get("Set-Cookie")); out.Code != http.StatusFound || err != nil || c.MaxAge >= 0 {
+		t.Errorf("logout answered %d, %v; %v", out.Code, out.Header(), err)
 	}
 }
 

@@ -121,7 +121,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int) {
 		}
 	}
 	w.WriteHeader(status)
-	w.Write(body) // a client that has gone away has nobody to tell
+	_, _ = w.Write(body) // a client that has gone away has nobody to tell
 	if trailers {
 		s.setTrailers(w, rep.BodyBytes)
 	}

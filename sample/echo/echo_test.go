@@ -4,8 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,13 +16,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/net/http2"
 	xws "golang.org/x/net/websocket"
 
 	"cairnproxy.dev/cairn/sample/pod"
 )
 
-func newPod(t testing.TB) *pod.Pod {
+func newPod(t *testing.T) *pod.Pod {
 	t.Helper()
 	p, err := pod.New(pod.Options{Name: "echo-1", Namespace: "shop", Version: "v9"})
 	if err != nil {
@@ -33,7 +32,7 @@ func newPod(t testing.TB) *pod.Pod {
 
 // start serves an echo server and returns its address and how to end it; the
 // test ends it otherwise.
-func start(t testing.TB) (addr string, stop func()) {
+func start(t *testing.T) (addr string, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan string, 1), make(chan error, 1)
@@ -61,24 +60,24 @@ func start(t testing.TB) (addr string, stop func()) {
 }
 
 // clients are the two protocols that a server must answer alike.
-func clients(t testing.TB) map[string]*http.Client {
-	h1 := &http.Transport{}
-	h2 := &http2.Transport{
-		AllowHTTP: true,
-		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		},
-	}
+func clients(t *testing.T) map[string]*http.Client {
+	t.Helper()
+	h1, h2 := &http.Transport{}, &http.Transport{Protocols: new(http.Protocols)}
+	h2.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(func() { h1.CloseIdleConnections(); h2.CloseIdleConnections() })
-	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return map[string]*http.Client{
-		"HTTP/1.1": {Transport: h1, CheckRedirect: stay},
-		"HTTP/2.0": {Transport: h2, CheckRedirect: stay},
-	}
+	return map[string]*http.Client{"HTTP/1.1": {Transport: h1}, "HTTP/2.0": {Transport: h2}}
 }
 
-// do sends a request and returns the response with its body read.
-func do(t testing.TB, c *http.Client, req *http.Request) (*http.Response, []byte) {
+// response is a response that has been read.
+type response struct {
+	status          int
+	header, trailer http.Header
+	length          int64 // as announced
+	body            []byte
+}
+
+// do sends a request and reads the response.
+func do(t *testing.T, c *http.Client, req *http.Request) response {
 	t.Helper()
 	resp, err := c.Do(req)
 	if err != nil {
@@ -89,10 +88,10 @@ func do(t testing.TB, c *http.Client, req *http.Request) (*http.Response, []byte
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, b
+	return response{resp.StatusCode, resp.Header, resp.Trailer, resp.ContentLength, b}
 }
 
-func request(t testing.TB, method, url string, body io.Reader) *http.Request {
+func request(t *testing.T, method, url string, body io.Reader) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
 	if err != nil {
@@ -109,10 +108,10 @@ func TestReport(t *testing.T) {
 				req := request(t, method, "http://"+addr+"/some//odd/../path?a=1&a=2", strings.NewReader("0123456789"))
 				req.Host = "shop.test"
 				req.Header = http.Header{"X-Twice": {"a", "b"}, "User-Agent": {"test"}, "Accept-Encoding": {"identity"}}
-				resp, b := do(t, c, req)
+				resp := do(t, c, req)
 				var got Report
-				if err := json.Unmarshal(b, &got); err != nil {
-					t.Fatalf("%s answered %q: %v", method, b, err)
+				if err := json.Unmarshal(resp.body, &got); err != nil {
+					t.Fatalf("%s answered %q: %v", method, resp.body, err)
 				}
 				if !strings.HasPrefix(got.Remote, "127.0.0.1:") {
 					t.Errorf("remote %q", got.Remote)
@@ -126,8 +125,8 @@ func TestReport(t *testing.T) {
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("%s (-want +got):\n%s", method, diff)
 				}
-				if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" || resp.ContentLength != int64(len(b)) {
-					t.Errorf("%s answered %s, %v", method, resp.Status, resp.Header)
+				if resp.status != http.StatusOK || resp.header.Get("Content-Type") != "application/json" || resp.length != int64(len(resp.body)) {
+					t.Errorf("%s answered %d, %v", method, resp.status, resp.header)
 				}
 			}
 		})
@@ -154,9 +153,8 @@ func TestLargeBody(t *testing.T) {
 		t.Run(proto, func(t *testing.T) {
 			req := request(t, "POST", "http://"+addr+"/", io.MultiReader(&zeros{size}))
 			req.Trailer = http.Header{"X-Sum": {"none"}}
-			_, b := do(t, c, req)
 			var got Report
-			if err := json.Unmarshal(b, &got); err != nil {
+			if err := json.Unmarshal(do(t, c, req).body, &got); err != nil {
 				t.Fatal(err)
 			}
 			if got.BodyBytes != size || cmp.Diff(got.Trailers, map[string][]string{"X-Sum": {"none"}}) != "" {
@@ -204,9 +202,9 @@ func TestPaths(t *testing.T) {
 		t.Run(proto, func(t *testing.T) {
 			for _, tt := range tests {
 				t.Run(tt.name, func(t *testing.T) {
-					resp, b := do(t, c, request(t, tt.method, "http://"+addr+tt.path, nil))
-					if resp.StatusCode != tt.status || !strings.Contains(string(b), tt.contains) || (tt.contains == "" && len(b) > 0) {
-						t.Errorf("answered %d %q, want %d with %q", resp.StatusCode, b, tt.status, tt.contains)
+					resp := do(t, c, request(t, tt.method, "http://"+addr+tt.path, nil))
+					if resp.status != tt.status || !strings.Contains(string(resp.body), tt.contains) || (tt.contains == "" && len(resp.body) > 0) {
+						t.Errorf("answered %d %q, want %d with %q", resp.status, resp.body, tt.status, tt.contains)
 					}
 				})
 			}
@@ -219,9 +217,9 @@ func TestBytes(t *testing.T) {
 	const n = 1<<20 + 17
 	for proto, c := range clients(t) {
 		t.Run(proto, func(t *testing.T) {
-			resp, b := do(t, c, request(t, "GET", fmt.Sprintf("http://%s/bytes/%d", addr, n), nil))
-			if len(b) != n || resp.ContentLength != n {
-				t.Errorf("%d bytes of %d announced, want %d", len(b), resp.ContentLength, n)
+			resp := do(t, c, request(t, "GET", fmt.Sprintf("http://%s/bytes/%d", addr, n), nil))
+			if len(resp.body) != n || resp.length != n {
+				t.Errorf("%d bytes of %d announced, want %d", len(resp.body), resp.length, n)
 			}
 		})
 	}
@@ -233,9 +231,9 @@ func TestTrailers(t *testing.T) {
 	for proto, c := range clients(t) {
 		t.Run(proto, func(t *testing.T) {
 			for _, path := range []string{"/", "/bytes/100", "/stream/2/0", "/status/500"} {
-				resp, _ := do(t, c, request(t, "POST", "http://"+addr+path+"?trailers=1", strings.NewReader("12345")))
+				resp := do(t, c, request(t, "POST", "http://"+addr+path+"?trailers=1", strings.NewReader("12345")))
 				want := http.Header{"X-Body-Bytes": {"5"}, "X-Pod": {"echo-1"}}
-				if diff := cmp.Diff(want, resp.Trailer); diff != "" {
+				if diff := cmp.Diff(want, resp.trailer); diff != "" {
 					t.Errorf("%s: trailers (-want +got):\n%s", path, diff)
 				}
 			}
@@ -267,8 +265,7 @@ func TestFlaky(t *testing.T) {
 	addr, _ := start(t)
 	c := clients(t)["HTTP/1.1"]
 	get := func(path string) int {
-		resp, _ := do(t, c, request(t, "GET", "http://"+addr+path, nil))
-		return resp.StatusCode
+		return do(t, c, request(t, "GET", "http://"+addr+path, nil)).status
 	}
 	var got []int
 	for range 7 {
@@ -306,7 +303,7 @@ func TestPause(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := pause(ctx, time.Hour); err != context.DeadlineExceeded {
+		if err := pause(ctx, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("pause returned %v beyond the deadline", err)
 		}
 	})
@@ -329,7 +326,7 @@ func TestWebSocket(t *testing.T) {
 	}
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); stop() }()
-	if err := xws.Message.Receive(c, &got); err != io.EOF {
+	if err := xws.Message.Receive(c, &got); !errors.Is(err, io.EOF) {
 		t.Errorf("when the server ends: %v, want EOF", err)
 	}
 	c.Close()
@@ -344,14 +341,19 @@ func TestAbortedBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	io.WriteString(nc, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n")
+	if _, err := io.WriteString(nc, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n"); err != nil {
+		t.Fatal(err)
+	}
 	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	b, _ := io.ReadAll(resp.Body)
-	if resp.StatusCode != 400 || !bytes.Contains(b, []byte("reading the request's body")) {
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusBadRequest || !bytes.Contains(b, []byte("reading the request's body")) {
 		t.Errorf("answered %d %q, want 400", resp.StatusCode, b)
 	}
 }

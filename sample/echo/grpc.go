@@ -196,7 +196,7 @@ func (c *call) clientStream() error {
 	var last []byte
 	for {
 		m, err := c.receive()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return c.send(last)
 		}
 		if err != nil {
@@ -212,7 +212,7 @@ func (c *call) bidi() error {
 	}
 	for {
 		m, err := c.receive()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -227,7 +227,7 @@ func (c *call) bidi() error {
 // only returns the message of a call that has exactly one.
 func (c *call) only() ([]byte, error) {
 	m, err := c.receive()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, &grpcError{codeInternal, "the call ended without a message"}
 	}
 	if err != nil {
@@ -236,7 +236,7 @@ func (c *call) only() ([]byte, error) {
 	switch n, err := c.r.Body.Read(make([]byte, 1)); {
 	case n > 0:
 		return nil, &grpcError{codeInternal, "a second message in a call that takes one"}
-	case err != io.EOF:
+	case !errors.Is(err, io.EOF):
 		return nil, err
 	}
 	return m, nil
@@ -308,7 +308,7 @@ func readN(r io.Reader, buf []byte, n int) ([]byte, error) {
 
 // cut names the end of a stream inside a message.
 func cut(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return &grpcError{codeInternal, "the stream ended inside a message"}
 	}
 	return err

@@ -49,12 +49,19 @@ func send(t *testing.T, s grpc.ClientStream, text string) {
 	}
 }
 
+func closeSend(t *testing.T, s grpc.ClientStream) {
+	t.Helper()
+	if err := s.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // collect receives until the stream ends and returns what came, and the end.
 func collect(s grpc.ClientStream) (texts []string, err error) {
 	for {
 		var m wrapperspb.StringValue
 		if err := s.RecvMsg(&m); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = nil
 			}
 			return texts, err
@@ -137,7 +144,7 @@ func TestGRPCServerStream(t *testing.T) {
 		}
 		s := stream(t, ctx, cc, "ServerStream")
 		send(t, s, "hello")
-		s.CloseSend()
+		closeSend(t, s)
 		if got, err := collect(s); len(got) != want || err != nil {
 			t.Errorf("x-count %q: %d messages, %v; want %d", count, len(got), err, want)
 		}
@@ -151,7 +158,7 @@ func TestGRPCClientStream(t *testing.T) {
 	for i := range 100 {
 		send(t, s, fmt.Sprint(i))
 	}
-	s.CloseSend()
+	closeSend(t, s)
 	got, err := collect(s)
 	if diff := cmp.Diff([]string{"99"}, got); diff != "" || err != nil {
 		t.Errorf("%v; messages (-want +got):\n%s", err, diff)
@@ -177,7 +184,7 @@ func TestGRPCBidi(t *testing.T) {
 			t.Fatalf("message %d came back as %q, %v", i, m.Value, err)
 		}
 	}
-	s.CloseSend()
+	closeSend(t, s)
 	if got, err := collect(s); len(got) != 0 || status.Code(err) != codes.Aborted {
 		t.Errorf("the end: %v, %v; want the status that x-grpc-code asks for", got, err)
 	}
@@ -251,7 +258,7 @@ func TestReadMessage(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := readMessage(strings.NewReader(tt.in), nil)
 			if tt.code < 0 {
-				if err != io.EOF {
+				if !errors.Is(err, io.EOF) {
 					t.Errorf("error %v, want io.EOF", err)
 				}
 				return
@@ -268,9 +275,21 @@ func TestParseGRPCTimeout(t *testing.T) {
 		in   string
 		want time.Duration // 0: refused
 	}{
-		{"1S", time.Second}, {"250m", 250 * time.Millisecond}, {"7u", 7 * time.Microsecond}, {"9n", 9}, {"2M", 2 * time.Minute}, {"1H", time.Hour},
-		{"99999999H", 365 * 24 * time.Hour}, {"99999999n", 99999999},
-		{"", 0}, {"S", 0}, {"1", 0}, {"1s", 0}, {"-1S", 0}, {"999999999S", 0}, {"1 S", 0},
+		{"1S", time.Second},
+		{"250m", 250 * time.Millisecond},
+		{"7u", 7 * time.Microsecond},
+		{"9n", 9},
+		{"2M", 2 * time.Minute},
+		{"1H", time.Hour},
+		{"99999999H", 365 * 24 * time.Hour},
+		{"99999999n", 99999999},
+		{"", 0},
+		{"S", 0},
+		{"1", 0},
+		{"1s", 0},
+		{"-1S", 0},
+		{"999999999S", 0},
+		{"1 S", 0},
 	}
 	for _, tt := range tests {
 		got, err := parseGRPCTimeout(tt.in)

@@ -6,6 +6,7 @@ import (
 	"compress/zlib"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"mime/multipart"
 	"net/http"
@@ -20,7 +21,7 @@ import (
 	"cairnproxy.dev/cairn/sample/pod"
 )
 
-func newServer(t testing.TB, o Options) *Server {
+func newServer(t *testing.T, o Options) *Server {
 	t.Helper()
 	p, err := pod.New(pod.Options{Name: "httpbin-1"})
 	if err != nil {
@@ -67,25 +68,32 @@ func TestShow(t *testing.T) {
 	}{
 		{"get", s, "GET", "http://h.test/get?a=1&a=2", "", []string{"X-A", "1", "X-A", "2"}, object{
 			"args": object{"a": list{"1", "2"}}, "headers": object{"Host": list{"h.test"}, "X-A": list{"1", "2"}},
-			"method": "GET", "origin": "192.0.2.7", "url": "http://h.test/get?a=1&a=2"}},
+			"method": "GET", "origin": "192.0.2.7", "url": "http://h.test/get?a=1&a=2",
+		}},
 		{"get-flat", flat, "GET", "http://h.test/get?a=1&a=2", "", []string{"X-A", "1", "X-A", "2"}, object{
 			"args": object{"a": "1,2"}, "headers": object{"Host": "h.test", "X-A": "1,2"},
-			"method": "GET", "origin": "192.0.2.7", "url": "http://h.test/get?a=1&a=2"}},
+			"method": "GET", "origin": "192.0.2.7", "url": "http://h.test/get?a=1&a=2",
+		}},
 		{"forwarded", s, "GET", "http://h.test/get", "", []string{"X-Forwarded-For", "198.51.100.1, 10.0.0.1", "X-Forwarded-Proto", "https"}, object{
 			"args": object{}, "headers": object{"Host": list{"h.test"}, "X-Forwarded-For": list{"198.51.100.1, 10.0.0.1"}, "X-Forwarded-Proto": list{"https"}},
-			"method": "GET", "origin": "198.51.100.1", "url": "https://h.test/get"}},
+			"method": "GET", "origin": "198.51.100.1", "url": "https://h.test/get",
+		}},
 		{"anything", s, "PURGE", "http://h.test/anything/at/all", "text", nil, object{
 			"args": object{}, "headers": object{"Host": list{"h.test"}}, "method": "PURGE", "origin": "192.0.2.7",
-			"url": "http://h.test/anything/at/all", "data": "text", "files": object{}, "form": object{}, "json": nil}},
+			"url": "http://h.test/anything/at/all", "data": "text", "files": object{}, "form": object{}, "json": nil,
+		}},
 		{"post-json", s, "POST", "http://h.test/post", `{"a":[1]}`, []string{"Content-Type", "application/json; charset=utf-8"}, object{
 			"args": object{}, "headers": object{"Host": list{"h.test"}, "Content-Type": list{"application/json; charset=utf-8"}}, "method": "POST",
-			"origin": "192.0.2.7", "url": "http://h.test/post", "data": `{"a":[1]}`, "files": object{}, "form": object{}, "json": object{"a": list{1.0}}}},
+			"origin": "192.0.2.7", "url": "http://h.test/post", "data": `{"a":[1]}`, "files": object{}, "form": object{}, "json": object{"a": list{1.0}},
+		}},
 		{"put-form", flat, "PUT", "http://h.test/put", "a=1&b=2", []string{"Content-Type", "application/x-www-form-urlencoded"}, object{
 			"args": object{}, "headers": object{"Host": "h.test", "Content-Type": "application/x-www-form-urlencoded"}, "method": "PUT",
-			"origin": "192.0.2.7", "url": "http://h.test/put", "data": "a=1&b=2", "files": object{}, "form": object{"a": "1", "b": "2"}, "json": nil}},
+			"origin": "192.0.2.7", "url": "http://h.test/put", "data": "a=1&b=2", "files": object{}, "form": object{"a": "1", "b": "2"}, "json": nil,
+		}},
 		{"patch-bytes", s, "PATCH", "http://h.test/patch", "\xff", nil, object{
 			"args": object{}, "headers": object{"Host": list{"h.test"}}, "method": "PATCH", "origin": "192.0.2.7", "url": "http://h.test/patch",
-			"data": "data:application/octet-stream;base64,/w==", "files": object{}, "form": object{}, "json": nil}},
+			"data": "data:application/octet-stream;base64,/w==", "files": object{}, "form": object{}, "json": nil,
+		}},
 		{"headers", s, "GET", "/headers", "", []string{"X-A", "1"}, object{"headers": object{"Host": list{"example.com"}, "X-A": list{"1"}}}},
 		{"ip", s, "GET", "/ip", "", nil, object{"origin": "192.0.2.7"}},
 		{"user-agent", s, "GET", "/user-agent", "", []string{"User-Agent", "curl/8"}, object{"user-agent": "curl/8"}},
@@ -96,7 +104,8 @@ func TestShow(t *testing.T) {
 		{"bearer", s, "GET", "/bearer", "", []string{"Authorization", "Bearer t"}, object{"authenticated": true, "token": "t"}},
 		{"delay", s, "GET", "/delay/0", "", nil, object{
 			"args": object{}, "headers": object{"Host": list{"example.com"}}, "method": "GET", "origin": "192.0.2.7",
-			"url": "http://example.com/delay/0", "data": "", "files": object{}, "form": object{}, "json": nil}},
+			"url": "http://example.com/delay/0", "data": "", "files": object{}, "form": object{}, "json": nil,
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -259,12 +268,16 @@ func TestCompressed(t *testing.T) {
 func TestMultipart(t *testing.T) {
 	var body bytes.Buffer
 	mw := multipart.NewWriter(&body)
-	mw.WriteField("a", "1")
+	if err := mw.WriteField("a", "1"); err != nil {
+		t.Fatal(err)
+	}
 	f, err := mw.CreateFormFile("file", "name.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(f, "content")
+	if _, err := io.WriteString(f, "content"); err != nil {
+		t.Fatal(err)
+	}
 	mw.Close()
 	m := shown(t, ask(newServer(t, Options{}), "POST", "/post", body.String(), "Content-Type", mw.FormDataContentType()))
 	if diff := cmp.Diff(object{"a": list{"1"}}, m["form"]); diff != "" {
@@ -326,7 +339,7 @@ func TestWebSocket(t *testing.T) {
 	}
 	drained := make(chan struct{})
 	go func() { defer close(drained); s.Drain(context.Background()) }()
-	if err := xws.Message.Receive(c, &got); err != io.EOF {
+	if err := xws.Message.Receive(c, &got); !errors.Is(err, io.EOF) {
 		t.Errorf("when the server drains: %v, want EOF", err)
 	}
 	c.Close()

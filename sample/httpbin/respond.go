@@ -117,7 +117,7 @@ func status(w http.ResponseWriter, r *http.Request) {
 	case code == http.StatusTeapot:
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(code)
-		io.WriteString(w, "I'm a teapot!\n")
+		_, _ = io.WriteString(w, "I'm a teapot!\n")
 		return
 	case code == http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Basic realm="sample"`)
@@ -175,7 +175,7 @@ func randomBytes(w http.ResponseWriter, r *http.Request) {
 	for i := range 8 {
 		key[i] = byte(seed >> (8 * i))
 	}
-	io.CopyN(w, rand.NewChaCha8(key), int64(n)) // until the client has gone
+	_, _ = io.CopyN(w, rand.NewChaCha8(key), int64(n)) // until the client has gone
 }
 
 // letters is a text of the alphabet over and over, as a file.
@@ -278,7 +278,7 @@ func base64Decode(w http.ResponseWriter, r *http.Request) {
 	v := r.PathValue("value")
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if plain, ok := strings.CutPrefix(v, "encode/"); ok {
-		io.WriteString(w, base64.URLEncoding.EncodeToString([]byte(plain)))
+		_, _ = io.WriteString(w, base64.URLEncoding.EncodeToString([]byte(plain)))
 		return
 	}
 	v = strings.TrimRight(strings.TrimPrefix(v, "decode/"), "=")
@@ -288,7 +288,7 @@ func base64Decode(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this is not base64: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	w.Write(b)
+	_, _ = w.Write(b)
 }
 
 func uuid(w http.ResponseWriter, _ *http.Request) {
@@ -363,7 +363,7 @@ func (s *Server) responseHeaders(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	}
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Write(append(b, '\n'))
+	_, _ = w.Write(append(b, '\n'))
 }
 
 // cache answers 304 to any condition.

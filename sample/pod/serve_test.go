@@ -43,7 +43,7 @@ func TestServe(t *testing.T) {
 	p := newPod(t, Options{IP: "127.77.1.1"})
 	addrs, stop, ended := serve(t, p, ServeOptions{
 		Listen:  ":0, 127.77.1.2:0",
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }),
 	})
 	for _, a := range addrs {
 		for h2, want := range map[bool]string{false: "HTTP/1.1", true: "HTTP/2.0"} {
@@ -77,7 +77,7 @@ func TestServeGraceful(t *testing.T) {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			close(began)
 			<-finish
-			io.WriteString(w, "whole")
+			_, _ = io.WriteString(w, "whole")
 		}),
 	})
 	type result struct {
@@ -159,8 +159,7 @@ func TestServeListen(t *testing.T) {
 	}
 	defer taken.Close()
 	err = p.Serve(t.Context(), ServeOptions{Listen: "127.77.1.6:0," + taken.Addr().String(), Handler: http.NotFoundHandler()})
-	var op *net.OpError
-	if !errors.As(err, &op) {
+	if _, ok := errors.AsType[*net.OpError](err); !ok {
 		t.Errorf("Serve on a port in use returned %v", err)
 	}
 }

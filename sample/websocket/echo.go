@@ -87,7 +87,7 @@ func Echo(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// A read that waits is interrupted by a deadline in the past.
-	stop := context.AfterFunc(ctx, func() { nc.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	return c.end(ctx, c.echo(ctx))
 }
@@ -271,9 +271,9 @@ func (c *conn) end(ctx context.Context, err error) error {
 	// Closing with bytes unread would reset the connection and could take our
 	// close frame with it: end our half and wait a moment for theirs.
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
-		c.nc.SetReadDeadline(time.Now().Add(closeWait))
-		io.Copy(io.Discard, io.LimitReader(c.r, 1<<20))
+		_ = half.CloseWrite()
+		_ = c.nc.SetReadDeadline(time.Now().Add(closeWait))
+		_, _ = io.CopyN(io.Discard, c.r, 1<<20)
 	}
 	if cl.reason != "" && cl.code != codeGoingAway {
 		return cl
@@ -299,7 +299,7 @@ func (c *conn) writeFrame(fin bool, op byte, p []byte) error {
 	default:
 		h = binary.BigEndian.AppendUint64(append(h, 127), uint64(n))
 	}
-	c.w.Write(h) // bufio keeps the first error for the next call
+	_, _ = c.w.Write(h) // bufio keeps the first error for the next call
 	if _, err := c.w.Write(p); err != nil {
 		return fmt.Errorf("writing a frame: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -92,7 +93,9 @@ func dialRaw(t *testing.T, srv *httptest.Server) *raw {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(10 * time.Second))
+	if err := nc.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	fmt.Fprintf(nc, "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 	r := bufio.NewReader(nc)
@@ -100,8 +103,9 @@ func dialRaw(t *testing.T, srv *httptest.Server) *raw {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer resp.Body.Close()
 	// The key and its answer are the example of section 1.3.
-	if got := resp.Header.Get("Sec-WebSocket-Accept"); resp.StatusCode != 101 || got != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
+	if got := resp.Header.Get("Sec-WebSocket-Accept"); resp.StatusCode != http.StatusSwitchingProtocols || got != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
 		t.Fatalf("handshake answered %s with %q", resp.Status, got)
 	}
 	return &raw{t, nc, r}
@@ -139,7 +143,9 @@ func (c *raw) expect(first byte, payload string) {
 	n := int(h[1])
 	if n == 126 {
 		var l [2]byte
-		io.ReadFull(c.r, l[:])
+		if _, err := io.ReadFull(c.r, l[:]); err != nil {
+			c.t.Fatal(err)
+		}
 		n = int(binary.BigEndian.Uint16(l[:]))
 	}
 	p := make([]byte, n)
@@ -161,8 +167,10 @@ func (c *raw) expectClose(code uint16) {
 	if got := binary.BigEndian.Uint16(h[2:]); got != code {
 		c.t.Errorf("closed with %d, want %d", got, code)
 	}
-	io.CopyN(io.Discard, c.r, int64(h[1])-2)
-	if _, err := c.r.ReadByte(); err != io.EOF {
+	if _, err := io.CopyN(io.Discard, c.r, int64(h[1])-2); err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
 		c.t.Errorf("after the close frame: %v, want EOF", err)
 	}
 }
@@ -299,7 +307,7 @@ func TestHandshakeRefused(t *testing.T) {
 		})
 	}
 	t.Run("http2", func(t *testing.T) {
-		r := httptest.NewRequest("GET", "/", nil)
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header, r.ProtoMajor, r.ProtoMinor = good.Clone(), 2, 0
 		w := httptest.NewRecorder()
 		if err := Echo(t.Context(), w, r); err == nil || w.Code != http.StatusBadRequest {
@@ -309,7 +317,7 @@ func TestHandshakeRefused(t *testing.T) {
 }
 
 func BenchmarkEcho(b *testing.B) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { Echo(b.Context(), w, r) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = Echo(b.Context(), w, r) }))
 	defer srv.Close()
 	c, err := xws.Dial("ws"+strings.TrimPrefix(srv.URL, "http"), "", "http://origin.test/")
 	if err != nil {
