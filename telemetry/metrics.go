@@ -77,9 +77,16 @@ func (m *Metrics) TCP(labels TCPLabels) *TCPSeries { return m.tcp.get(labels) }
 
 // SocketsOpen returns istio_tcp_sockets_open of a reporter; callers keep it, and
 // Inc and Dec it.
-func (m *Metrics) SocketsOpen(reporter string) prometheus.Gauge {
+func (m *Metrics) SocketsOpen(reporter string) Gauge {
 	return m.socketsOpen.WithLabelValues(clean(reporter))
 }
+
+// Counter, Gauge and Observer are what other packages keep of their metrics.
+type (
+	Counter  = prometheus.Counter
+	Gauge    = prometheus.Gauge
+	Observer = prometheus.Observer
+)
 
 // Label is a name and a value.
 type Label struct{ Name, Value string }
@@ -95,7 +102,7 @@ func split(labels []Label) (names, values []string) {
 // sight. Callers keep it. All uses of a name must agree on help and label
 // names, and values must come from a bounded set; it panics otherwise, as only
 // a mistake in the program can cause it.
-func (m *Metrics) Counter(name, help string, labels ...Label) prometheus.Counter {
+func (m *Metrics) Counter(name, help string, labels ...Label) Counter {
 	names, values := split(labels)
 	return vec(m, name, func() *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, names)
@@ -103,7 +110,7 @@ func (m *Metrics) Counter(name, help string, labels ...Label) prometheus.Counter
 }
 
 // Gauge is Counter for a value that also falls.
-func (m *Metrics) Gauge(name, help string, labels ...Label) prometheus.Gauge {
+func (m *Metrics) Gauge(name, help string, labels ...Label) Gauge {
 	names, values := split(labels)
 	return vec(m, name, func() *prometheus.GaugeVec {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, names)
@@ -111,7 +118,7 @@ func (m *Metrics) Gauge(name, help string, labels ...Label) prometheus.Gauge {
 }
 
 // Histogram is Counter for a distribution over buckets' upper bounds.
-func (m *Metrics) Histogram(name, help string, buckets []float64, labels ...Label) prometheus.Observer {
+func (m *Metrics) Histogram(name, help string, buckets []float64, labels ...Label) Observer {
 	names, values := split(labels)
 	return vec(m, name, func() *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, names)

@@ -150,7 +150,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := srv.Shutdown(stop); err != nil {
 		_ = srv.Close() // somebody did not hang up in time
 	}
-	_ = <-served // it was closed
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("%s server: serving %s: %w", s.name, s.addr, err)
+	}
 	return nil
 }
 

@@ -270,5 +270,7 @@ func BenchmarkWriter(b *testing.B) {
 	})
 	b.ReportMetric(float64(w.Stats().Dropped)/float64(b.N), "dropped/op")
 	cancel()
-	_ = <-done
+	if err := <-done; err != nil {
+		b.Error(err)
+	}
 }
