@@ -81,8 +81,8 @@ func stopAtEnd(t *testing.T, name string, p *proc.Process) {
 		if err := p.Stop(20 * time.Second); err != nil {
 			t.Errorf("stopping %s: %v", name, err)
 		}
-		if t.Failed() {
-			t.Logf("the last lines of %s:\n%s", name, p.Tail(40))
+		if tail := p.Tail(40); t.Failed() && tail != "" {
+			t.Logf("the last lines of %s:\n%s", name, tail)
 		}
 	})
 }

@@ -145,6 +145,15 @@ func TestWaypoint(t *testing.T) {
 			t.Run("tcp", func(t *testing.T) { testTCP(t, c.at(clientTCP, 80).String()) })
 			t.Run("policy", func(t *testing.T) { testPolicy(t, c) })
 			t.Run("nowhere", func(t *testing.T) { testNowhere(t, c) })
+			t.Run("h2spec", func(t *testing.T) {
+				host := c.block.Addr(clientHTTP).String()
+				if w.cairn {
+					testH2spec(t, host, 80, "/app/x")
+					return
+				}
+				passed, failed := h2spec(t, host, "80", "/app/x")
+				t.Logf("envoy passes %d of h2spec's cases; it fails %q", passed, failed)
+			})
 			t.Run("server-saw", func(t *testing.T) {
 				wantLine(t, c.serverLog, "authority="+addrPort(c.pod, portHTTP).String(), "peer="+principal+"waypoint", "tls=TLSv1.3", "code=200")
 				wantLine(t, c.serverLog, "authority="+addrPort(c.pod, portTCP).String(), "peer="+principal+"waypoint")
