@@ -40,9 +40,9 @@ const (
 type check struct {
 	attr  attribute
 	not   bool
-	texts texts
+	texts *texts
 	// fold is used instead of texts for hosts.
-	fold foldTexts
+	fold *foldTexts
 	// templates are further paths.
 	templates []template
 	names     []mesh.Name

@@ -234,7 +234,7 @@ func compileL4Match(m *mesh.L4Match) (alternative, bool) {
 		if len(list) == 0 {
 			return
 		}
-		c := check{attr: attr, not: not}
+		c := check{attr: attr, not: not, texts: &texts{}}
 		for _, s := range list {
 			ok = c.texts.add(s) && ok
 		}

@@ -237,7 +237,7 @@ func (b *l7Builder) paths(list []string, not bool) {
 	if len(list) == 0 {
 		return
 	}
-	c := check{attr: attrPath, not: not}
+	c := check{attr: attrPath, not: not, texts: &texts{}}
 	for _, s := range list {
 		if !isTemplate(s) {
 			c.texts.add(parseText(s))

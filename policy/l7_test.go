@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -265,10 +266,60 @@ func TestManyValues(t *testing.T) {
 	l := CompileL7([]*mesh.AuthorizationPolicy{policyOf(mesh.ActionAllow, from(mesh.AuthzSource{Principals: principals}))})
 	for _, sa := range []string{"a", "h", "i", "p", "q", ""} {
 		r := request("GET", "/")
-		r.Peer.Principal = "cluster.local/ns/client/sa/" + sa
+		r.Peer.Identity.ServiceAccount = sa
+		r.Peer.Principal = r.Peer.Identity.Principal()
 		if got, want := l.Decide(r).Allowed, sa != "" && strings.Contains("abcdefghijklmnop", sa); got != want {
 			t.Errorf("account %q: allowed = %v, want %v", sa, got, want)
 		}
+	}
+}
+
+// TestIndex: policies with so many rules that they are filed by peer decide as
+// the same rules do one by one, and name the same rule.
+func TestIndex(t *testing.T) {
+	used := 0
+	for seed := range uint64(300) {
+		c := chooser{rand.New(rand.NewPCG(seed, 6))}
+		var rules []mesh.AuthzRule
+		for range 60 {
+			var r mesh.AuthzRule
+			switch c.IntN(6) {
+			case 0:
+				r.From = []mesh.AuthzSource{c.source()}
+			case 1, 2:
+				r.From = []mesh.AuthzSource{{Principals: []string{"td/ns/" + c.of("a", "b", "ab") + "/sa/" + c.of("x", "y", "z")}}}
+			case 3:
+				r.From = []mesh.AuthzSource{{Namespaces: []string{c.of("a", "b", "c")}}, {ServiceAccounts: []string{"aab/x", "b/" + c.of("x", "y")}}}
+			default:
+				r.When = []mesh.AuthzCondition{{Key: "source.namespace", Values: []string{c.of("aab", "c")}}}
+			}
+			if c.IntN(10) > 0 {
+				r.To = []mesh.AuthzOperation{c.operation(), {Methods: []string{c.of("GET", "PUT")}, Ports: []uint16{80}}}
+			}
+			rules = append(rules, r)
+		}
+		p := policyOf(mesh.Action(c.IntN(2)), rules...)
+		fast, slow := CompileL7([]*mesh.AuthorizationPolicy{p}), CompileL7([]*mesh.AuthorizationPolicy{p})
+		for _, list := range [][]compiled{slow.set.allow, slow.set.deny} {
+			for i := range list {
+				if list[i].index != nil {
+					used++
+				}
+				list[i].index = nil
+			}
+		}
+		for range 60 {
+			r := c.request()
+			if c.IntN(10) == 0 {
+				r.Peer.Identity = mesh.Identity{} // only the principal is known
+			}
+			if got, want := fast.Decide(r), slow.Decide(r); got != want {
+				t.Fatalf("seed %d, %+v:\n got %+v\nwant %+v", seed, *r, got, want)
+			}
+		}
+	}
+	if used < 150 {
+		t.Errorf("only %d of 300 policies have an index", used)
 	}
 }
 

@@ -35,7 +35,8 @@ func parseText(s string) mesh.L4String {
 	return mesh.L4String{Kind: mesh.L4Exact, Value: s}
 }
 
-func parseTexts(list []string) (t texts) {
+func parseTexts(list []string) *texts {
+	t := &texts{}
 	for _, s := range list {
 		t.add(parseText(s))
 	}
@@ -44,7 +45,8 @@ func parseTexts(list []string) (t texts) {
 
 // parseGlobs is parseTexts for namespaces, in which Istio takes every star for
 // "anything".
-func parseGlobs(list []string) (t texts) {
+func parseGlobs(list []string) *texts {
+	t := &texts{}
 	for _, s := range list {
 		if isGlob(s) {
 			t.globs = append(t.globs, s)
@@ -83,6 +85,11 @@ func (t *texts) add(s mesh.L4String) bool {
 		return false
 	}
 	return true
+}
+
+// onlyExact reports whether only listed strings match.
+func (t *texts) onlyExact() bool {
+	return !t.presence && len(t.prefix)+len(t.suffix)+len(t.globs) == 0
 }
 
 func (t *texts) match(s string) bool {
@@ -211,7 +218,8 @@ func eat(piece string, offset int, want string) (int, string) {
 // a trailing dot of the name compared does not count.
 type foldTexts struct{ list []mesh.L4String }
 
-func parseFold(list []string) (t foldTexts) {
+func parseFold(list []string) *foldTexts {
+	t := &foldTexts{}
 	for _, s := range list {
 		t.list = append(t.list, parseText(strings.ToLower(s)))
 	}

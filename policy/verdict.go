@@ -51,6 +51,8 @@ type compiled struct {
 	name   mesh.Name
 	reason string
 	rules  []rule
+	// index finds candidates among many rules; nil for few.
+	index *index
 }
 
 // rule matches when every clause does.
@@ -71,6 +73,7 @@ func (s *set) empty() bool {
 }
 
 func (s *set) add(c compiled, action mesh.Action, dryRun bool) {
+	c.index = newIndex(c.rules)
 	switch {
 	case action == mesh.ActionDeny && dryRun:
 		s.denyDry = append(s.denyDry, c)
@@ -122,13 +125,24 @@ func (s *set) dryRun(f *facts) DryRun {
 // match returns the first policy that has a matching rule, and that rule.
 func match(list []compiled, f *facts) (*compiled, *rule) {
 	for i := range list {
-		for j := range list[i].rules {
-			if list[i].rules[j].match(f) {
-				return &list[i], &list[i].rules[j]
-			}
+		if r := list[i].match(f); r != nil {
+			return &list[i], r
 		}
 	}
 	return nil, nil
+}
+
+// match returns the first rule that matches, or nil.
+func (c *compiled) match(f *facts) *rule {
+	if c.index != nil && c.index.serves(f) {
+		return c.index.match(c.rules, f)
+	}
+	for j := range c.rules {
+		if c.rules[j].match(f) {
+			return &c.rules[j]
+		}
+	}
+	return nil
 }
 
 func (r *rule) match(f *facts) bool {
