@@ -240,10 +240,21 @@ func (c *Conn) appendData(t *loop.Turn, s *Stream, b []byte, end bool) {
 // endLocal notes that our half ended. q is held.
 func (c *Conn) endLocal(t *loop.Turn, s *Stream) {
 	s.localEnd = true
-	if s.remoteEnd {
+	switch {
+	case s.remoteEnd:
 		c.remove(t, s)
 		c.endIfDone(t)
+	case s.stop:
+		c.stopReading(t, s)
 	}
+}
+
+// stopReading resets a stream that we have ended in good order. q is held.
+func (c *Conn) stopReading(t *loop.Turn, s *Stream) {
+	s.handler = nil
+	c.remove(t, s)
+	c.appendReset(t, s.ID, NoError)
+	c.endIfDone(t)
 }
 
 // endRemote notes that the peer's half ended. q is held.

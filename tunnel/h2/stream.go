@@ -47,6 +47,7 @@ type Stream struct {
 	gone         bool // closed or reset
 	blocked      bool // in c.blocked
 	wantWritable bool
+	stop         bool // reset with NO_ERROR once our half has ended
 }
 
 // A stream counts as congested from highPending bytes on, and as writable
@@ -251,6 +252,18 @@ func (s *Stream) Reset(t *loop.Turn, code ErrCode) {
 	c.remove(t, s)
 	c.appendReset(t, s.ID, code)
 	c.endIfDone(t)
+}
+
+// StopReading tells the peer, after our half has ended, that the rest of its
+// half is not wanted (RFC 9113 section 8.1). What waits to be sent is sent first.
+func (s *Stream) StopReading(t *loop.Turn) {
+	c := s.c
+	c.q.Lock()
+	defer c.q.Unlock()
+	s.stop = true
+	if s.localEnd && !s.gone {
+		c.stopReading(t, s)
+	}
 }
 
 // Ended reports which halves have ended; both are true for a stream that is gone.

@@ -1,0 +1,280 @@
+package waypoint
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"cairnproxy.dev/cairn/filters"
+	"cairnproxy.dev/cairn/filters/builtin"
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/policy"
+	"cairnproxy.dev/cairn/router"
+	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/upstream"
+)
+
+// compiler turns a snapshot into a Runtime. What did not change since the
+// previous one is used again.
+type compiler struct {
+	p    *Proxy
+	snap *mesh.Snapshot
+	prev *Runtime
+	rt   *Runtime
+}
+
+// compile builds the Runtime for snap. It does not fail: what cannot be
+// compiled answers 500, and its neighbours are served.
+func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
+	c := &compiler{p: p, snap: snap, prev: prev, rt: &Runtime{
+		snapshot: snap, waypoint: snap.Waypoint(p.o.Name),
+		services: map[netip.AddrPort]*servicePort{}, hosts: map[hostPort]*servicePort{},
+		workloads: map[netip.Addr]*mesh.Workload{}, ports: map[netip.AddrPort]*servicePort{},
+		clusters: map[clusterKey]*cluster{},
+	}}
+	if c.rt.waypoint == nil {
+		return c.rt
+	}
+	for _, v := range snap.Services {
+		if c.serves(v) {
+			c.service(v)
+		}
+	}
+	for _, w := range snap.Workloads {
+		if w.Waypoint != nil && w.Waypoint.Name == p.o.Name {
+			c.workload(w)
+		}
+	}
+	return c.rt
+}
+
+// serves reports whether traffic to v comes to us: it is bound to us, or one
+// of its endpoints runs as the account that we are for.
+func (c *compiler) serves(v *mesh.Service) bool {
+	if v.Waypoint != nil {
+		return v.Waypoint.Name == c.p.o.Name
+	}
+	if c.rt.waypoint.ForServiceAccount == "" {
+		return false
+	}
+	return slices.ContainsFunc(c.snap.Endpoints(v.Key), func(e mesh.Endpoint) bool { return c.ours(e.Workload) })
+}
+
+// ours reports whether the service account waypoint that we are serves w.
+func (c *compiler) ours(w *mesh.Workload) bool {
+	return w.ServiceAccountWaypoint && w.Waypoint != nil && w.Waypoint.Name == c.p.o.Name
+}
+
+func (c *compiler) service(v *mesh.Service) {
+	routes := c.snap.Routes(v.Key)
+	policies := policy.AttachedTo(c.snap, v, c.rt.waypoint)
+	for i := range v.Ports {
+		port := &v.Ports[i]
+		sp := c.port(v, port, routes, policies)
+		for _, a := range v.VIPs {
+			c.rt.services[netip.AddrPortFrom(a, port.Port)] = sp
+		}
+		c.rt.hosts[hostPort{strings.ToLower(v.Key.Hostname), port.Port}] = sp
+	}
+}
+
+// port compiles one port of a service.
+func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.RouteAttachment, policies []*mesh.AuthorizationPolicy) *servicePort {
+	sp := &servicePort{
+		service: v, port: port.Port, protocol: port.Protocol, policies: policies,
+		authz: policy.CompileL7(policies), labels: telemetry.ServiceLabelsOf(v),
+	}
+	sp.chain = c.chain(sp.authz, nil, filters.LevelService, &sp.fallback)
+	for _, a := range all {
+		if a.Port == 0 || a.Port == port.Port {
+			sp.routes = append(sp.routes, a)
+		}
+	}
+	if len(sp.routes) == 0 {
+		sp.fallback = c.direct(v, port.Port)
+		return sp
+	}
+	rules := make([]router.Rule[*rule], 0, len(sp.routes))
+	for _, a := range sp.routes {
+		r := a.Route
+		rules = append(rules, router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: c.rule(r)})
+	}
+	table, errs := router.New(rules)
+	for _, e := range errs {
+		c.problem("%v", e)
+	}
+	sp.table = table
+	if sp.protocol == mesh.ProtocolTCP || sp.protocol == mesh.ProtocolTLS || sp.protocol == mesh.ProtocolSniff {
+		sp.fallback = c.direct(v, port.Port)
+		if sp.protocol == mesh.ProtocolSniff {
+			sp.tcp = sp.fallback
+			sp.fallback = nil // HTTP requests obey the routes: no match is 404
+		}
+	}
+	return sp
+}
+
+func (c *compiler) problem(format string, args ...any) {
+	c.rt.problems = append(c.rt.problems, fmt.Sprintf(format, args...))
+}
+
+// chain builds the steps of a rule, a backend, or of what precedes both. An
+// error makes the rule broken; broken is nil where it cannot occur.
+func (c *compiler) chain(authz *policy.L7, f *mesh.RouteFilters, level filters.Level, fallback **rule) filters.Chain {
+	ch, err := filters.Compile(builtin.Specs(builtin.Deps{Policies: authz}), filters.BuildContext{Level: level, Filters: f})
+	if err != nil {
+		c.problem("%v", err)
+		*fallback = &rule{broken: err.Error()}
+	}
+	return ch
+}
+
+// noPolicies lets a rule's chain go without the authorization that has come before it.
+var noPolicies = &policy.L7{}
+
+func (c *compiler) rule(r *mesh.Route) *rule {
+	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: r.Timeout, backendTimeout: r.BackendTimeout}
+	if ru.broken != "" {
+		c.problem("HTTPRoute %s rule %s: %s", r.Object, ruleName(r), ru.broken)
+		return ru
+	}
+	var bad *rule
+	ru.chain = c.chain(noPolicies, &r.Filters, filters.LevelRule, &bad)
+	weights := make([]uint32, 0, len(r.Backends))
+	for i := range r.Backends {
+		b := &r.Backends[i]
+		weights = append(weights, b.Weight)
+		ru.backends = append(ru.backends, c.backend(b, &bad))
+	}
+	ru.split = upstream.NewSplit(weights)
+	if bad != nil {
+		ru.broken = bad.broken
+	}
+	return ru
+}
+
+func ruleName(r *mesh.Route) string {
+	if r.RuleName != "" {
+		return r.RuleName
+	}
+	return fmt.Sprint(r.Rule)
+}
+
+func (c *compiler) backend(b *mesh.Backend, bad **rule) *backend {
+	out := &backend{broken: b.Broken, chain: c.chain(noPolicies, &b.Filters, filters.LevelBackend, bad)}
+	if out.broken != "" {
+		return out
+	}
+	v := c.snap.Service(b.Service)
+	switch {
+	case v == nil:
+		out.broken = "service " + b.Service.String() + " does not exist"
+	case v.Port(b.Port) == nil:
+		out.broken = fmt.Sprintf("service %s has no port %d", b.Service, b.Port)
+	default:
+		out.cluster = c.serviceCluster(v, b.Port)
+	}
+	return out
+}
+
+// direct is the rule that sends to a service itself.
+func (c *compiler) direct(v *mesh.Service, port uint16) *rule {
+	return c.single(c.serviceCluster(v, port))
+}
+
+func (c *compiler) single(cl *cluster) *rule {
+	return &rule{name: "default", backends: []*backend{{cluster: cl}}, split: upstream.NewSplit([]uint32{1})}
+}
+
+// serviceCluster is the cluster of a service port, made once per Runtime.
+func (c *compiler) serviceCluster(v *mesh.Service, port uint16) *cluster {
+	key := clusterKey{service: v.Key, port: port}
+	if cl := c.rt.clusters[key]; cl != nil {
+		return cl
+	}
+	sp := v.Port(port)
+	cl := &cluster{key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v),
+		name: fmt.Sprintf("inbound-vip|%d|%s|%s", port, protocolName(sp.Protocol), v.Key.Hostname)}
+	cl.c = upstream.ForService(c.snap, v, port, upstream.Options{Registry: &c.p.registry, Previous: c.previous(key)})
+	c.destinations(cl)
+	return cl
+}
+
+func (c *compiler) previous(key clusterKey) *upstream.Cluster {
+	if c.prev == nil {
+		return nil
+	}
+	if cl := c.prev.clusters[key]; cl != nil {
+		return cl.c
+	}
+	return nil
+}
+
+func protocolName(p mesh.AppProtocol) string {
+	if p == mesh.ProtocolTCP || p == mesh.ProtocolTLS {
+		return "tcp"
+	}
+	return "http"
+}
+
+// destinations joins a cluster's endpoints with our connections to them.
+func (c *compiler) destinations(cl *cluster) {
+	c.rt.clusters[cl.key] = cl
+	cl.dests = make(map[*upstream.Endpoint]*destination, len(cl.c.Endpoints()))
+	for _, ep := range cl.c.Endpoints() {
+		cl.dests[ep] = c.p.destination(ep)
+	}
+}
+
+// workload compiles a workload's own address: the ports that a service tells
+// the protocol of, and the rest when it is asked for.
+func (c *compiler) workload(w *mesh.Workload) {
+	policies := policy.AttachedTo(c.snap, nil, c.rt.waypoint)
+	ports := map[uint16]mesh.AppProtocol{}
+	for key := range w.Services {
+		v := c.snap.Service(key)
+		if v == nil {
+			continue
+		}
+		for i := range v.Ports {
+			if target, ok := upstream.TargetPort(v, w, v.Ports[i].Port); ok {
+				ports[target] = v.Ports[i].Protocol
+			}
+		}
+	}
+	for _, a := range w.Addresses {
+		c.rt.workloads[a] = w
+	}
+	for port, proto := range ports {
+		sp := c.workloadPort(w, port, proto, policies)
+		for _, a := range w.Addresses {
+			c.rt.ports[netip.AddrPortFrom(a, port)] = sp
+		}
+	}
+}
+
+func (c *compiler) workloadPort(w *mesh.Workload, port uint16, proto mesh.AppProtocol, policies []*mesh.AuthorizationPolicy) *servicePort {
+	sp := &servicePort{workload: w, port: port, protocol: proto, policies: policies, authz: policy.CompileL7(policies)}
+	key := clusterKey{workload: w.UID, port: port}
+	cl := &cluster{key: key, protocol: proto, name: fmt.Sprintf("inbound-pod|%d||%s", port, w.Name)}
+	cl.c = upstream.ForWorkload(c.snap, w, port, upstream.Options{Registry: &c.p.registry, Previous: c.previous(key)})
+	c.destinations(cl)
+	sp.fallback = c.single(cl)
+	sp.chain = c.chain(sp.authz, nil, filters.LevelService, &sp.fallback)
+	return sp
+}
+
+// find is Runtime.lookup, and compiles ports of our workloads that no service
+// tells of when they are asked for.
+func (p *Proxy) find(rt *Runtime, dst netip.AddrPort, host string, port uint16) *servicePort {
+	if sp := rt.lookup(dst, host, port); sp != nil || !dst.IsValid() {
+		return sp
+	}
+	w := rt.workloads[dst.Addr()]
+	if w == nil || dst.Port() == hbonePort {
+		return nil
+	}
+	c := &compiler{p: p, snap: rt.snapshot, rt: &Runtime{snapshot: rt.snapshot, waypoint: rt.waypoint, clusters: map[clusterKey]*cluster{}}}
+	return c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, policy.AttachedTo(rt.snapshot, nil, rt.waypoint))
+}

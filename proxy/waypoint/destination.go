@@ -1,0 +1,227 @@
+package waypoint
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"cairnproxy.dev/cairn/tunnel"
+	"cairnproxy.dev/cairn/tunnel/h2"
+	"cairnproxy.dev/cairn/tunnel/loop"
+	"cairnproxy.dev/cairn/upstream"
+)
+
+// destination is one port of one workload as we connect to it: the idle
+// HTTP/1.1 connections and the HTTP/2 connections inside CONNECT streams. It
+// outlives configurations for as long as one of them names it.
+type destination struct {
+	p         *Proxy
+	key       destKey
+	authority string
+	addr      netip.AddrPort // of the workload's port
+	peer      *tunnel.Peer   // nil: outside the mesh, plain TCP to addr
+
+	mu      sync.Mutex
+	idle    []idleClient // the one used last is last
+	h2s     []*h2Client
+	retired bool
+}
+
+type destKey struct {
+	workload  string
+	authority string
+	expect    string
+	tunnelled bool
+}
+
+type idleClient struct {
+	c     *h1Client
+	since time.Time
+}
+
+// idleTimeout closes connections to applications that nobody has used for so long.
+const idleTimeout = 60 * time.Second
+
+// maxIdle bounds the idle connections of one destination.
+const maxIdle = 1024
+
+// newDestination makes the destination of an endpoint.
+func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
+	a := ep.At(netip.Addr{})
+	d := &destination{p: p, key: key, authority: a.Authority, addr: a.Addr}
+	if key.tunnelled {
+		d.peer = p.pool.Peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
+	}
+	return d
+}
+
+// callHTTP1 gives the exchange a connection that speaks HTTP/1.1.
+func (d *destination) callHTTP1(t *loop.Turn, x *exchange) {
+	for c := d.unpark(); c != nil; c = d.unpark() {
+		if c.attach(x) {
+			x.up, x.idleReuse = c, true
+			x.upstreamReady(t)
+			return
+		}
+	}
+	c := &h1Client{d: d, x: x}
+	x.up = c
+	d.open(t, c, func(out pipe) { c.out = out }, c.readyPlain)
+}
+
+// opener is a handler that Peer.Open can tell.
+type opener interface{ tunnel.Opener }
+
+// open asks for a byte stream to the workload. opened gets it at once when
+// there is a connection; plain gets it later when it is plain TCP.
+func (d *destination) open(t *loop.Turn, h opener, opened func(pipe), plain func(t *loop.Turn, out *plainPipe)) {
+	if d.peer == nil {
+		d.p.wg.Add(1)
+		go d.dialPlain(h, plain)
+		return
+	}
+	req := tunnel.Request{Authority: d.authority}
+	if st := d.peer.TryOpen(t, req, h); st != nil {
+		opened(st)
+		return
+	}
+	d.peer.Open(t, req, h)
+}
+
+// dialPlain connects to a workload outside the mesh, and is the connection's reader.
+func (d *destination) dialPlain(h opener, plain func(t *loop.Turn, out *plainPipe)) {
+	defer d.p.wg.Done()
+	ctx, cancel := context.WithTimeout(d.p.ctx, dialTimeout)
+	defer cancel()
+	var sock *loop.Socket
+	nc, err := d.dialTCP(ctx)
+	if err == nil {
+		sock, err = loop.New(nc)
+	}
+	if err != nil {
+		loop.Run(func(t *loop.Turn) { h.Opened(t, nil, err) })
+		return
+	}
+	out := &plainPipe{sock: sock, h: h}
+	sock.Start(out)
+	loop.Run(func(t *loop.Turn) { plain(t, out) })
+	stop := context.AfterFunc(d.p.ctx, sock.Abort)
+	defer stop()
+	out.serve()
+}
+
+const dialTimeout = 10 * time.Second
+
+func (d *destination) dialTCP(ctx context.Context) (*net.TCPConn, error) {
+	if !d.addr.IsValid() {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.authority)
+		if err != nil {
+			return nil, err
+		}
+		return c.(*net.TCPConn), nil
+	}
+	return d.p.o.Dial(ctx, d.p.o.Source, d.addr)
+}
+
+// unpark returns the idle connection that was used last, or nil.
+func (d *destination) unpark() *h1Client {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := len(d.idle)
+	if n == 0 {
+		return nil
+	}
+	c := d.idle[n-1].c
+	d.idle[n-1] = idleClient{}
+	d.idle = d.idle[:n-1]
+	return c
+}
+
+// park keeps a connection for the next exchange.
+func (d *destination) park(t *loop.Turn, c *h1Client) {
+	d.mu.Lock()
+	keep := !d.retired && len(d.idle) < maxIdle
+	if keep {
+		d.idle = append(d.idle, idleClient{c, t.Now})
+	}
+	d.mu.Unlock()
+	if !keep {
+		c.dropIdle(t)
+	}
+}
+
+// forget takes a connection that has ended out of the idle ones.
+func (d *destination) forget(c *h1Client) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle = slices.DeleteFunc(d.idle, func(i idleClient) bool { return i.c == c })
+}
+
+// closeIdle closes what has been idle since before, or everything.
+func (d *destination) closeIdle(t *loop.Turn, before time.Time) {
+	d.mu.Lock()
+	n := 0
+	for n < len(d.idle) && d.idle[n].since.Before(before) {
+		n++
+	}
+	old := slices.Clone(d.idle[:n])
+	d.idle = slices.Delete(d.idle, 0, n)
+	d.mu.Unlock()
+	for _, i := range old {
+		i.c.dropIdle(t)
+	}
+}
+
+// retire lets the destination run out: no configuration names it any more.
+func (d *destination) retire(t *loop.Turn) {
+	d.mu.Lock()
+	d.retired = true
+	h2s := d.h2s
+	d.h2s = nil
+	d.mu.Unlock()
+	d.closeIdle(t, t.Now.Add(time.Hour))
+	for _, c := range h2s {
+		c.drain(t)
+	}
+}
+
+// callHTTP2 gives the exchange a call on a connection that speaks HTTP/2.
+func (d *destination) callHTTP2(t *loop.Turn, x *exchange) {
+	call := &h2Call{x: x}
+	x.up = call
+	d.mu.Lock()
+	for _, c := range d.h2s {
+		switch c.submit(call) {
+		case submitNow:
+			d.mu.Unlock()
+			call.c = c
+			x.upstreamReady(t)
+			return
+		case submitLater:
+			d.mu.Unlock()
+			return
+		}
+	}
+	c := newH2Client(d)
+	c.waiting = append(c.waiting, call)
+	d.h2s = append(d.h2s, c)
+	d.mu.Unlock()
+	d.open(t, c, func(pipe) {}, c.readyPlain)
+}
+
+// forgetH2 takes a connection that has ended out of use.
+func (d *destination) forgetH2(c *h2Client) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.h2s = slices.DeleteFunc(d.h2s, func(o *h2Client) bool { return o == c })
+}
+
+// readyPlain is ready for a connection outside the mesh.
+func (c *h1Client) readyPlain(t *loop.Turn, out *plainPipe) { c.ready(t, out) }
+
+func (c *h2Client) readyPlain(t *loop.Turn, out *plainPipe) { c.established(t, out) }
+
+var _ pipe = (*h2.Stream)(nil)

@@ -1,0 +1,524 @@
+package waypoint
+
+import (
+	"sync"
+	"time"
+
+	"cairnproxy.dev/cairn/filters"
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/tunnel/h1"
+	"cairnproxy.dev/cairn/tunnel/loop"
+	"cairnproxy.dev/cairn/upstream"
+)
+
+// An exchange is one request and its response. It is a state machine that is
+// driven from both sides and belongs to neither:
+//
+//	          begin                          upstreamReady           response head      both done
+//	idle ───────────► routing ─► connecting ───────────────► open ───────────────► open ────────► idle
+//	                     │            │                        │  response started       (finish)
+//	                     │            └──── upstream failed ───┤
+//	                     │                  before a response  │
+//	                     │                  byte: retry, or    │
+//	                     ▼                                     ▼
+//	                   reply ◄─────────────────────────── reply / abort
+//
+// Request bytes come from the downstream codec (h1Server, h2Request) and leave
+// through the upstream codec (h1Client, h2Call); response bytes the other way.
+// Whoever calls a method holds mu. The lock order is exchange, then upstream
+// connection's small locks, then connection queues; codecs call in with no
+// connection lock held.
+//
+// Credit: request bytes are credited to the client when they are passed on and
+// the upstream is not congested; response bytes likewise. What is not credited
+// bounds what can wait here.
+type exchange struct {
+	mu    sync.Mutex
+	tun   *clientTunnel
+	down  clientSide
+	up    endpointSide // nil: none yet, or no more
+	phase phase
+
+	req   mesh.Request
+	reqF  h1.Framing
+	resp  mesh.Response
+	respF h1.Framing
+	fx    filters.Exchange
+
+	rt      *Runtime // for the length of the exchange
+	port    *servicePort
+	rule    *rule
+	backend *backend
+	dest    *destination
+	ep      *upstream.Endpoint // acquired; nil: none
+	hint    upstream.Hint      // which endpoints failed already
+
+	reqDone     bool // the client has sent everything
+	reqSent     bool // and the upstream codec was given all of it
+	upReady     bool // the upstream takes bytes
+	respStarted bool // the response head went to the client
+	upFinished  bool // the upstream's response is complete
+	local       bool // the response is ours
+
+	reqBuf      []byte      // request bytes that wait for the upstream
+	reqTrailers mesh.Fields // likewise
+	replay      []byte      // request bytes sent so far, for another try
+	noReplay    bool        // more were sent than replay may hold
+	attempts    int
+	idleReuse   bool // this try went out on a connection that had been idle
+
+	owedReq, owedResp int // bytes not credited, because the other side is congested
+
+	start, upStart time.Time
+	upDuration     time.Duration
+	bytesIn        uint64
+	bytesOut       uint64
+	flag           string // Envoy's response flag, "" for none
+	details        string
+	cause          string // upstream_transport_failure_reason
+	grpcStatus     string
+	requestID      []byte
+	path           []byte // as the client sent it
+	deadline       timer
+	tryDeadline    timer
+	seq            uint32 // counts exchanges of this struct, for late timers
+}
+
+type phase uint8
+
+const (
+	idle phase = iota
+	connecting
+	open
+	upgraded // after 101: bytes both ways
+)
+
+// maxReplay is how much of a request body is kept for another try.
+const maxReplay = 64 << 10
+
+// maxAttempts is Istio's default of two retries.
+const maxAttempts = 3
+
+// clientSide is the codec towards the client. Calls come with the exchange locked.
+type clientSide interface {
+	// sendHead sends x.resp with x.respF, and the first bytes of its body.
+	sendHead(t *loop.Turn, body []byte, end bool)
+	sendData(t *loop.Turn, b []byte, end bool)
+	sendTrailers(t *loop.Turn, trailers mesh.Fields)
+	// sendInterim sends a 1xx head.
+	sendInterim(t *loop.Turn, resp *mesh.Response)
+	// credit returns n request bytes to the client.
+	credit(t *loop.Turn, n int)
+	congested() bool
+	// abort breaks the response off, so that the client notices.
+	abort(t *loop.Turn)
+	// finished says that the exchange is over and may be used again.
+	// clean is false when the client's request was not read to its end.
+	finished(t *loop.Turn, clean bool)
+}
+
+// endpointSide is the codec towards an endpoint. Calls come with the exchange locked.
+type endpointSide interface {
+	sendHead(t *loop.Turn, x *exchange, body []byte, end bool)
+	sendData(t *loop.Turn, b []byte, end bool)
+	sendTrailers(t *loop.Turn, trailers mesh.Fields)
+	credit(t *loop.Turn, n int)
+	congested() bool
+	// release gives the connection back after a complete exchange.
+	release(t *loop.Turn)
+	// abort gives the connection up.
+	abort(t *loop.Turn)
+}
+
+// reset prepares for the next request. Memory is kept.
+func (x *exchange) reset() {
+	x.phase, x.up, x.port, x.rule, x.backend, x.dest, x.rt = idle, nil, nil, nil, nil, nil, nil
+	x.hint = upstream.Hint{}
+	x.reqDone, x.reqSent, x.upReady, x.respStarted, x.upFinished = false, false, false, false, false
+	x.reqBuf, x.replay, x.noReplay = shrink(x.reqBuf), shrink(x.replay), false
+	x.reqTrailers = nil
+	x.attempts, x.idleReuse, x.local = 0, false, false
+	x.owedReq, x.owedResp = 0, 0
+	x.bytesIn, x.bytesOut = 0, 0
+	x.upStart, x.upDuration = time.Time{}, 0
+	x.flag, x.details, x.cause, x.grpcStatus = "", "", "", ""
+	x.seq++
+}
+
+// shrink empties a buffer and lets go of a large one.
+func shrink(b []byte) []byte {
+	if cap(b) > 4<<10 {
+		return nil
+	}
+	return b[:0]
+}
+
+// begin starts an exchange: x.req and x.reqF are filled. body is what of the
+// content came with the head, end that it is all.
+func (x *exchange) begin(t *loop.Turn, body []byte, end bool) {
+	x.start = t.Now
+	x.phase = connecting
+	x.bytesIn = uint64(len(body))
+	x.reqDone = end
+	if len(body) > 0 {
+		x.reqBuf = append(x.reqBuf, body...)
+	}
+	if x.route(t) {
+		x.connect(t)
+	}
+}
+
+// requestData takes more of the request's content.
+func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
+	x.bytesIn += uint64(len(b))
+	x.reqDone = x.reqDone || end
+	switch {
+	case x.phase == idle: // answered already: the rest is not wanted
+		x.down.credit(t, len(b))
+	case !x.upReady:
+		x.reqBuf = append(x.reqBuf, b...)
+	default:
+		x.keepReplay(b)
+		x.reqSent = x.reqSent || end
+		x.up.sendData(t, b, end)
+		x.owedReq += len(b)
+		x.creditRequest(t)
+	}
+}
+
+// requestTrailers ends the request with trailers.
+func (x *exchange) requestTrailers(t *loop.Turn, trailers mesh.Fields) {
+	x.reqDone = true
+	if x.phase == idle {
+		return
+	}
+	if !x.upReady {
+		x.reqTrailers = cloneFields(trailers)
+		return
+	}
+	x.noReplay = true
+	x.reqSent = true
+	x.up.sendTrailers(t, trailers)
+}
+
+func (x *exchange) creditRequest(t *loop.Turn) {
+	if x.owedReq > 0 && (x.up == nil || !x.up.congested()) {
+		n := x.owedReq
+		x.owedReq = 0
+		x.down.credit(t, n)
+	}
+}
+
+func (x *exchange) keepReplay(b []byte) {
+	if x.noReplay || len(b) == 0 {
+		return
+	}
+	if len(x.replay)+len(b) > maxReplay || x.respStarted {
+		x.noReplay = true
+		x.replay = nil
+		return
+	}
+	x.replay = append(x.replay, b...)
+}
+
+// upstreamReady is called when the connection to the endpoint takes the request.
+func (x *exchange) upstreamReady(t *loop.Turn) {
+	x.phase = open
+	x.upReady = true
+	x.upStart = t.Now
+	if d := x.rule.backendTimeout; d > 0 {
+		seq := x.seq
+		attempt := x.attempts
+		x.tun.p.timers.start(&x.tryDeadline, x.tun.shard, t.Now, d, func(t *loop.Turn) { x.timedOut(t, seq, attempt) })
+	}
+	body := x.reqBuf
+	trailers := x.reqTrailers
+	x.reqSent = x.reqDone
+	x.up.sendHead(t, x, body, x.reqDone && trailers == nil)
+	if x.up == nil { // it could not be sent; another try follows
+		x.upReady, x.reqSent = false, false
+		return
+	}
+	if trailers != nil {
+		x.noReplay = true
+		x.up.sendTrailers(t, trailers)
+		x.reqTrailers = nil
+	}
+	x.keepReplay(body)
+	x.owedReq += len(body)
+	x.reqBuf = shrink(x.reqBuf)
+	x.creditRequest(t)
+}
+
+// responseInterim passes a 1xx response on.
+func (x *exchange) responseInterim(t *loop.Turn, resp *mesh.Response) {
+	if !x.respStarted {
+		x.down.sendInterim(t, resp)
+	}
+}
+
+// responseHead passes the response's head on: x.resp and x.respF are filled.
+func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) {
+	if x.tryDeadline.shard != nil {
+		x.tryDeadline.stop()
+	}
+	x.upDuration = t.Now.Sub(x.upStart)
+	x.filterResponse()
+	if v, ok := x.resp.Fields.Get("grpc-status"); ok {
+		x.setGRPCStatus(v)
+	}
+	x.respStarted = true
+	x.bytesOut += uint64(len(body))
+	x.upFinished = end
+	x.down.sendHead(t, body, end)
+	x.oweResponse(t, len(body))
+	if end {
+		x.complete(t)
+	}
+}
+
+// responseData passes content on.
+func (x *exchange) responseData(t *loop.Turn, b []byte, end bool) {
+	x.bytesOut += uint64(len(b))
+	x.upFinished = end
+	x.down.sendData(t, b, end)
+	x.oweResponse(t, len(b))
+	if end {
+		x.complete(t)
+	}
+}
+
+// responseTrailers ends the response with trailers.
+func (x *exchange) responseTrailers(t *loop.Turn, trailers mesh.Fields) {
+	if v, ok := trailers.Get("grpc-status"); ok {
+		x.setGRPCStatus(v)
+	}
+	x.upFinished = true
+	x.down.sendTrailers(t, trailers)
+	x.complete(t)
+}
+
+func (x *exchange) oweResponse(t *loop.Turn, n int) {
+	x.owedResp += n
+	x.creditResponse(t)
+}
+
+func (x *exchange) creditResponse(t *loop.Turn) {
+	if x.owedResp > 0 && x.up != nil && !x.down.congested() {
+		n := x.owedResp
+		x.owedResp = 0
+		x.up.credit(t, n)
+	}
+}
+
+// complete ends an exchange whose response is complete.
+func (x *exchange) complete(t *loop.Turn) {
+	up := x.up
+	x.up = nil
+	if up != nil {
+		if x.reqSent {
+			up.release(t)
+		} else {
+			up.abort(t) // the endpoint answered without reading the request
+		}
+	}
+	x.finish(t)
+}
+
+// finish reports the exchange and makes it ready for the next one.
+func (x *exchange) finish(t *loop.Turn) {
+	x.stopTimers()
+	x.leaveDest()
+	x.report(t)
+	clean := x.reqDone
+	owed := x.owedReq + len(x.reqBuf)
+	x.reset()
+	if owed > 0 {
+		x.down.credit(t, owed)
+	}
+	x.down.finished(t, clean)
+}
+
+func (x *exchange) stopTimers() {
+	if x.deadline.shard != nil {
+		x.deadline.stop()
+	}
+	if x.tryDeadline.shard != nil {
+		x.tryDeadline.stop()
+	}
+}
+
+// leaveDest gives back what pick took.
+func (x *exchange) leaveDest() {
+	if x.ep != nil {
+		x.ep.Release()
+		x.ep = nil
+	}
+}
+
+// downstreamGone is called when the client reset the request or went away.
+func (x *exchange) downstreamGone(t *loop.Turn) {
+	if x.phase == idle {
+		return
+	}
+	if up := x.up; up != nil {
+		x.up = nil
+		up.abort(t)
+	}
+	x.flag, x.details = flagDownstreamGone, "downstream_remote_disconnect"
+	x.stopTimers()
+	x.leaveDest()
+	x.report(t)
+	x.reset()
+}
+
+// downstreamWritable is called when the client takes bytes again.
+func (x *exchange) downstreamWritable(t *loop.Turn) { x.creditResponse(t) }
+
+// upstreamWritable is called when the endpoint takes bytes again.
+func (x *exchange) upstreamWritable(t *loop.Turn) { x.creditRequest(t) }
+
+// upstreamFailed is called when the connection to the endpoint could not be
+// made, or ended before the response did. sent is false when the endpoint
+// cannot have seen the request.
+func (x *exchange) upstreamFailed(t *loop.Turn, f failure) {
+	x.up = nil
+	if x.phase == idle {
+		return
+	}
+	x.cause = f.cause
+	if x.respStarted {
+		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
+		x.down.abort(t)
+		x.abandon(t)
+		return
+	}
+	if x.mayRetry(f) {
+		x.retry(t)
+		return
+	}
+	x.flag = f.flag
+	x.replyFailure(t, f)
+}
+
+// mayRetry decides about another try: Istio's default retry policy, which
+// names connect-failure, refused-stream and resets before the request was
+// sent, plus connections that had been idle and turn out to be dead under an
+// idempotent request.
+func (x *exchange) mayRetry(f failure) bool {
+	if x.attempts >= maxAttempts || x.noReplay || x.phase == upgraded {
+		return false
+	}
+	if !f.sent {
+		return true
+	}
+	return x.idleReuse && !f.answered && idempotent(x.req.Method)
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// retry sends the request again, to another endpoint where there is one.
+func (x *exchange) retry(t *loop.Turn) {
+	if x.ep != nil && !x.idleReuse {
+		x.hint.Exclude(x.ep)
+	}
+	x.leaveDest()
+	if x.tryDeadline.shard != nil {
+		x.tryDeadline.stop()
+	}
+	if x.upReady {
+		// What was sent comes again, before what has come since.
+		x.reqBuf = append(append([]byte(nil), x.replay...), x.reqBuf...)
+		x.replay = x.replay[:0]
+		// These bytes were credited or owed already.
+		x.owedReq -= len(x.reqBuf)
+	}
+	x.upReady, x.reqSent, x.idleReuse = false, false, false
+	x.phase = connecting
+	x.connect(t)
+}
+
+// abandon ends an exchange whose client was told by abort.
+func (x *exchange) abandon(t *loop.Turn) {
+	x.stopTimers()
+	x.leaveDest()
+	x.report(t)
+	x.reset()
+}
+
+// timedOut fires the route's or the try's deadline (attempt 0: the route's).
+func (x *exchange) timedOut(t *loop.Turn, seq uint32, attempt int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.seq != seq || x.phase == idle || x.phase == upgraded || attempt != 0 && (attempt != x.attempts || x.respStarted) {
+		return
+	}
+	if up := x.up; up != nil {
+		x.up = nil
+		up.abort(t)
+	}
+	x.flag, x.details = flagTimeout, "response_timeout"
+	if attempt != 0 {
+		x.details = "upstream_per_try_timeout"
+	}
+	if x.respStarted {
+		x.down.abort(t)
+		x.abandon(t)
+		return
+	}
+	x.reply(t, 504, "upstream request timeout")
+}
+
+func (x *exchange) setGRPCStatus(v string) {
+	if len(v) <= 2 {
+		x.grpcStatus = smallNumber(v)
+	}
+}
+
+// smallNumber returns v, a number below 20, as a string that may be kept.
+func smallNumber(v string) string {
+	n := 0
+	for i := 0; i < len(v); i++ {
+		if v[i] < '0' || v[i] > '9' {
+			return ""
+		}
+		n = n*10 + int(v[i]-'0')
+	}
+	if v == "" || n >= len(smallNumbers) {
+		return ""
+	}
+	return smallNumbers[n]
+}
+
+var smallNumbers = [...]string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19"}
+
+func cloneFields(f mesh.Fields) mesh.Fields {
+	out := make(mesh.Fields, len(f))
+	for i, e := range f {
+		out[i] = mesh.Field{Name: string([]byte(e.Name)), Value: string([]byte(e.Value))}
+	}
+	return out
+}
+
+// failure is why an endpoint did not answer.
+type failure struct {
+	flag     string // Envoy's response flag
+	reason   string // the words of Envoy's "reset reason"
+	cause    string // for the log
+	sent     bool   // the endpoint may have seen the request
+	answered bool   // a part of the response had come
+	status   int    // 0: 503
+}
+
+// respAlias reports whether the strings of the response lie in memory that is
+// used again: an HTTP/1.1 endpoint's head.
+func (x *exchange) respAlias() bool {
+	_, ok := x.up.(*h2Call)
+	return !ok && !x.local
+}

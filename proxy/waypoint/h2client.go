@@ -1,0 +1,337 @@
+package waypoint
+
+import (
+	"errors"
+	"sync"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/tunnel"
+	"cairnproxy.dev/cairn/tunnel/h1"
+	"cairnproxy.dev/cairn/tunnel/h2"
+	"cairnproxy.dev/cairn/tunnel/loop"
+	"golang.org/x/net/http2/hpack"
+)
+
+// h2Client speaks HTTP/2 to an endpoint inside a CONNECT stream; it serves
+// many exchanges at once, each an h2Call.
+type h2Client struct {
+	d     *destination
+	inner innerConn
+
+	mu      sync.Mutex
+	waiting []*h2Call // until CONNECT is answered
+	ready   bool
+	dead    bool
+	// Reader only.
+	answered bool
+}
+
+// h2ClientStreams is how many calls share one connection to an endpoint.
+const h2ClientStreams = 100
+
+func newH2Client(d *destination) *h2Client {
+	c := &h2Client{d: d}
+	c.inner.q.Init(&c.inner)
+	return c
+}
+
+// submission is what became of a call given to submit.
+type submission uint8
+
+const (
+	submitFull  submission = iota // take another connection
+	submitNow                     // it can be sent
+	submitLater                   // it is sent when the connection is ready
+)
+
+// submit gives the connection a call, if it takes one more.
+func (c *h2Client) submit(call *h2Call) submission {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.dead:
+	case !c.ready && len(c.waiting) < h2ClientStreams:
+		c.waiting = append(c.waiting, call)
+		return submitLater
+	case c.ready:
+		if ok, _ := c.inner.conn.CanOpen(h2ClientStreams); ok {
+			return submitNow
+		}
+	}
+	return submitFull
+}
+
+// drain ends the connection after its calls.
+func (c *h2Client) drain(t *loop.Turn) {
+	c.mu.Lock()
+	ready := c.ready && !c.dead
+	c.mu.Unlock()
+	if ready {
+		c.inner.conn.Drain(t)
+	}
+}
+
+// Opened implements tunnel.Opener.
+func (c *h2Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
+	if err != nil {
+		c.lost(t, connectFailure(err))
+	}
+}
+
+// Headers implements h2.StreamHandler for the CONNECT stream: its answer.
+func (c *h2Client) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	if c.answered {
+		if h.End {
+			c.Data(t, st, nil, true)
+		}
+		return
+	}
+	status := tunnel.Status(h)
+	if status/100 == 1 {
+		return
+	}
+	if status != 200 {
+		st.Reset(t, h2.NoError)
+		c.lost(t, connectFailure(&tunnel.StatusError{Code: status}))
+		return
+	}
+	c.established(t, st)
+}
+
+// established starts the HTTP/2 connection and the calls that waited for it.
+func (c *h2Client) established(t *loop.Turn, out pipe) {
+	c.answered = true
+	c.inner.out = out
+	c.mu.Lock()
+	c.inner.conn = h2.New(t, &c.inner, c, h2.Options{Client: true, Budget: c.d.p.o.Budget})
+	c.ready = true
+	calls := c.waiting
+	c.waiting = nil
+	c.mu.Unlock()
+	for _, call := range calls {
+		if x := call.served(); x != nil {
+			call.c = c
+			x.upstreamReady(t)
+			x.mu.Unlock()
+		}
+	}
+}
+
+// Data implements h2.StreamHandler for the CONNECT stream.
+func (c *h2Client) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
+	if c.inner.conn != nil {
+		c.inner.feed(t, b, end)
+	}
+}
+
+// Reset implements h2.StreamHandler for the CONNECT stream.
+func (c *h2Client) Reset(t *loop.Turn, _ *h2.Stream, err error) {
+	if c.answered {
+		c.inner.close(t, err)
+		return
+	}
+	c.lost(t, failure{flag: flagConnectFailure, reason: "connection failure", cause: err.Error()})
+}
+
+// Writable implements h2.StreamHandler for the CONNECT stream.
+func (c *h2Client) Writable(t *loop.Turn, _ *h2.Stream) { c.inner.writable(t) }
+
+// Open implements h2.Handler; the endpoint may not open streams.
+func (c *h2Client) Open(t *loop.Turn, s *h2.Stream, _ *h2.Head) { s.Reset(t, h2.ProtocolError) }
+
+// Closed implements h2.Handler.
+func (c *h2Client) Closed(t *loop.Turn, err error) {
+	c.lost(t, failure{flag: flagConnectionTermination, reason: "connection termination", cause: err.Error()})
+}
+
+// lost takes the connection out of use and fails the calls that wait for it.
+func (c *h2Client) lost(t *loop.Turn, f failure) {
+	c.mu.Lock()
+	c.dead = true
+	calls := c.waiting
+	c.waiting = nil
+	c.mu.Unlock()
+	c.d.forgetH2(c)
+	for _, call := range calls {
+		if x := call.served(); x != nil {
+			x.upstreamFailed(t, f)
+			x.mu.Unlock()
+		}
+	}
+}
+
+// h2Call is one exchange on an h2Client.
+type h2Call struct {
+	x        *exchange
+	c        *h2Client
+	st       *h2.Stream
+	gotHead  bool
+	left     int64 // of the declared content; negative: none was declared
+	trailers mesh.Fields
+	over     bool
+}
+
+// served returns the exchange, locked, or nil if it has turned away.
+func (k *h2Call) served() *exchange {
+	k.x.mu.Lock()
+	if k.x.up != endpointSide(k) {
+		k.x.mu.Unlock()
+		return nil
+	}
+	return k.x
+}
+
+// sendHead implements endpointSide.
+func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
+	var buf [32]hpack.HeaderField
+	if x.reqF.Expect100 {
+		// HTTP/2 endpoints are not asked; the client need not wait.
+		x.responseInterim(t, &mesh.Response{Status: 100})
+	}
+	path := x.req.Path
+	if x.req.HasQuery {
+		path += "?" + x.req.Query
+	}
+	f := requestToH2(buf[:0], &x.req, &x.reqF, path)
+	k.st = k.c.inner.conn.Open(t, k, f, end && len(body) == 0)
+	if k.st == nil {
+		x.up = nil
+		seq := x.seq
+		t.Defer(func(t *loop.Turn) { // the exchange may not change under its caller
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			if x.seq == seq {
+				x.upstreamFailed(t, failure{flag: flagConnectFailure, reason: "connection failure", cause: "endpoint's connection takes no more streams"})
+			}
+		})
+		return
+	}
+	if len(body) > 0 {
+		k.st.Write(t, body, end)
+	}
+}
+
+func (k *h2Call) sendData(t *loop.Turn, b []byte, end bool) {
+	if k.st != nil {
+		k.st.Write(t, b, end)
+	}
+}
+
+func (k *h2Call) sendTrailers(t *loop.Turn, trailers mesh.Fields) {
+	if k.st != nil {
+		var buf [8]hpack.HeaderField
+		k.st.WriteTrailers(t, appendFields(buf[:0], trailers, k.x.req.Proto == 1))
+	}
+}
+
+func (k *h2Call) credit(t *loop.Turn, n int) {
+	if k.st != nil && n > 0 {
+		k.st.Consumed(t, n)
+	}
+}
+
+func (k *h2Call) congested() bool { return k.st != nil && k.st.Congested() }
+
+func (k *h2Call) release(*loop.Turn) {}
+
+func (k *h2Call) abort(t *loop.Turn) {
+	if k.st != nil {
+		k.st.Reset(t, h2.Cancel)
+	}
+}
+
+// Headers implements h2.StreamHandler.
+func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	x := k.served()
+	if x == nil {
+		return
+	}
+	defer x.mu.Unlock()
+	if h.Trailer {
+		tr, err := trailersFromH2(h, k.trailers[:0])
+		if err != nil || k.left > 0 || h.TooLarge {
+			k.fail(t, x, errMalformed)
+			return
+		}
+		if k.trailers = tr; len(tr) == 0 {
+			x.responseData(t, nil, true)
+			return
+		}
+		x.responseTrailers(t, tr)
+		return
+	}
+	if h.TooLarge {
+		k.fail(t, x, errors.New("response header section too large"))
+		return
+	}
+	if err := responseFromH2(h, x.req.Method, &x.resp, &x.respF); err != nil {
+		k.fail(t, x, err)
+		return
+	}
+	if x.resp.Status < 200 {
+		if h.End {
+			k.fail(t, x, errMalformed)
+			return
+		}
+		x.responseInterim(t, &x.resp)
+		return
+	}
+	k.gotHead = true
+	k.left = x.respF.Length
+	if x.respF.NoBody {
+		k.left = 0
+	}
+	x.responseHead(t, nil, h.End)
+}
+
+// Data implements h2.StreamHandler.
+func (k *h2Call) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
+	x := k.served()
+	if x == nil {
+		return
+	}
+	defer x.mu.Unlock()
+	if k.left >= 0 {
+		k.left -= int64(len(b))
+		if k.left < 0 || end && k.left > 0 {
+			k.fail(t, x, errMalformed)
+			return
+		}
+	}
+	if len(b) > 0 || end {
+		x.responseData(t, b, end)
+	}
+}
+
+func (k *h2Call) fail(t *loop.Turn, x *exchange, err error) {
+	k.st.Reset(t, h2.ProtocolError)
+	x.upstreamFailed(t, failure{flag: flagProtocolError, reason: "protocol error", cause: err.Error(), sent: true, answered: true, status: 502})
+}
+
+// Reset implements h2.StreamHandler.
+func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
+	x := k.served()
+	if x == nil {
+		return
+	}
+	defer x.mu.Unlock()
+	f := failure{flag: flagRemoteReset, reason: "remote reset", cause: err.Error(), sent: true, answered: k.gotHead}
+	var se *h2.StreamError
+	switch {
+	case !errors.As(err, &se):
+		f.flag, f.reason = flagConnectionTermination, "connection termination"
+	case se.Code == h2.RefusedStream: // RFC 9113 section 8.7: it was not processed
+		f.sent = false
+	}
+	x.upstreamFailed(t, f)
+}
+
+// Writable implements h2.StreamHandler.
+func (k *h2Call) Writable(t *loop.Turn, _ *h2.Stream) {
+	if x := k.served(); x != nil {
+		x.upstreamWritable(t)
+		x.mu.Unlock()
+	}
+}
+
+var _ = h1.Chunked

@@ -1,0 +1,319 @@
+package waypoint
+
+import (
+	"errors"
+	"strconv"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/tunnel/h1"
+	"cairnproxy.dev/cairn/tunnel/h2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// errMalformed is a message that RFC 9113 section 8.1.1 calls malformed: the
+// stream is reset with PROTOCOL_ERROR.
+var errMalformed = errors.New("malformed message")
+
+// requestFromH2 fills req and f from a request's header section. arena is
+// memory for what must be rewritten (path and authority); the strings of req
+// may alias what it returns.
+func requestFromH2(head *h2.Head, arena []byte, req *mesh.Request, f *h1.Framing) ([]byte, error) {
+	req.Fields = req.Fields[:0]
+	*f = h1.Framing{Length: h1.Chunked}
+	if head.End {
+		f.Length = 0
+	}
+	var method, scheme, authority, path, host, protocol string
+	var has uint8
+	const hasMethod, hasScheme, hasPath, hasAuthority, hasProtocol = 1, 2, 4, 8, 16
+	regular, cookies := false, 0
+	for i := range head.Fields {
+		x := &head.Fields[i]
+		if len(x.Name) > 0 && x.Name[0] == ':' {
+			if regular {
+				return arena, errMalformed
+			}
+			var bit uint8
+			switch x.Name {
+			case ":method":
+				bit, method = hasMethod, x.Value
+			case ":scheme":
+				bit, scheme = hasScheme, x.Value
+			case ":path":
+				bit, path = hasPath, x.Value
+			case ":authority":
+				bit, authority = hasAuthority, x.Value
+			case ":protocol":
+				bit, protocol = hasProtocol, x.Value
+			default:
+				return arena, errMalformed
+			}
+			if has&bit != 0 {
+				return arena, errMalformed
+			}
+			has |= bit
+			continue
+		}
+		regular = true
+		if !validField(x) {
+			return arena, errMalformed
+		}
+		switch x.Name {
+		case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
+			return arena, errMalformed
+		case "te":
+			if x.Value != "trailers" {
+				return arena, errMalformed
+			}
+			f.Trailers = true
+			continue
+		case "content-length":
+			n, ok := parseLength(x.Value)
+			if !ok || f.HasDeclared && f.Declared != n || head.End && n != 0 {
+				return arena, errMalformed
+			}
+			f.Declared, f.HasDeclared = n, true
+			continue
+		case "host":
+			if host != "" {
+				return arena, errMalformed
+			}
+			host = x.Value
+			continue
+		case "expect":
+			f.Expect100 = x.Value == "100-continue"
+			continue
+		case "cookie":
+			cookies++
+		}
+		req.Fields = append(req.Fields, mesh.Field{Name: x.Name, Value: x.Value})
+	}
+	if has&(hasMethod|hasScheme|hasPath) != hasMethod|hasScheme|hasPath || path == "" || method == "" || protocol != "" || method == "CONNECT" {
+		return arena, errMalformed
+	}
+	if authority == "" {
+		authority = host
+	} else if host != "" && host != authority {
+		return arena, errMalformed // two opinions of the host: RFC 9113 section 8.3.1
+	}
+	if f.HasDeclared && !head.End {
+		f.Length = f.Declared
+	}
+	for i := 0; i < len(method); i++ {
+		if !tokenByte(method[i]) || method[i] >= 'a' && method[i] <= 'z' {
+			return arena, errMalformed
+		}
+	}
+	req.Method, req.Scheme, req.Proto, req.MinorVersion = method, scheme, 2, 0
+	if cookies > 1 {
+		joinCookies(&req.Fields)
+	}
+	arena = append(append(arena[:0], path...), authority...)
+	if err := h1.SetPath(arena[:len(path):len(path)], req); err != nil {
+		return arena, err
+	}
+	if err := h1.SetAuthority(arena[len(path):], req); err != nil {
+		return arena, err
+	}
+	if req.Authority == authority {
+		req.Authority = authority // the one that does not alias the arena
+	}
+	return arena, nil
+}
+
+// joinCookies makes one field of several: RFC 9113 section 8.2.3 lets a client
+// split them, and HTTP/1.1 wants them together.
+func joinCookies(f *mesh.Fields) {
+	joined := ""
+	for _, x := range *f {
+		if x.Name == "cookie" {
+			if joined != "" {
+				joined += "; "
+			}
+			joined += x.Value
+		}
+	}
+	f.Set("cookie", joined)
+}
+
+// responseFromH2 fills resp and f from a response's header section.
+func responseFromH2(head *h2.Head, method string, resp *mesh.Response, f *h1.Framing) error {
+	resp.Fields = resp.Fields[:0]
+	*f = h1.Framing{Length: h1.Chunked}
+	resp.Status = 0
+	for i := range head.Fields {
+		x := &head.Fields[i]
+		if len(x.Name) > 0 && x.Name[0] == ':' {
+			if i != 0 || x.Name != ":status" || len(x.Value) != 3 {
+				return errMalformed
+			}
+			n, err := strconv.Atoi(x.Value)
+			if err != nil || n < 100 {
+				return errMalformed
+			}
+			resp.Status = n
+			continue
+		}
+		if resp.Status == 0 || !validField(x) {
+			return errMalformed
+		}
+		switch x.Name {
+		case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
+			return errMalformed
+		case "content-length":
+			n, ok := parseLength(x.Value)
+			if !ok || f.HasDeclared && f.Declared != n {
+				return errMalformed
+			}
+			f.Declared, f.HasDeclared = n, true
+			continue
+		}
+		resp.Fields = append(resp.Fields, mesh.Field{Name: x.Name, Value: x.Value})
+	}
+	if resp.Status == 0 || resp.Status == 101 {
+		return errMalformed
+	}
+	f.NoBody = method == "HEAD" || resp.Status < 200 || resp.Status == 204 || resp.Status == 304
+	switch {
+	case f.NoBody:
+		f.Length = 0
+	case f.HasDeclared:
+		f.Length = f.Declared
+		if head.End && f.Declared != 0 {
+			return errMalformed
+		}
+	case head.End:
+		f.Length = 0
+	}
+	return nil
+}
+
+// trailersFromH2 returns the fields of a trailer section; those that may not
+// be trailers are dropped.
+func trailersFromH2(head *h2.Head, dst mesh.Fields) (mesh.Fields, error) {
+	for i := range head.Fields {
+		x := &head.Fields[i]
+		if !validField(x) {
+			return dst, errMalformed
+		}
+		if h1.TrailerAllowed(x.Name) {
+			dst = append(dst, mesh.Field{Name: x.Name, Value: x.Value})
+		}
+	}
+	return dst, nil
+}
+
+// validField checks name and value as RFC 9113 section 8.2.1 has it.
+func validField(x *hpack.HeaderField) bool {
+	if x.Name == "" {
+		return false
+	}
+	for i := 0; i < len(x.Name); i++ {
+		if c := x.Name[i]; !tokenByte(c) || c >= 'A' && c <= 'Z' {
+			return false
+		}
+	}
+	v := x.Value
+	if v == "" {
+		return true
+	}
+	if v[0] == ' ' || v[0] == '\t' || v[len(v)-1] == ' ' || v[len(v)-1] == '\t' {
+		return false
+	}
+	for i := 0; i < len(v); i++ {
+		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// tokenTable marks the bytes of an RFC 9110 token.
+var tokenTable = func() (t [256]bool) {
+	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+		t[c] = true
+	}
+	return t
+}()
+
+func tokenByte(c byte) bool { return tokenTable[c] }
+
+func parseLength(s string) (int64, bool) {
+	if s == "" || len(s) > 18 {
+		return 0, false
+	}
+	var n int64
+	for i := 0; i < len(s); i++ {
+		if s[i] < '0' || s[i] > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(s[i]-'0')
+	}
+	return n, true
+}
+
+// requestToH2 appends the header section of a request. path is target in
+// origin form.
+func requestToH2(dst []hpack.HeaderField, req *mesh.Request, f *h1.Framing, path string) []hpack.HeaderField {
+	alias := req.Proto == 1
+	dst = append(dst,
+		hpack.HeaderField{Name: ":method", Value: req.Method, Sensitive: alias},
+		hpack.HeaderField{Name: ":scheme", Value: "http"},
+		hpack.HeaderField{Name: ":authority", Value: req.Authority, Sensitive: alias},
+		hpack.HeaderField{Name: ":path", Value: path, Sensitive: true})
+	dst = appendFields(dst, req.Fields, alias)
+	if f.Trailers {
+		dst = append(dst, hpack.HeaderField{Name: "te", Value: "trailers"})
+	}
+	if f.Length > 0 {
+		dst = append(dst, hpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(f.Length, 10)})
+	}
+	return dst
+}
+
+// responseToH2 appends the header section of a response; alias says that its
+// strings do not outlive the exchange.
+func responseToH2(dst []hpack.HeaderField, resp *mesh.Response, f *h1.Framing, alias bool) []hpack.HeaderField {
+	dst = append(dst, hpack.HeaderField{Name: ":status", Value: statusString(resp.Status)})
+	dst = appendFields(dst, resp.Fields, alias)
+	switch {
+	case f.NoBody && f.HasDeclared:
+		dst = append(dst, hpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(f.Declared, 10)})
+	case !f.NoBody && f.Length >= 0:
+		dst = append(dst, hpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(f.Length, 10)})
+	}
+	return dst
+}
+
+// appendFields copies fields. The encoder's dynamic table keeps the strings
+// that it indexes, so those that alias an exchange's memory must never be
+// indexed: hpack calls that sensitive.
+func appendFields(dst []hpack.HeaderField, fields mesh.Fields, alias bool) []hpack.HeaderField {
+	for i := range fields {
+		dst = append(dst, hpack.HeaderField{Name: fields[i].Name, Value: fields[i].Value, Sensitive: alias || sensitive(fields[i].Name)})
+	}
+	return dst
+}
+
+// sensitive fields are never put into a compression table, RFC 7541 section 7.1.3.
+func sensitive(name string) bool {
+	switch name {
+	case "authorization", "cookie", "set-cookie", "proxy-authorization":
+		return true
+	}
+	return false
+}
+
+var statusStrings = func() (s [600]string) {
+	for i := range s {
+		s[i] = strconv.Itoa(i)
+	}
+	return s
+}()
+
+func statusString(n int) string {
+	if n >= 100 && n < len(statusStrings) {
+		return statusStrings[n]
+	}
+	return strconv.Itoa(n)
+}

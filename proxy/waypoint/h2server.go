@@ -1,0 +1,190 @@
+package waypoint
+
+import (
+	"errors"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/tunnel/h1"
+	"cairnproxy.dev/cairn/tunnel/h2"
+	"cairnproxy.dev/cairn/tunnel/loop"
+	"golang.org/x/net/http2/hpack"
+)
+
+// h2Server speaks HTTP/2 to a client inside its CONNECT stream. Each request
+// is an h2Request with an exchange of its own.
+type h2Server struct {
+	tun   *clientTunnel
+	inner innerConn
+}
+
+func newH2Server(t *loop.Turn, tun *clientTunnel, out pipe) *h2Server {
+	s := &h2Server{tun: tun}
+	s.inner.out = out
+	s.inner.q.Init(&s.inner)
+	s.inner.conn = h2.New(t, &s.inner, s, h2.Options{MaxStreams: 100, Budget: tun.p.o.Budget})
+	return s
+}
+
+// Headers implements h2.StreamHandler for the CONNECT stream.
+func (s *h2Server) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	if h.End {
+		s.Data(t, st, nil, true)
+	}
+}
+
+// Data implements h2.StreamHandler for the CONNECT stream.
+func (s *h2Server) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) { s.inner.feed(t, b, end) }
+
+// Reset implements h2.StreamHandler for the CONNECT stream.
+func (s *h2Server) Reset(t *loop.Turn, _ *h2.Stream, err error) { s.inner.close(t, err) }
+
+// Writable implements h2.StreamHandler for the CONNECT stream.
+func (s *h2Server) Writable(t *loop.Turn, _ *h2.Stream) { s.inner.writable(t) }
+
+// Closed implements h2.Handler.
+func (s *h2Server) Closed(*loop.Turn, error) {
+	s.tun.p.removeH2Server(s)
+	s.tun.closed()
+}
+
+// drain announces the end to the client.
+func (s *h2Server) drain(t *loop.Turn) { s.inner.conn.Drain(t) }
+
+// Open implements h2.Handler: a request came.
+func (s *h2Server) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
+	r := &h2Request{st: st}
+	x := &r.x
+	x.tun, x.down = s.tun, r
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var err error
+	if r.arena, err = requestFromH2(head, nil, &x.req, &x.reqF); err != nil {
+		var pe *h1.ParseError
+		if !errors.As(err, &pe) || head.TooLarge {
+			if !head.TooLarge {
+				st.Reset(t, h2.ProtocolError)
+				return
+			}
+			err = &h1.ParseError{Status: 431, Reason: "http2.header_section_too_large"}
+			errors.As(err, &pe)
+		}
+		st.Handle(r)
+		x.start, x.reqDone, x.req.Proto = t.Now, head.End, 2
+		x.localError(t, pe.Status, pe.Reason)
+		return
+	}
+	if head.TooLarge {
+		st.Handle(r)
+		x.start, x.reqDone = t.Now, head.End
+		x.localError(t, 431, "http2.header_section_too_large")
+		return
+	}
+	r.left = x.reqF.Length
+	st.Handle(r)
+	x.begin(t, nil, head.End)
+}
+
+// h2Request is one request of an h2Server.
+type h2Request struct {
+	x        exchange
+	st       *h2.Stream
+	arena    []byte
+	left     int64 // of the declared content; negative: none was declared
+	trailers mesh.Fields
+	over     bool
+}
+
+// Headers implements h2.StreamHandler: request trailers.
+func (r *h2Request) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	x := &r.x
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	tr, err := trailersFromH2(h, r.trailers[:0])
+	if err != nil || h.TooLarge || r.left > 0 {
+		r.malformed(t)
+		return
+	}
+	r.trailers = tr
+	if len(tr) == 0 {
+		x.requestData(t, nil, true)
+		return
+	}
+	x.requestTrailers(t, tr)
+}
+
+// Data implements h2.StreamHandler.
+func (r *h2Request) Data(t *loop.Turn, st *h2.Stream, b []byte, end bool) {
+	x := &r.x
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if r.left >= 0 {
+		r.left -= int64(len(b))
+		if r.left < 0 || end && r.left > 0 { // content-length lied, RFC 9113 section 8.1.1
+			r.malformed(t)
+			return
+		}
+	}
+	x.requestData(t, b, end)
+}
+
+func (r *h2Request) malformed(t *loop.Turn) {
+	r.over = true
+	r.x.downstreamGone(t)
+	r.st.Reset(t, h2.ProtocolError)
+}
+
+// Reset implements h2.StreamHandler.
+func (r *h2Request) Reset(t *loop.Turn, _ *h2.Stream, _ error) {
+	r.x.mu.Lock()
+	r.over = true
+	r.x.downstreamGone(t)
+	r.x.mu.Unlock()
+}
+
+// Writable implements h2.StreamHandler.
+func (r *h2Request) Writable(t *loop.Turn, _ *h2.Stream) {
+	r.x.mu.Lock()
+	r.x.downstreamWritable(t)
+	r.x.mu.Unlock()
+}
+
+func (r *h2Request) sendInterim(t *loop.Turn, resp *mesh.Response) {
+	r.st.WriteHeaders(t, responseToH2(nil, resp, &h1.Framing{NoBody: true}, r.x.respAlias()), false)
+}
+
+func (r *h2Request) sendHead(t *loop.Turn, body []byte, end bool) {
+	var buf [24]hpack.HeaderField
+	f := responseToH2(buf[:0], &r.x.resp, &r.x.respF, r.x.respAlias())
+	r.st.WriteHeaders(t, f, end && len(body) == 0)
+	if len(body) > 0 {
+		r.st.Write(t, body, end)
+	}
+}
+
+func (r *h2Request) sendData(t *loop.Turn, b []byte, end bool) { r.st.Write(t, b, end) }
+
+func (r *h2Request) sendTrailers(t *loop.Turn, trailers mesh.Fields) {
+	var buf [8]hpack.HeaderField
+	r.st.WriteTrailers(t, appendFields(buf[:0], trailers, r.x.respAlias()))
+}
+
+func (r *h2Request) credit(t *loop.Turn, n int) {
+	if n > 0 {
+		r.st.Consumed(t, n)
+	}
+}
+
+func (r *h2Request) congested() bool { return r.st.Congested() }
+
+func (r *h2Request) abort(t *loop.Turn) {
+	r.over = true
+	r.st.Reset(t, h2.InternalError)
+}
+
+func (r *h2Request) finished(t *loop.Turn, clean bool) {
+	if !clean && !r.over {
+		// The response is complete and the request is not: RFC 9113 section 8.1.
+		r.st.StopReading(t)
+	}
+	r.over = true
+}

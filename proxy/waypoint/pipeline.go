@@ -1,0 +1,186 @@
+package waypoint
+
+import (
+	"encoding/hex"
+	"math/rand/v2"
+	"unsafe"
+
+	"cairnproxy.dev/cairn/filters"
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/router"
+	"cairnproxy.dev/cairn/tunnel/loop"
+)
+
+// route finds the rule for the request and applies everything that comes
+// before the endpoint is chosen. It reports false when the request was answered.
+func (x *exchange) route(t *loop.Turn) bool {
+	x.req.Peer, x.req.Destination = x.tun.peer, x.tun.dst
+	x.keepPath()
+	x.identify()
+	x.rt, x.port = x.tun.current()
+	if x.port == nil {
+		x.flag = flagNoRoute
+		x.reply(t, 404, "")
+		return false
+	}
+	x.fx.Reset()
+	x.fx.Req, x.fx.Resp = &x.req, nil
+	// Authorization first: whoever may not come in learns nothing of the routes.
+	if !x.run(t, x.port.chain) {
+		return false
+	}
+	var m router.Match
+	x.rule = x.port.match(&x.req, &m)
+	if x.rule == nil {
+		x.flag, x.details = flagNoRoute, "route_not_found"
+		x.reply(t, 404, "")
+		return false
+	}
+	x.fx.MatchedPrefix = m.Prefix
+	if x.rule.broken != "" {
+		x.details = "invalid_route"
+		x.reply(t, 500, "")
+		return false
+	}
+	if x.rule.timeout > 0 {
+		seq := x.seq
+		x.tun.p.timers.start(&x.deadline, x.tun.shard, t.Now, x.rule.timeout, func(t *loop.Turn) { x.timedOut(t, seq, 0) })
+	}
+	if !x.run(t, x.rule.chain) {
+		return false
+	}
+	i := x.rule.split.Pick()
+	if i < 0 {
+		x.details = "no_backend"
+		x.reply(t, 500, "")
+		return false
+	}
+	x.backend = x.rule.backends[i]
+	if x.backend.broken != "" {
+		x.details = "invalid_backend"
+		x.reply(t, 500, "")
+		return false
+	}
+	return x.run(t, x.backend.chain)
+}
+
+// run applies a chain's request steps. It reports false when one has answered.
+func (x *exchange) run(t *loop.Turn, c filters.Chain) bool {
+	switch res, _ := c.Request(&x.fx, 0); res {
+	case filters.Continue:
+		return true
+	case filters.Replied:
+		r := &x.fx.Reply
+		x.flag, x.details = r.Flag, r.Details
+		x.replyFields(t, r.Status, r.Body, r.Fields)
+	default:
+		// No filter parks yet. One that cannot go on must not let pass.
+		x.details = "filter_parked"
+		x.reply(t, 500, "")
+	}
+	return false
+}
+
+// filterResponse applies the response steps, the innermost first.
+func (x *exchange) filterResponse() {
+	x.fx.Resp = &x.resp
+	x.backend.chain.Response(&x.fx, 0)
+	x.rule.chain.Response(&x.fx, 0)
+}
+
+// keepPath keeps the client's path for the log, before filters rewrite it.
+func (x *exchange) keepPath() {
+	x.path = append(x.path[:0], x.req.Path...)
+	if x.req.HasQuery {
+		x.path = append(append(x.path, '?'), x.req.Query...)
+	}
+}
+
+// identify gives the request an id, says what the client used, and removes
+// what a client must not claim.
+func (x *exchange) identify() {
+	f := &x.req.Fields
+	id, proto, xfcc := "", false, false
+	for i := range *f {
+		switch (*f)[i].Name {
+		case "x-request-id":
+			id = (*f)[i].Value
+		case "x-forwarded-proto":
+			proto = true
+		case "x-forwarded-client-cert":
+			xfcc = true
+		}
+	}
+	if xfcc {
+		// The client's word: only a proxy that checked a certificate may say this.
+		f.Del("x-forwarded-client-cert")
+	}
+	if id == "" || len(id) > 128 {
+		x.requestID = appendUUID(x.requestID[:0])
+		f.Set("x-request-id", viewString(x.requestID))
+	} else {
+		x.requestID = append(x.requestID[:0], id...)
+	}
+	if !proto {
+		*f = append(*f, mesh.Field{Name: "x-forwarded-proto", Value: "http"})
+	}
+}
+
+// appendUUID appends a random UUID, version 4.
+func appendUUID(b []byte) []byte {
+	var u [16]byte
+	hi, lo := rand.Uint64(), rand.Uint64()
+	for i := range 8 {
+		u[i], u[8+i] = byte(hi>>(8*i)), byte(lo>>(8*i))
+	}
+	u[6] = u[6]&0x0f | 0x40
+	u[8] = u[8]&0x3f | 0x80
+	for i, part := range [...][]byte{u[:4], u[4:6], u[6:8], u[8:10], u[10:]} {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, part)
+	}
+	return b
+}
+
+// viewString is b as a string without a copy; b must not change while it is used.
+func viewString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// connect picks an endpoint and asks for a connection to it.
+func (x *exchange) connect(t *loop.Turn) {
+	x.attempts++
+	cl := x.backend.cluster
+	ep := cl.c.Pick(&x.hint)
+	if ep == nil {
+		x.flag, x.details = flagNoHealthy, "no_healthy_upstream"
+		x.reply(t, 503, "no healthy upstream")
+		return
+	}
+	ep.Acquire()
+	x.ep = ep
+	x.dest = cl.dests[ep]
+	if x.useHTTP2(cl.protocol) {
+		x.dest.callHTTP2(t, x)
+	} else {
+		x.dest.callHTTP1(t, x)
+	}
+}
+
+// useHTTP2 decides how to speak to an endpoint: as its port says, else as the
+// client speaks. gRPC needs HTTP/2 wherever it goes.
+func (x *exchange) useHTTP2(p mesh.AppProtocol) bool {
+	switch p {
+	case mesh.ProtocolHTTP2, mesh.ProtocolGRPC:
+		return true
+	case mesh.ProtocolHTTP:
+		return x.req.Proto == 2 && isGRPC(&x.req)
+	}
+	return x.req.Proto == 2
+}
+
+func isGRPC(r *mesh.Request) bool {
+	ct, _ := r.Fields.Get("content-type")
+	const grpc = "application/grpc"
+	return len(ct) >= len(grpc) && ct[:len(grpc)] == grpc && (len(ct) == len(grpc) || ct[len(grpc)] == '+' || ct[len(grpc)] == ';')
+}

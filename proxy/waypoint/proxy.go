@@ -1,0 +1,442 @@
+package waypoint
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/tunnel"
+	"cairnproxy.dev/cairn/tunnel/h2"
+	"cairnproxy.dev/cairn/tunnel/loop"
+	"cairnproxy.dev/cairn/upstream"
+)
+
+// hbonePort is where waypoints and node proxies accept tunnels.
+const hbonePort = tunnel.Port
+
+// Snapshots is where the configuration comes from: *source.Store.
+type Snapshots interface {
+	// Current is the configuration in force.
+	Current() *mesh.Snapshot
+	// Updates delivers the current snapshot and then each newer one, the
+	// latest if the reader is slow, until ctx ends.
+	Updates(ctx context.Context) <-chan *mesh.Snapshot
+}
+
+// Identities gives TLS configurations: *identity.Cache.
+type Identities interface {
+	Server(own mesh.Identity) *tls.Config
+	Client(own mesh.Identity, expect []string) *tls.Config
+}
+
+// Options configures a Proxy.
+type Options struct {
+	// Name is the Gateway that this is an instance of.
+	Name mesh.Name
+	// Identity is what we present; the zero Identity takes it from Name: the
+	// service account that has the Gateway's name, in DefaultTrustDomain.
+	Identity mesh.Identity
+	// Addresses are where to listen, on Port (0: 15008).
+	Addresses []netip.Addr
+	Port      uint16
+	// HBONEPort is where endpoints' node proxies accept tunnels; 0 means 15008.
+	HBONEPort  uint16
+	Snapshots  Snapshots
+	Identities Identities
+	// Metrics is required; AccessLog may be nil for none.
+	Metrics   *telemetry.Metrics
+	AccessLog *telemetry.Writer
+	Log       *slog.Logger
+	// Network is the network that we are in.
+	Network string
+	// Source is the address to dial from; the zero Addr leaves it to the system.
+	Source netip.Addr
+	// Dial replaces how TCP connections are made; nil means the system's way.
+	Dial func(ctx context.Context, source netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+	// DrainTimeout bounds how long open tunnels may go on after Run's context
+	// ended; 0 means 5 s.
+	DrainTimeout time.Duration
+	// Budget bounds the bytes that wait in flow control, over all connections;
+	// nil means 256 MiB.
+	Budget *h2.Budget
+}
+
+// Proxy is one waypoint instance.
+type Proxy struct {
+	o         Options
+	pool      *tunnel.Pool
+	server    *tunnel.Server
+	registry  upstream.Registry
+	runtime   atomic.Pointer[Runtime]
+	timers    timers
+	draining  atomic.Bool
+	tunnels   atomic.Int64
+	nextShard atomic.Uint32
+	ready     chan struct{}
+
+	// ctx ends when Run is over, for dials of plain connections.
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu           sync.Mutex
+	destinations map[destKey]*destination
+	h2Servers    map[*h2Server]struct{}
+}
+
+// New returns a waypoint that does nothing yet.
+func New(o Options) (*Proxy, error) {
+	if o.Snapshots == nil || o.Identities == nil || o.Metrics == nil || o.Name.Name == "" {
+		return nil, errors.New("waypoint needs a name, snapshots, identities and metrics")
+	}
+	if len(o.Addresses) == 0 {
+		return nil, fmt.Errorf("waypoint %s has no address to listen on", o.Name)
+	}
+	if o.Identity.IsZero() {
+		o.Identity = mesh.Identity{TrustDomain: mesh.DefaultTrustDomain, Namespace: o.Name.Namespace, ServiceAccount: o.Name.Name}
+	}
+	if o.Port == 0 {
+		o.Port = hbonePort
+	}
+	if o.HBONEPort == 0 {
+		o.HBONEPort = hbonePort
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Dial == nil {
+		o.Dial = dialSystem
+	}
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = 5 * time.Second
+	}
+	if o.Budget == nil {
+		o.Budget = &h2.Budget{Limit: 256 << 20}
+	}
+	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
+	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
+	return p, nil
+}
+
+func dialSystem(ctx context.Context, source netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{KeepAlive: -1}
+	d.SetMultipathTCP(false)
+	if source.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	}
+	c, err := d.DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// Ready is closed when the proxy listens and serves its first configuration.
+func (p *Proxy) Ready() <-chan struct{} { return p.ready }
+
+// Run serves until ctx ends, then drains: it announces its end, lets tunnels
+// finish for DrainTimeout, closes the rest, and returns nil. It returns an
+// error if it cannot listen.
+func (p *Proxy) Run(ctx context.Context) error {
+	defer p.pool.Close()
+	defer p.cancel()
+	first, cancelWait := context.WithCancel(ctx)
+	updates := p.o.Snapshots.Updates(first)
+	defer cancelWait()
+	var listeners []net.Listener
+	for _, a := range p.o.Addresses {
+		ln, err := listen(ctx, netip.AddrPortFrom(a, p.o.Port))
+		if err != nil {
+			for _, l := range listeners {
+				l.Close()
+			}
+			return fmt.Errorf("waypoint %s: %w", p.o.Name, err)
+		}
+		listeners = append(listeners, ln)
+	}
+	select {
+	case snap := <-updates:
+		p.apply(snap)
+	case <-ctx.Done():
+		for _, l := range listeners {
+			l.Close()
+		}
+		return nil
+	}
+	var wg sync.WaitGroup
+	stopTicks := make(chan struct{})
+	wg.Go(func() { p.tick(stopTicks) })
+	wg.Go(func() { p.follow(first, updates) })
+	for _, ln := range listeners {
+		wg.Go(func() {
+			if err := p.server.Serve(ln); err != nil {
+				p.o.Log.Error("waypoint stopped accepting", "waypoint", p.o.Name, "error", err)
+			}
+		})
+	}
+	close(p.ready)
+	<-ctx.Done()
+	p.drain()
+	close(stopTicks)
+	cancelWait()
+	wg.Wait()
+	p.cancel()
+	p.wg.Wait()
+	return nil
+}
+
+func listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAlive: -1}
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(ctx, "tcp", at.String())
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w (is another proxy running there?)", at, err)
+	}
+	return ln, nil
+}
+
+// drain ends the tunnels in good order.
+func (p *Proxy) drain() {
+	p.draining.Store(true)
+	p.mu.Lock()
+	h2s := make([]*h2Server, 0, len(p.h2Servers))
+	for s := range p.h2Servers {
+		h2s = append(h2s, s)
+	}
+	p.mu.Unlock()
+	for _, s := range h2s {
+		loop.Run(s.drain)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), p.o.DrainTimeout)
+	defer cancel()
+	if err := p.server.Shutdown(ctx); err != nil {
+		p.o.Log.Info("waypoint closed tunnels that did not end in time", "waypoint", p.o.Name, "tunnels", p.tunnels.Load())
+	}
+}
+
+// follow applies each new snapshot.
+func (p *Proxy) follow(ctx context.Context, updates <-chan *mesh.Snapshot) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case snap, ok := <-updates:
+			if !ok {
+				return
+			}
+			p.apply(snap)
+		}
+	}
+}
+
+// apply makes a snapshot the configuration in force.
+func (p *Proxy) apply(snap *mesh.Snapshot) {
+	rt := p.compile(snap, p.runtime.Load())
+	for _, e := range rt.problems {
+		p.o.Log.Warn("a rule cannot be served and answers 500", "waypoint", p.o.Name, "problem", e)
+	}
+	p.runtime.Store(rt)
+	p.retire(rt)
+}
+
+// destination returns our connections to an endpoint.
+func (p *Proxy) destination(ep *upstream.Endpoint) *destination {
+	key := destKey{workload: ep.Workload.UID, authority: ep.Authority(), expect: strings.Join(ep.Expect, ","), tunnelled: ep.Tunnelled()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.destinations[key]
+	if d == nil {
+		d = newDestination(p, key, ep)
+		p.destinations[key] = d
+	}
+	return d
+}
+
+// retire lets go of destinations that rt does not name.
+func (p *Proxy) retire(rt *Runtime) {
+	used := map[*destination]bool{}
+	for _, cl := range rt.clusters {
+		for _, d := range cl.dests {
+			used[d] = true
+		}
+	}
+	var old []*destination
+	p.mu.Lock()
+	for k, d := range p.destinations {
+		if !used[d] {
+			delete(p.destinations, k)
+			old = append(old, d)
+		}
+	}
+	p.mu.Unlock()
+	loop.Run(func(t *loop.Turn) {
+		for _, d := range old {
+			d.retire(t)
+		}
+	})
+}
+
+// tick sweeps deadlines, and closes what was idle for long.
+func (p *Proxy) tick(stop chan struct{}) {
+	tk := time.NewTicker(sweepInterval)
+	defer tk.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-stop:
+			return
+		case now := <-tk.C:
+			loop.Run(p.timers.sweep)
+			if now.Sub(last) >= time.Second {
+				last = now
+				p.closeIdle()
+			}
+		}
+	}
+}
+
+func (p *Proxy) closeIdle() {
+	p.mu.Lock()
+	ds := make([]*destination, 0, len(p.destinations))
+	for _, d := range p.destinations {
+		ds = append(ds, d)
+	}
+	p.mu.Unlock()
+	loop.Run(func(t *loop.Turn) {
+		for _, d := range ds {
+			d.closeIdle(t, t.Now.Add(-idleTimeout))
+		}
+	})
+}
+
+// addH2Server makes drain announce the end inside the tunnel too.
+func (p *Proxy) addH2Server(s *h2Server) {
+	p.mu.Lock()
+	p.h2Servers[s] = struct{}{}
+	p.mu.Unlock()
+}
+
+func (p *Proxy) removeH2Server(s *h2Server) {
+	p.mu.Lock()
+	delete(p.h2Servers, s)
+	p.mu.Unlock()
+}
+
+// Config is what a waypoint believes, for the admin server.
+type Config struct {
+	Waypoint     string          `json:"waypoint"`
+	Identity     string          `json:"identity"`
+	Version      uint64          `json:"version"`
+	Listeners    []string        `json:"listeners"`
+	Services     []ConfigService `json:"services"`
+	Clusters     []ConfigCluster `json:"clusters"`
+	Problems     []string        `json:"problems,omitempty"`
+	Tunnels      int64           `json:"tunnels"`
+	BufferedByte int64           `json:"bufferedBytes"`
+}
+
+// ConfigService is one address that a waypoint serves.
+type ConfigService struct {
+	Address  string        `json:"address"`
+	Hostname string        `json:"hostname,omitempty"`
+	Workload string        `json:"workload,omitempty"`
+	Protocol string        `json:"protocol"`
+	Routes   []ConfigRoute `json:"routes,omitempty"`
+	Policies []string      `json:"policies,omitempty"`
+}
+
+// ConfigRoute is one rule of a service.
+type ConfigRoute struct {
+	Name     string            `json:"name"`
+	Broken   string            `json:"broken,omitempty"`
+	Matches  []mesh.RouteMatch `json:"matches,omitempty"`
+	Backends []ConfigBackend   `json:"backends,omitempty"`
+}
+
+// ConfigBackend is one backend of a rule.
+type ConfigBackend struct {
+	Service string `json:"service"`
+	Port    uint16 `json:"port"`
+	Weight  uint32 `json:"weight"`
+	Broken  string `json:"broken,omitempty"`
+}
+
+// ConfigCluster is a set of endpoints.
+type ConfigCluster struct {
+	Name      string           `json:"name"`
+	Endpoints []ConfigEndpoint `json:"endpoints"`
+}
+
+// ConfigEndpoint is one endpoint with its requests in flight.
+type ConfigEndpoint struct {
+	Workload string   `json:"workload"`
+	Address  string   `json:"address"`
+	Tunnel   bool     `json:"hbone"`
+	Expect   []string `json:"expect,omitempty"`
+	Active   int64    `json:"active"`
+}
+
+// ConfigDump returns what the proxy believes now, a Config.
+func (p *Proxy) ConfigDump() any {
+	c := Config{Waypoint: p.o.Name.String(), Identity: p.o.Identity.String(), Tunnels: p.tunnels.Load(), BufferedByte: p.o.Budget.Used()}
+	for _, a := range p.o.Addresses {
+		c.Listeners = append(c.Listeners, netip.AddrPortFrom(a, p.o.Port).String())
+	}
+	rt := p.runtime.Load()
+	if rt == nil {
+		return c
+	}
+	c.Version, c.Problems = rt.snapshot.Version, rt.problems
+	for _, m := range []map[netip.AddrPort]*servicePort{rt.services, rt.ports} {
+		for at, sp := range m {
+			c.Services = append(c.Services, dumpService(at, sp))
+		}
+	}
+	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
+	for _, cl := range rt.clusters {
+		cc := ConfigCluster{Name: cl.name}
+		for _, ep := range cl.c.Endpoints() {
+			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active()})
+		}
+		c.Clusters = append(c.Clusters, cc)
+	}
+	slices.SortFunc(c.Clusters, func(a, b ConfigCluster) int { return strings.Compare(a.Name, b.Name) })
+	return c
+}
+
+func dumpService(at netip.AddrPort, sp *servicePort) ConfigService {
+	s := ConfigService{Address: at.String(), Protocol: sp.protocol.String()}
+	if s.Protocol == "" {
+		s.Protocol = "sniffed"
+	}
+	if sp.service != nil {
+		s.Hostname = sp.service.Key.Hostname
+	}
+	if sp.workload != nil {
+		s.Workload = sp.workload.UID
+	}
+	for _, pol := range sp.policies {
+		s.Policies = append(s.Policies, pol.Name.String())
+	}
+	for _, a := range sp.routes {
+		r := ConfigRoute{Name: a.Route.Object.String() + "/" + ruleName(a.Route), Broken: a.Route.Broken, Matches: a.Route.Matches}
+		for _, b := range a.Route.Backends {
+			r.Backends = append(r.Backends, ConfigBackend{b.Service.String(), b.Port, b.Weight, b.Broken})
+		}
+		s.Routes = append(s.Routes, r)
+	}
+	return s
+}

@@ -1,0 +1,161 @@
+package waypoint
+
+import (
+	"errors"
+	"strconv"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/tunnel"
+	"cairnproxy.dev/cairn/tunnel/h1"
+	"cairnproxy.dev/cairn/tunnel/loop"
+)
+
+// Envoy's response flags, as far as they occur here.
+const (
+	flagNoRoute               = "NR"  // no route found
+	flagNoHealthy             = "UH"  // no healthy upstream
+	flagConnectFailure        = "UF"  // upstream connection failure
+	flagConnectionTermination = "UC"  // upstream connection termination
+	flagRemoteReset           = "UR"  // upstream remote reset
+	flagTimeout               = "UT"  // upstream request timeout
+	flagProtocolError         = "UPE" // upstream protocol error
+	flagDownstreamGone        = "DC"  // downstream connection termination
+	flagDownstreamProtocol    = "DPE" // downstream protocol error
+)
+
+// reply answers a request ourselves. It is the one place that does.
+func (x *exchange) reply(t *loop.Turn, status int, body string) { x.replyFields(t, status, body, nil) }
+
+func (x *exchange) replyFields(t *loop.Turn, status int, body string, fields mesh.Fields) {
+	x.resp.Status = status
+	x.resp.Fields = append(x.resp.Fields[:0], fields...)
+	x.respF = h1.Framing{Length: int64(len(body)), NoBody: x.req.Method == "HEAD"}
+	if isGRPC(&x.req) {
+		x.replyGRPC(t, status, body)
+		return
+	}
+	if body != "" && !x.resp.Fields.Has("content-type") {
+		x.resp.Fields.Add("content-type", "text/plain")
+	}
+	if x.respF.NoBody {
+		x.respF.HasDeclared, x.respF.Declared = true, int64(len(body))
+		x.respF.Length, body = 0, ""
+	}
+	x.send(t, body)
+}
+
+// replyGRPC answers a gRPC call: 200 with the status in trailers-only form.
+func (x *exchange) replyGRPC(t *loop.Turn, status int, body string) {
+	x.grpcStatus = grpcStatusOf(status)
+	x.resp.Status = 200
+	x.resp.Fields.Set("content-type", "application/grpc")
+	x.resp.Fields.Set("grpc-status", x.grpcStatus)
+	if body != "" {
+		x.resp.Fields.Set("grpc-message", grpcMessage(body))
+	}
+	x.respF = h1.Framing{}
+	x.send(t, "")
+}
+
+// grpcStatusOf maps an HTTP status as gRPC's documentation has it
+// (http-grpc-status-mapping); Envoy does the same.
+func grpcStatusOf(status int) string {
+	switch status {
+	case 400:
+		return "13" // INTERNAL
+	case 401:
+		return "16" // UNAUTHENTICATED
+	case 403:
+		return "7" // PERMISSION_DENIED
+	case 404:
+		return "12" // UNIMPLEMENTED
+	case 429, 502, 503, 504:
+		return "14" // UNAVAILABLE
+	}
+	return "2" // UNKNOWN
+}
+
+// grpcMessage percent-encodes what may not stand in grpc-message.
+func grpcMessage(s string) string {
+	for i := 0; i < len(s); i++ {
+		if s[i] < ' ' || s[i] > '~' || s[i] == '%' {
+			out := make([]byte, 0, len(s)+8)
+			for j := 0; j < len(s); j++ {
+				if c := s[j]; c < ' ' || c > '~' || c == '%' {
+					out = append(out, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+				} else {
+					out = append(out, c)
+				}
+			}
+			return string(out)
+		}
+	}
+	return s
+}
+
+// send ends the exchange with the response in x.resp and x.respF.
+func (x *exchange) send(t *loop.Turn, body string) {
+	x.phase = open
+	x.respStarted = true
+	x.bytesOut = uint64(len(body))
+	x.local = true
+	x.down.sendHead(t, []byte(body), true)
+	if up := x.up; up != nil {
+		x.up = nil
+		up.abort(t)
+	}
+	x.finish(t)
+}
+
+// replyFailure answers for an endpoint that did not.
+func (x *exchange) replyFailure(t *loop.Turn, f failure) {
+	x.details = "upstream_reset_before_response_started{" + f.reason + "}"
+	status := f.status
+	if status == 0 {
+		status = 503
+	}
+	if status == 502 {
+		x.reply(t, status, "upstream connect error or disconnect/reset before headers. reset reason: protocol error")
+		return
+	}
+	x.reply(t, status, "upstream connect error or disconnect/reset before headers. reset reason: "+f.reason)
+}
+
+// localError answers what was not a request that could be understood. Nothing
+// of x.req is to be trusted.
+func (x *exchange) localError(t *loop.Turn, status int, details string) {
+	x.req.Method, x.req.Path, x.req.Query, x.req.HasQuery, x.req.Authority, x.req.Host = "", "", "", false, "", ""
+	x.req.Fields = x.req.Fields[:0]
+	x.req.Peer, x.req.Destination = x.tun.peer, x.tun.dst
+	if x.req.Proto != 2 {
+		x.req.Proto, x.req.MinorVersion = 1, 1
+	}
+	x.requestID, x.path = x.requestID[:0], x.path[:0]
+	x.flag, x.details = flagDownstreamProtocol, details
+	x.reply(t, status, "")
+}
+
+// brokenRequest ends an exchange whose request turned out malformed on the way.
+func (x *exchange) brokenRequest(t *loop.Turn, status int, details string) {
+	if up := x.up; up != nil {
+		x.up = nil
+		up.abort(t)
+	}
+	x.flag, x.details = flagDownstreamProtocol, details
+	if x.respStarted {
+		x.down.abort(t)
+		x.abandon(t)
+		return
+	}
+	x.reply(t, status, "")
+}
+
+// connectFailure describes an error of tunnel.Peer.Open or an answer to CONNECT.
+func connectFailure(err error) failure {
+	f := failure{flag: flagConnectFailure, reason: "connection failure", cause: err.Error()}
+	var se *tunnel.StatusError
+	if errors.As(err, &se) {
+		f.cause = "node proxy answered " + strconv.Itoa(se.Code)
+	}
+	return f
+}

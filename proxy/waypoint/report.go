@@ -1,0 +1,140 @@
+package waypoint
+
+import (
+	"net/netip"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/tunnel/loop"
+)
+
+// seriesKey is what the metrics of an exchange depend on, its end apart.
+type seriesKey struct {
+	port *servicePort
+	cl   *cluster
+	dest *destination
+	grpc bool
+}
+
+// report writes the exchange's record and counts it, once.
+func (x *exchange) report(t *loop.Turn) {
+	d := t.Now.Sub(x.start)
+	grpc := isGRPC(&x.req)
+	status := x.resp.Status
+	if !x.respStarted {
+		status = 0
+	}
+	s := x.tun.series(x, grpc)
+	g := ""
+	if grpc {
+		g = x.grpcStatus
+	}
+	flag := x.flag
+	if flag == "" {
+		flag = "-"
+	}
+	s.With(status, g, flag).Observe(int64(d), x.bytesIn, x.bytesOut)
+	if x.tun.p.o.AccessLog == nil {
+		return
+	}
+	r := telemetry.Record{
+		Start: x.start, Method: x.req.Method, Protocol: "HTTP/1.1",
+		ResponseCode: status, ResponseFlags: x.flag, ResponseCodeDetails: x.details,
+		UpstreamTransportFailureReason: x.cause,
+		BytesReceived:                  x.bytesIn, BytesSent: x.bytesOut, Duration: d, UpstreamServiceTime: -1,
+		RequestID: viewString(x.requestID), Authority: x.req.Authority,
+		DownstreamLocalAddress: x.tun.dst, DownstreamRemoteAddress: x.tun.peer.Addr,
+		SourcePrincipal: x.tun.principalURI,
+	}
+	x.tun.logPath(x, &r)
+	if x.req.Proto == 2 {
+		r.Protocol = "HTTP/2"
+	}
+	r.ForwardedFor, _ = x.req.Fields.Get("x-forwarded-for")
+	r.UserAgent, _ = x.req.Fields.Get("user-agent")
+	if x.dest != nil {
+		r.UpstreamHost = x.dest.addr
+	}
+	if x.backend != nil && x.backend.cluster != nil {
+		r.UpstreamCluster = x.backend.cluster.name
+	}
+	if x.rule != nil {
+		r.RouteName = x.rule.name
+	}
+	if !x.local && x.respStarted {
+		if r.ResponseCodeDetails == "" {
+			r.ResponseCodeDetails = "via_upstream"
+		}
+		r.UpstreamServiceTime = x.upDuration
+	}
+	x.tun.p.o.AccessLog.HTTP(&r)
+}
+
+// logPath puts the path with its query into r. The client's path is the
+// record's, so it was kept before any rewrite.
+func (tun *clientTunnel) logPath(x *exchange, r *telemetry.Record) { r.Path = viewString(x.path) }
+
+// series resolves the labels of an exchange. The last ones used are kept with
+// the tunnel, where nearly all requests look alike.
+func (tun *clientTunnel) series(x *exchange, grpc bool) *telemetry.HTTPSeries {
+	key := seriesKey{port: x.port, dest: x.dest, grpc: grpc}
+	if x.backend != nil {
+		key.cl = x.backend.cluster
+	}
+	tun.seriesMu.Lock()
+	defer tun.seriesMu.Unlock()
+	for i := range tun.seriesCache {
+		if e := &tun.seriesCache[i]; e.key == key && e.s != nil {
+			return e.s
+		}
+	}
+	l := telemetry.HTTPLabels{Reporter: telemetry.ReporterWaypoint, Source: tun.source(), Protocol: "http", Security: "mutual_tls"}
+	if grpc {
+		l.Protocol = "grpc"
+	}
+	if x.port != nil {
+		l.Service = x.port.labels
+	}
+	if x.backend != nil && x.backend.cluster != nil {
+		l.Service = x.backend.cluster.service
+	}
+	if x.dest != nil && x.rt != nil {
+		w := x.rt.snapshot.Workload(x.dest.key.workload)
+		l.Destination = telemetry.WorkloadLabelsOf(w)
+		if w != nil && x.dest.peer != nil {
+			l.Destination.Principal = w.Identity().String()
+		}
+	}
+	s := tun.p.o.Metrics.HTTP(l)
+	tun.seriesCache[tun.seriesNext%len(tun.seriesCache)] = seriesEntry{key, s}
+	tun.seriesNext++
+	return s
+}
+
+type seriesEntry struct {
+	key seriesKey
+	s   *telemetry.HTTPSeries
+}
+
+// source is who the client is: the workload at the address that its node proxy
+// named, if that workload has the identity that was proven; else what the
+// node proxy said of it; else its identity alone.
+func (tun *clientTunnel) source() telemetry.WorkloadLabels {
+	id := tun.peer.Identity
+	snap := tun.p.runtime.Load().snapshot
+	for _, a := range [...]netip.Addr{tun.client.Addr(), tun.peer.Addr.Addr()} {
+		if w := snap.WorkloadAt(tun.p.o.Network, a); w != nil && w.Identity() == id {
+			return withPrincipal(telemetry.WorkloadLabelsOf(w), id)
+		}
+	}
+	b := &tun.baggage
+	return telemetry.WorkloadLabels{
+		Name: b.WorkloadName, Namespace: id.Namespace, CanonicalService: b.Service, CanonicalRevision: b.Version,
+		App: b.Service, Version: b.Version, Cluster: b.Cluster, Principal: id.String(), Region: b.Region, Zone: b.Zone,
+	}
+}
+
+func withPrincipal(l telemetry.WorkloadLabels, id mesh.Identity) telemetry.WorkloadLabels {
+	l.Principal = id.String()
+	return l
+}

@@ -1,0 +1,401 @@
+package waypoint
+
+import (
+	"sync"
+	"time"
+
+	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/tunnel"
+	"cairnproxy.dev/cairn/tunnel/h2"
+	"cairnproxy.dev/cairn/tunnel/loop"
+	"cairnproxy.dev/cairn/upstream"
+)
+
+// tcpSession passes a connection through unopened, between the client's stream
+// and one to an endpoint. It is the handler of the client's stream; tcpUp of
+// the other.
+type tcpSession struct {
+	tun    *clientTunnel
+	sp     *servicePort
+	cl     *cluster
+	accept *tunnel.Connect // to be answered once the endpoint is there; nil: was
+
+	mu       sync.Mutex
+	down     pipe
+	up       *tcpUp
+	hint     upstream.Hint
+	attempts int
+	early    []byte // the client's bytes, before the endpoint is there
+	ready    bool
+	downEnd  bool // the client ended its half
+	upEnd    bool
+	over     bool
+	owedDown int // client bytes not credited
+	owedUp   int
+
+	start          time.Time
+	received, sent uint64
+	flag, cause    string
+	opened         *telemetry.TCPSeries
+}
+
+// tcpUp is one try to reach an endpoint, and the handler of its stream.
+type tcpUp struct {
+	s        *tcpSession
+	ep       *upstream.Endpoint
+	d        *destination
+	out      pipe
+	answered bool // by the connection's reader
+	dead     bool // guarded by s.mu
+}
+
+// connectTCP serves a CONNECT to a port that is not HTTP.
+func (p *Proxy) connectTCP(t *loop.Turn, tun *clientTunnel, c *tunnel.Connect, sp *servicePort) {
+	if v := sp.authz.DecideL4(tun.l4Facts()); !v.Allowed {
+		p.refuseTCP(t, tun, sp, v.Details)
+		c.RejectInline(t, 401)
+		tun.closed()
+		return
+	}
+	s := newTCPSession(t, tun, sp)
+	s.accept, s.down = c, c.Stream()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.Stream().Handle(s)
+	s.connect(t)
+}
+
+// relayTCP passes through a stream that was accepted and turned out not to be HTTP.
+func (p *Proxy) relayTCP(t *loop.Turn, tun *clientTunnel, st *h2.Stream) h2.StreamHandler {
+	_, sp := tun.current()
+	s := &tcpSession{tun: tun, down: st, start: t.Now, over: true}
+	if sp == nil {
+		st.Reset(t, h2.ConnectError)
+		tun.closed()
+		return s
+	}
+	if v := sp.authz.DecideL4(tun.l4Facts()); !v.Allowed {
+		p.refuseTCP(t, tun, sp, v.Details)
+		st.Reset(t, h2.ConnectError)
+		tun.closed()
+		return s
+	}
+	s = newTCPSession(t, tun, sp)
+	s.down = st
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.connect(t)
+	return s
+}
+
+// refuseTCP records a connection that policy refused.
+func (p *Proxy) refuseTCP(t *loop.Turn, tun *clientTunnel, sp *servicePort, details string) {
+	s := newTCPSession(t, tun, sp)
+	s.flag, s.cause = "-", details
+	s.series().Opened()
+	s.report(t, details)
+}
+
+func newTCPSession(t *loop.Turn, tun *clientTunnel, sp *servicePort) *tcpSession {
+	s := &tcpSession{tun: tun, sp: sp, start: t.Now}
+	to := sp.tcp
+	if to == nil {
+		to = sp.fallback
+	}
+	if to != nil && to.broken == "" {
+		s.cl = to.backends[0].cluster
+	}
+	return s
+}
+
+// connect tries an endpoint. s is locked.
+func (s *tcpSession) connect(t *loop.Turn) {
+	s.attempts++
+	var ep *upstream.Endpoint
+	if s.cl != nil {
+		ep = s.cl.c.Pick(&s.hint)
+	}
+	if ep == nil {
+		s.refuse(t, flagNoHealthy, "no healthy upstream")
+		return
+	}
+	ep.Acquire()
+	u := &tcpUp{s: s, ep: ep, d: s.cl.dests[ep]}
+	s.up = u
+	u.d.open(t, u, func(out pipe) { u.out = out }, u.readyPlain)
+}
+
+// refuse ends the session before an endpoint was reached. s is locked.
+func (s *tcpSession) refuse(t *loop.Turn, flag, cause string) {
+	s.flag, s.cause = flag, cause
+	s.series().Opened()
+	s.series().Failed()
+	if s.accept != nil {
+		s.accept.RejectInline(t, 503)
+	} else {
+		s.down.Reset(t, h2.ConnectError)
+	}
+	s.finish(t)
+}
+
+// Opened implements tunnel.Opener.
+func (u *tcpUp) Opened(t *loop.Turn, st *h2.Stream, err error) {
+	u.s.mu.Lock()
+	defer u.s.mu.Unlock()
+	switch {
+	case err != nil:
+		u.failed(t, err)
+	case u.dead:
+		st.Reset(t, h2.Cancel)
+	default:
+		u.out = st
+	}
+}
+
+// failed tries another endpoint, or gives up. s is locked.
+func (u *tcpUp) failed(t *loop.Turn, err error) {
+	if u.dead {
+		return
+	}
+	u.release()
+	s := u.s
+	s.hint.Exclude(u.ep)
+	if s.attempts < maxAttempts && !s.over {
+		s.connect(t)
+		return
+	}
+	s.up = nil
+	if !s.over {
+		s.refuse(t, flagConnectFailure, err.Error())
+	}
+}
+
+func (u *tcpUp) release() {
+	if !u.dead {
+		u.dead = true
+		u.ep.Release()
+	}
+}
+
+// Headers implements h2.StreamHandler: the answer to CONNECT.
+func (u *tcpUp) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	if u.answered {
+		if h.End {
+			u.Data(t, st, nil, true)
+		}
+		return
+	}
+	status := tunnel.Status(h)
+	if status/100 == 1 {
+		return
+	}
+	u.s.mu.Lock()
+	defer u.s.mu.Unlock()
+	u.answered = true
+	if status != 200 {
+		st.Reset(t, h2.NoError)
+		u.failed(t, &tunnel.StatusError{Code: status})
+		return
+	}
+	u.ready(t, st)
+}
+
+func (u *tcpUp) readyPlain(t *loop.Turn, out *plainPipe) {
+	u.s.mu.Lock()
+	defer u.s.mu.Unlock()
+	u.ready(t, out)
+}
+
+// ready joins the two streams. s is locked.
+func (u *tcpUp) ready(t *loop.Turn, out pipe) {
+	s := u.s
+	if u.dead || s.over {
+		u.release()
+		out.Reset(t, h2.Cancel)
+		return
+	}
+	u.out = out
+	s.ready = true
+	s.opened = s.series()
+	s.opened.Opened()
+	if s.accept != nil {
+		s.accept.AcceptInline(t, s)
+		s.accept = nil
+	}
+	if len(s.early) > 0 || s.downEnd {
+		out.Write(t, s.early, s.downEnd)
+		s.count(&s.received, len(s.early))
+		s.owedDown += len(s.early)
+		s.early = nil
+		s.creditDown(t)
+	}
+}
+
+func (s *tcpSession) count(n *uint64, by int) {
+	*n += uint64(by)
+	if n == &s.received {
+		s.opened.Received(uint64(by))
+	} else {
+		s.opened.Sent(uint64(by))
+	}
+}
+
+// Headers implements h2.StreamHandler for the client's stream.
+func (s *tcpSession) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	if h.End {
+		s.Data(t, st, nil, true)
+	}
+}
+
+// Data implements h2.StreamHandler for the client's stream.
+func (s *tcpSession) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	s.downEnd = s.downEnd || end
+	if !s.ready {
+		s.early = append(s.early, b...)
+		return
+	}
+	s.count(&s.received, len(b))
+	s.up.out.Write(t, b, end)
+	s.owedDown += len(b)
+	s.creditDown(t)
+	s.endIfDone(t)
+}
+
+// Data implements h2.StreamHandler for the endpoint's stream.
+func (u *tcpUp) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
+	s := u.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || u.dead || s.up != u {
+		return
+	}
+	s.count(&s.sent, len(b))
+	s.down.Write(t, b, end)
+	s.upEnd = s.upEnd || end
+	s.owedUp += len(b)
+	s.creditUp(t)
+	s.endIfDone(t)
+}
+
+func (s *tcpSession) creditDown(t *loop.Turn) {
+	if n := s.owedDown; n > 0 && !s.up.out.Congested() {
+		s.owedDown = 0
+		s.down.Consumed(t, n)
+	}
+}
+
+func (s *tcpSession) creditUp(t *loop.Turn) {
+	if n := s.owedUp; n > 0 && !s.down.Congested() {
+		s.owedUp = 0
+		s.up.out.Consumed(t, n)
+	}
+}
+
+// Writable implements h2.StreamHandler for the client's stream.
+func (s *tcpSession) Writable(t *loop.Turn, _ *h2.Stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ready && !s.over {
+		s.creditUp(t)
+	}
+}
+
+// Writable implements h2.StreamHandler for the endpoint's stream.
+func (u *tcpUp) Writable(t *loop.Turn, _ *h2.Stream) {
+	u.s.mu.Lock()
+	defer u.s.mu.Unlock()
+	if u.s.ready && !u.s.over && !u.dead {
+		u.s.creditDown(t)
+	}
+}
+
+// Reset implements h2.StreamHandler for the client's stream.
+func (s *tcpSession) Reset(t *loop.Turn, _ *h2.Stream, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	s.flag = flagDownstreamGone
+	if s.up != nil && s.up.out != nil {
+		s.up.out.Reset(t, h2.Cancel)
+	}
+	s.finish(t)
+}
+
+// Reset implements h2.StreamHandler for the endpoint's stream.
+func (u *tcpUp) Reset(t *loop.Turn, _ *h2.Stream, err error) {
+	s := u.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u.dead || s.up != u {
+		return
+	}
+	if !s.ready {
+		u.failed(t, err)
+		return
+	}
+	if s.over {
+		return
+	}
+	s.flag, s.cause = flagConnectionTermination, err.Error()
+	s.down.Reset(t, h2.ConnectError)
+	s.finish(t)
+}
+
+func (s *tcpSession) endIfDone(t *loop.Turn) {
+	if s.downEnd && s.upEnd {
+		s.finish(t)
+	}
+}
+
+// finish ends the session and reports it. s is locked.
+func (s *tcpSession) finish(t *loop.Turn) {
+	s.over = true
+	s.early = nil
+	if s.up != nil {
+		s.up.release()
+	}
+	s.report(t, "")
+	s.tun.closed()
+}
+
+// series is the metric series of the open connection.
+func (s *tcpSession) series() *telemetry.TCPSeries {
+	l := telemetry.TCPLabels{Reporter: telemetry.ReporterWaypoint, Source: s.tun.source(), Service: s.sp.labels, ResponseFlags: "-", Security: "mutual_tls"}
+	if s.up != nil {
+		l.Destination = telemetry.WorkloadLabelsOf(s.up.ep.Workload)
+		if s.up.d.peer != nil {
+			l.Destination.Principal = s.up.ep.Identity.String()
+		}
+	}
+	return s.tun.p.o.Metrics.TCP(l)
+}
+
+func (s *tcpSession) report(t *loop.Turn, details string) {
+	flag := s.flag
+	if flag == "" {
+		flag = "-"
+	}
+	s.series().With(flag).Closed()
+	if s.tun.p.o.AccessLog == nil {
+		return
+	}
+	r := telemetry.Record{
+		Start: s.start, ResponseFlags: s.flag, ConnectionTerminationDetails: details, UpstreamTransportFailureReason: s.cause,
+		BytesReceived: s.received, BytesSent: s.sent, Duration: t.Now.Sub(s.start), UpstreamServiceTime: -1,
+		DownstreamLocalAddress: s.tun.dst, DownstreamRemoteAddress: s.tun.peer.Addr, SourcePrincipal: s.tun.principalURI,
+	}
+	if s.up != nil {
+		r.UpstreamHost = s.up.d.addr
+	}
+	if s.cl != nil {
+		r.UpstreamCluster = s.cl.name
+	}
+	s.tun.p.o.AccessLog.HTTP(&r)
+}

@@ -1,0 +1,115 @@
+package waypoint
+
+import (
+	"sync"
+	"time"
+
+	"cairnproxy.dev/cairn/tunnel/loop"
+)
+
+// timers fires deadlines of exchanges. There is a list per distinct duration:
+// a new deadline is the last of its list, so starting and stopping one costs a
+// few pointers, and a sweep looks only at the heads. Lists are spread over
+// shards by exchange; deadlines are kept to within one sweep.
+type timers struct {
+	shards [16]timerShard
+	next   uint32
+}
+
+type timerShard struct {
+	mu    sync.Mutex
+	lists map[time.Duration]*timerList
+}
+
+type timerList struct{ head, tail *timer }
+
+// sweepInterval is how late a deadline may fire.
+const sweepInterval = 20 * time.Millisecond
+
+// timer is one deadline, embedded in what it is for. The zero timer is stopped.
+// start and stop are called under the owner's lock.
+type timer struct {
+	prev, next *timer
+	list       *timerList
+	at         time.Time
+	fire       func(t *loop.Turn)
+	shard      *timerShard
+}
+
+// start sets m to fire d from now, on the sweeper's goroutine and without locks.
+// A deadline that fires while its owner stops it fires all the same: the owner
+// checks its state.
+func (ts *timers) start(m *timer, shard uint32, now time.Time, d time.Duration, fire func(t *loop.Turn)) {
+	m.stop()
+	s := &ts.shards[shard%uint32(len(ts.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lists == nil {
+		s.lists = map[time.Duration]*timerList{}
+	}
+	l := s.lists[d]
+	if l == nil {
+		l = &timerList{}
+		s.lists[d] = l
+	}
+	m.shard, m.list, m.at, m.fire = s, l, now.Add(d), fire
+	if l.tail == nil {
+		l.head = m
+	} else {
+		l.tail.next, m.prev = m, l.tail
+	}
+	l.tail = m
+}
+
+// stop cancels the deadline if it is set.
+func (m *timer) stop() {
+	s := m.shard
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	m.unlink()
+	s.mu.Unlock()
+	m.shard = nil
+}
+
+// unlink takes m off its list; the shard is locked.
+func (m *timer) unlink() {
+	l := m.list
+	if l == nil {
+		return
+	}
+	if m.prev != nil {
+		m.prev.next = m.next
+	} else {
+		l.head = m.next
+	}
+	if m.next != nil {
+		m.next.prev = m.prev
+	} else {
+		l.tail = m.prev
+	}
+	m.prev, m.next, m.list = nil, nil, nil
+}
+
+// sweep fires what is due.
+func (ts *timers) sweep(t *loop.Turn) {
+	var due []func(t *loop.Turn)
+	for i := range ts.shards {
+		s := &ts.shards[i]
+		s.mu.Lock()
+		for d, l := range s.lists {
+			for l.head != nil && !l.head.at.After(t.Now) {
+				due = append(due, l.head.fire)
+				l.head.unlink()
+			}
+			if l.head == nil && len(s.lists) > 32 {
+				delete(s.lists, d) // durations come from users: do not collect them
+			}
+		}
+		s.mu.Unlock()
+	}
+	for _, f := range due {
+		f(t)
+	}
+}
