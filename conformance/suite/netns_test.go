@@ -3,6 +3,7 @@ package suite
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -166,4 +167,53 @@ func (p *pod) get(ctx context.Context, url string) (*http.Response, error) {
 	}
 	tr := &http.Transport{DialContext: p.dial, DisableKeepAlives: true}
 	return tr.RoundTrip(req)
+}
+
+// TestPod shows that the namespace captures as it should, with listeners that
+// only accept in the node proxy's place: what fails in TestZtunnel is not the
+// redirection.
+func TestPod(t *testing.T) {
+	p := newPod(t)
+	greet := func(ln net.Listener, text string) {
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Fprint(c, text) // a client that went away fails the test by itself
+				c.Close()
+			}
+		}()
+	}
+	for port, text := range map[uint16]string{15001: "out", 15006: "in", 15008: "hbone", 8080: "app"} {
+		greet(p.listen(t, fmt.Sprintf("0.0.0.0:%d", port)), text)
+	}
+	outside := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, addr)
+	}
+	for _, test := range []struct {
+		name string
+		dial func(context.Context, string, string) (net.Conn, error)
+		addr netip.AddrPort
+		want string
+	}{
+		{"from-outside", outside, addrPort(p.addr, 8080), "in"},
+		{"hbone-from-outside", outside, addrPort(p.addr, 15008), "hbone"},
+		{"to-outside", p.dial, netip.MustParseAddrPort("198.19.0.1:80"), "out"},
+		{"to-neighbour", p.dial, addrPort(p.host, 8080), "out"},
+		{"to-itself", p.dial, addrPort(p.addr, 8080), "app"},
+		{"to-loopback", p.dial, netip.MustParseAddrPort("127.0.0.1:8080"), "app"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := test.dial(t.Context(), "tcp", test.addr.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if got, err := io.ReadAll(c); err != nil || string(got) != test.want {
+				t.Errorf("%q (%v), want %q", got, err, test.want)
+			}
+		})
+	}
 }
