@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,7 +84,7 @@ func newWorld(t *testing.T, edit func(w *world)) *world {
 	if edit != nil {
 		edit(w)
 	}
-	w.store.Publish(w.parts)
+	w.publish(w.parts)
 	w.proxy, err = New(Options{Snapshots: w.store, Certificates: w.certs, Metrics: w.m, AccessLog: w.log, DrainTime: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
@@ -219,23 +220,27 @@ func TestLoopbackEcho(t *testing.T) {
 // metric sums a counter over the series of a reporter.
 func (w *world) metric(name, reporter string) (sum float64) {
 	w.t.Helper()
-	families, err := w.m.Gatherer().Gather()
-	if err != nil {
+	var text bytes.Buffer
+	if err := w.m.WriteText(&text); err != nil {
 		w.t.Fatal(err)
 	}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.Metric {
-			for _, l := range m.Label {
-				if l.GetName() == "reporter" && l.GetValue() == reporter {
-					sum += m.GetCounter().GetValue()
-				}
+	for line := range strings.Lines(text.String()) {
+		if strings.HasPrefix(line, name+"{") && strings.Contains(line, `reporter="`+reporter+`"`) {
+			var v float64
+			if _, err := fmt.Sscan(line[strings.LastIndexByte(line, '}')+1:], &v); err != nil {
+				w.t.Fatalf("%q: %v", line, err)
 			}
+			sum += v
 		}
 	}
 	return sum
+}
+
+// publish makes parts the state of the mesh. A snapshot owns its lists.
+func (w *world) publish(p mesh.Parts) {
+	p.Workloads, p.Services, p.Waypoints = slices.Clone(p.Workloads), slices.Clone(p.Services), slices.Clone(p.Waypoints)
+	p.Policies, p.PeerAuth = slices.Clone(p.Policies), slices.Clone(p.PeerAuth)
+	w.store.Publish(p)
 }
 
 func TestLoopbackSourceAddress(t *testing.T) {
@@ -297,7 +302,7 @@ func TestLoopbackPolicyChange(t *testing.T) {
 	allowed, ar := open(1)
 	_, dr := open(3)
 	w.parts.Policies = []*mesh.AuthorizationPolicy{deny("late", "cluster.local/ns/ns/sa/other")}
-	w.store.Publish(w.parts)
+	w.publish(w.parts)
 	if line, err := dr.ReadString('\n'); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the forbidden connection got %q, %v; want a reset", line, err)
 	}
@@ -404,13 +409,13 @@ func TestLoopbackFollows(t *testing.T) {
 	before := w.parts
 	w.parts.Workloads = append(before.Workloads[:3:3], late)
 	w.parts.Services = append(before.Services[:1:1], svc)
-	w.store.Publish(w.parts)
+	w.publish(w.parts)
 	w.until(func() bool { return len(w.proxy.Listening()) == 2 })
 	if got, err := w.roundTrip(1, w.addr(109)+":8000", "hi"); err != nil || got != "hi" {
 		t.Errorf("the new service: got %q, %v", got, err)
 	}
 	say("between")
-	w.store.Publish(before)
+	w.publish(before)
 	w.until(func() bool { return len(w.proxy.Listening()) == 1 })
 	if _, err := w.dial(1, w.addr(109)+":8000"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("the removed service: got %v, want connection refused", err)

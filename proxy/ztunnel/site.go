@@ -93,6 +93,9 @@ func (s *site) stopListening() {
 	}
 }
 
+// farewell is how long a tunnel may take to end after its streams have.
+const farewell = 200 * time.Millisecond
+
 // shutdown ends the site: no new connections, peers are told, and what goes on
 // when ctx ends is closed.
 func (s *site) shutdown(ctx context.Context) {
@@ -101,12 +104,16 @@ func (s *site) shutdown(ctx context.Context) {
 	server := s.server
 	s.mu.Unlock()
 	var drained sync.WaitGroup
+	serverCtx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	if server != nil {
-		drained.Go(func() { _ = server.Shutdown(ctx) })
+		drained.Go(func() { _ = server.Shutdown(serverCtx) })
 	}
 	s.p.conns.wait(ctx, s)
 	s.cancel()
 	s.p.conns.abort(s, errDrained)
+	// The streams are reset: their tunnels have nothing left but to say so.
+	time.AfterFunc(farewell, cancel)
 	drained.Wait()
 	if s.pool != nil {
 		s.pool.Close()
