@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"cairnproxy.dev/cairn/sample/pod"
 )
 
 // backend is a service that this one calls.
@@ -21,6 +23,19 @@ type backend struct {
 	base    string // "http://details:9080"
 	client  *http.Client
 	timeout time.Duration
+}
+
+// newClient returns the client for a service's calls. It opens a connection per
+// call, as the programs that it stands in for do: where nothing but the node
+// proxy balances, and so once per connection, each page is a new draw. A
+// redirect is an answer like any other.
+func newClient(p *pod.Pod) *http.Client {
+	tr := p.Transport()
+	tr.DisableKeepAlives = true
+	return &http.Client{
+		Transport:     tr,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // newBackend returns the service name as the environment says where it is.

@@ -294,6 +294,20 @@ func TestPropagation(t *testing.T) {
 	}
 }
 
+// TestConnectionPerCall makes each call a new draw for a balancer of connections.
+func TestConnectionPerCall(t *testing.T) {
+	s := newShop(t)
+	from := make(chan string, 2)
+	s.serve("ratings", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { from <- r.RemoteAddr }))
+	h := s.build("productpage", "v1")
+	for range 2 {
+		get(h, "/api/v1/products/0/ratings")
+	}
+	if one, two := <-from, <-from; one == two {
+		t.Errorf("two calls came over one connection, from %s", one)
+	}
+}
+
 func TestNewErrors(t *testing.T) {
 	tests := []struct {
 		name, service, version string

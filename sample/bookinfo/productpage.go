@@ -42,7 +42,7 @@ type productpage struct {
 
 func newProductpage(o Options, me hop) (http.Handler, error) {
 	s := &productpage{me: me}
-	client := o.Pod.Client()
+	client := newClient(o.Pod)
 	for _, b := range []struct {
 		to   **backend
 		name string

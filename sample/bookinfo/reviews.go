@@ -64,7 +64,7 @@ func newReviews(o Options, me hop) (http.Handler, error) {
 		s.color = "black"
 	}
 	if stars {
-		b, err := newBackend("ratings", o.Getenv, o.Pod.Client(), ratingsTimeout)
+		b, err := newBackend("ratings", o.Getenv, newClient(o.Pod), ratingsTimeout)
 		if err != nil {
 			return nil, err
 		}

@@ -138,18 +138,14 @@ func (p *Pod) search(host string) []string {
 	}
 }
 
-// Client returns an HTTP client whose connections are made by DialContext. It
-// uses no proxy and follows no redirects, and keeps connections for reuse. Each
-// call returns a client with connections of its own; bound a request with its
-// context.
-func (p *Pod) Client() *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:            p.DialContext,
-			MaxIdleConnsPerHost:    16,
-			IdleConnTimeout:        30 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+// Transport returns an HTTP transport whose connections are made by
+// DialContext. It uses no proxy, and keeps connections for reuse. Each call
+// returns a new one, which the caller may change before using it.
+func (p *Pod) Transport() *http.Transport {
+	return &http.Transport{
+		DialContext:            p.DialContext,
+		MaxIdleConnsPerHost:    16,
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
 	}
 }

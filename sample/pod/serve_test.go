@@ -29,13 +29,12 @@ func serve(t *testing.T, p *Pod, o ServeOptions) (addrs []net.Addr, stop context
 // client returns an HTTP client of p that speaks HTTP/1.1, or HTTP/2 with prior
 // knowledge.
 func client(p *Pod, h2 bool) *http.Client {
-	c := p.Client()
+	tr := p.Transport()
 	if h2 {
-		var only http.Protocols
-		only.SetUnencryptedHTTP2(true)
-		c.Transport.(*http.Transport).Protocols = &only
+		tr.Protocols = new(http.Protocols)
+		tr.Protocols.SetUnencryptedHTTP2(true)
 	}
-	return c
+	return &http.Client{Transport: tr}
 }
 
 // TestServe answers both protocols on each of two ports.
