@@ -12,6 +12,7 @@ import (
 	"cairnproxy.dev/cairn/identity"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/proxy/shell"
+	"cairnproxy.dev/cairn/proxy/waypoint"
 	"cairnproxy.dev/cairn/proxy/ztunnel"
 	"cairnproxy.dev/cairn/source"
 )
@@ -23,7 +24,8 @@ type spec struct {
 	// to run; one of them is set.
 	Waypoint mesh.Name
 	Node     string
-	// Addresses and Port are where a waypoint listens.
+	// Identity is what a waypoint presents, Addresses and Port where it listens.
+	Identity  mesh.Identity
 	Addresses []netip.Addr
 	Port      uint16
 	// Admin, Metrics and Ready are where its servers listen.
@@ -76,7 +78,7 @@ func build(s spec, d deps) (*builtProxy, error) {
 	if s.Node != "" {
 		return buildNode(s, d, sh, cache)
 	}
-	return buildWaypoint(s, d, sh, cache), nil
+	return buildWaypoint(s, d, sh, cache)
 }
 
 // configOf returns a proxy's configuration dump.
@@ -105,16 +107,10 @@ func buildNode(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*builtPr
 		return nil, err
 	}
 	sh.Config = configOf(p)
-	serving := func(ctx context.Context) error {
-		select {
-		case <-p.Ready():
-			sh.Serving()
-		case <-ctx.Done():
-			return nil
-		}
-		return reportBound(ctx, p, d.bound)
+	run := func(ctx context.Context) error {
+		report := func(ctx context.Context) error { return reportBound(ctx, p, d.bound) }
+		return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready()), report)
 	}
-	run := func(ctx context.Context) error { return sh.Run(ctx, p.Run, cache.Run, serving) }
 	return &builtProxy{run: run, node: p}, nil
 }
 
@@ -122,6 +118,11 @@ func buildNode(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*builtPr
 func reportBound(ctx context.Context, p *ztunnel.Proxy, report func(boundPorts)) error {
 	t := time.NewTicker(250 * time.Millisecond)
 	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.Ready():
+	}
 	for {
 		report(boundOf(p.Listening()))
 		select {
@@ -140,6 +141,20 @@ func boundOf(list []ztunnel.Bound) boundPorts {
 		}
 	}
 	return out
+}
+
+func buildWaypoint(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*builtProxy, error) {
+	p, err := waypoint.New(waypoint.Options{
+		Name: s.Waypoint, Identity: s.Identity, Addresses: s.Addresses, Port: s.Port, Source: s.Addresses[0],
+		Snapshots: d.store, Identities: cache, DrainTimeout: drainWithin,
+		Metrics: sh.Metrics, AccessLog: sh.AccessLog, Log: d.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	sh.Config = configOf(p)
+	run := func(ctx context.Context) error { return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready())) }
+	return &builtProxy{run: run}, nil
 }
 
 // dialHere connects from this process's network namespace.

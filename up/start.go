@@ -83,7 +83,7 @@ func (r *reconciler) servers(s spec, addr netip.Addr) spec {
 // startWaypoint starts a waypoint: in loopback mode on an address of its own,
 // else in a network namespace, like a pod.
 func (r *reconciler) startWaypoint(life context.Context, w *mesh.Waypoint) (*runningProxy, error) {
-	s := r.servers(spec{Waypoint: w.Name, Addresses: w.Addresses, Port: w.Port}, w.Addresses[0])
+	s := r.servers(spec{Waypoint: w.Name, Identity: w.Identity, Addresses: w.Addresses, Port: w.Port}, w.Addresses[0])
 	if !r.o.Netns {
 		return r.startProxy(life, s, Pod{})
 	}

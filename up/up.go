@@ -59,12 +59,12 @@ const (
 // ProblemsError is returned when the manifests cannot be run as they stand.
 type ProblemsError struct{ Problems []source.Problem }
 
-// Error lists the problems, a line each.
+// Error is the problem, or lists them, a line each.
 func (e *ProblemsError) Error() string {
-	s := fmt.Sprintf("%d problems in the manifests", len(e.Problems))
 	if len(e.Problems) == 1 {
-		s = "a problem in the manifests"
+		return e.Problems[0].String()
 	}
+	s := fmt.Sprintf("%d problems in the manifests", len(e.Problems))
 	for _, p := range e.Problems {
 		s += "\n" + p.String()
 	}

@@ -83,6 +83,8 @@ manifests, with or without a cluster.`,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.setUp() },
 		SilenceUsage:      true,
 		SilenceErrors:     true,
+
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.PersistentFlags().StringVar(&a.logFormat, "log-format", "text", "how log lines are written to stderr: text or json")

@@ -38,7 +38,7 @@ func TestExitCodes(t *testing.T) {
 		{"bad log level", []string{"version", "--log-level", "loud"}, exitUsage, "", "--log-level"},
 		{"bad range", []string{"up", "x", "--range", "1"}, exitUsage, "", "--range"},
 		{"unknown sample", []string{"sample", "nginx"}, exitUsage, "", "nginx"},
-		{"no such folder to check", []string{"check", "/nonexistent"}, exitFailed, "", "/nonexistent"},
+		{"no such folder to check", []string{"check", "/nonexistent"}, exitFailed, "/nonexistent", ""},
 		{"no such folder to run", []string{"up", "/nonexistent"}, exitFailed, "", "/nonexistent"},
 		{"nobody at the admin port", []string{"config", "--admin", "127.0.0.1:1"}, exitFailed, "", "asking the proxy"},
 	}
@@ -54,8 +54,8 @@ func TestExitCodes(t *testing.T) {
 			if !strings.Contains(stderr.String(), tt.stderr) {
 				t.Errorf("stderr lacks %q:\n%s", tt.stderr, &stderr)
 			}
-			if tt.code == exitFailed && strings.Count(stderr.String(), "\n") != 1 {
-				t.Errorf("a failure takes one line that says what to do, got:\n%s", &stderr)
+			if tt.code == exitFailed && strings.Count(stderr.String()+stdout.String(), "\n") != 1 {
+				t.Errorf("a failure takes one line that says what to do, got:\n%s%s", &stdout, &stderr)
 			}
 		})
 	}

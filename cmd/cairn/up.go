@@ -71,7 +71,13 @@ func (f *upFlags) options(cmd *cobra.Command, a *app, paths []string) (o up.Opti
 	if err != nil {
 		return o, nil, fmt.Errorf("finding this program's file, which holds the samples (is /proc mounted?): %w", err)
 	}
-	log, done, err := f.openAccessLog(cmd.OutOrStdout())
+	if f.accessLog == "" {
+		f.accessLog = "-"
+		if f.json {
+			f.accessLog = "none"
+		}
+	}
+	log, done, err := openAccessLog(f.accessLog, cmd.OutOrStdout())
 	if err != nil {
 		return o, nil, err
 	}
@@ -89,19 +95,19 @@ func (f *upFlags) options(cmd *cobra.Command, a *app, paths []string) (o up.Opti
 	return o, done, nil
 }
 
-func (f *upFlags) openAccessLog(stdout io.Writer) (io.Writer, func(), error) {
-	nothing := func() {}
-	switch {
-	case f.accessLog == "none", f.accessLog == "" && f.json:
-		return nil, nothing, nil
-	case f.accessLog == "-", f.accessLog == "":
-		return stdout, nothing, nil
+// openAccessLog opens what --access-log names; nil is "none".
+func openAccessLog(to string, stdout io.Writer) (w io.Writer, done func(), err error) {
+	switch to {
+	case "none":
+		return nil, func() {}, nil
+	case "-":
+		return stdout, func() {}, nil
 	}
-	w, err := os.OpenFile(f.accessLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening the access log: %w", err)
 	}
-	return w, func() { w.Close() }, nil
+	return f, func() { f.Close() }, nil
 }
 
 // newUpProxyCommand is how `cairn up` starts a proxy in a process of its own.
@@ -113,7 +119,7 @@ func newUpProxyCommand(a *app) *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			log, done, err := f.openAccessLog(cmd.OutOrStdout())
+			log, done, err := openAccessLog(f.accessLog, cmd.OutOrStdout())
 			if err != nil {
 				return err
 			}

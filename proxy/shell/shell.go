@@ -4,7 +4,7 @@
 //	sh, err := shell.New(shell.Options{Component: "ztunnel", Admin: "127.0.0.1:15000", …})
 //	proxy := ztunnel.New(ztunnel.Options{Metrics: sh.Metrics, AccessLog: sh.AccessLog, …})
 //	sh.Config = func() any { return proxy.ConfigDump() }
-//	err = sh.Run(ctx, proxy.Run, cache.Run)
+//	err = sh.Run(ctx, proxy.Run, cache.Run, sh.ServingOnce(proxy.Ready()))
 //
 // Run ends in order: when its context does, the proxy drains first, while the
 // servers still answer (not ready), and the access log is written to its last
@@ -34,6 +34,8 @@ type Options struct {
 	// what an error tells the user to change when the address is taken.
 	Admin, Metrics, Ready  string
 	AdminFlag, MetricsFlag string
+	// NoReady leaves out the readiness server: the metrics server answers too.
+	NoReady bool
 	// NoRuntimeMetrics leaves out the metrics of the process, which another
 	// proxy in it reports.
 	NoRuntimeMetrics bool
@@ -76,6 +78,18 @@ func New(o Options) *Shell {
 
 // Serving says that the proxy serves: from now on it is ready.
 func (s *Shell) Serving() { s.serving() }
+
+// ServingOnce returns a task for Run that calls Serving when ready is closed.
+func (s *Shell) ServingOnce(ready <-chan struct{}) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-ready:
+			s.Serving()
+		case <-ctx.Done():
+		}
+		return nil
+	}
+}
 
 // task is something that runs until its context ends.
 type task func(context.Context) error
@@ -137,7 +151,9 @@ func (s *Shell) servers(quit func()) ([]*telemetry.Server, error) {
 	list := []*telemetry.Server{
 		admin,
 		telemetry.NewMetricsServer(s.o.Metrics, s.o.MetricsFlag, s.Metrics, s.Ready, s.o.Log),
-		telemetry.NewReadyServer(s.o.Ready, "", s.Ready, s.o.Log),
+	}
+	if !s.o.NoReady {
+		list = append(list, telemetry.NewReadyServer(s.o.Ready, "", s.Ready, s.o.Log))
 	}
 	for i, srv := range list {
 		if err := srv.Listen(); err != nil {

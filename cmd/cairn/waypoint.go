@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cairnproxy.dev/cairn/identity"
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/proxy/shell"
+	"cairnproxy.dev/cairn/proxy/waypoint"
+	"cairnproxy.dev/cairn/source"
+	"cairnproxy.dev/cairn/source/file"
+	"cairnproxy.dev/cairn/source/object"
+)
+
+// waypointFlags are the flags of `cairn waypoint`.
+type waypointFlags struct {
+	manifests                 []string
+	gateway, address          string
+	cert, key, root           string
+	admin, metrics, accessLog string
+	enrol                     bool
+}
+
+func newWaypointCommand(a *app) *cobra.Command {
+	f := &waypointFlags{}
+	cmd := &cobra.Command{
+		Use:   "waypoint",
+		Short: "Run one waypoint by itself",
+		Long: `Runs the waypoint that a Gateway in manifests describes, with certificate files.
+It accepts tunnels on ADDRESS:15008, takes the addresses of services and pods
+from the manifests as they stand there (spec.clusterIP, status.podIP), and
+reaches endpoints by tunnel at podIP:15008. The manifests are followed: a
+change is live within a second, a broken one changes nothing and is logged.`,
+		Example: `  cairn waypoint --manifests mesh/ --gateway default/waypoint --address 10.0.0.5 \
+  --cert waypoint.pem --key waypoint-key.pem --root root.pem`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), a, cmd.OutOrStdout()) },
+	}
+	fl := cmd.Flags()
+	fl.StringSliceVar(&f.manifests, "manifests", nil, "folder or file with manifests; may be given more than once")
+	requiredFlag(cmd, &f.gateway, "gateway", "the Gateway to be, NAMESPACE/NAME")
+	requiredFlag(cmd, &f.address, "address", "the IP address to listen on")
+	requiredFlag(cmd, &f.cert, "cert", "the waypoint's certificate chain, PEM; read again when it changes")
+	requiredFlag(cmd, &f.key, "key", "its private key, PEM")
+	requiredFlag(cmd, &f.root, "root", "the trusted roots, PEM")
+	fl.StringVar(&f.admin, "admin", "", "where the admin server listens (default 127.0.0.1:15000)")
+	fl.StringVar(&f.metrics, "metrics", "", "where metrics and readiness are served (default port 15020 of all addresses)")
+	fl.StringVar(&f.accessLog, "access-log", "-", `where the access log goes: a file, "-" for stdout, or "none"`)
+	fl.BoolVar(&f.enrol, "enrol", true, "enrol namespaces that carry no istio.io/dataplane-mode label")
+	return cmd
+}
+
+func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error {
+	name, address, err := f.parse()
+	if err != nil {
+		return err
+	}
+	files := identity.NewFiles(f.cert, f.key, f.root)
+	cert, err := files.Load()
+	if err != nil {
+		return err
+	}
+	out, done, err := openAccessLog(f.accessLog, stdout)
+	if err != nil {
+		return err
+	}
+	defer done()
+	src := file.New(file.Options{Paths: f.manifests, Log: a.log, Objects: object.Options{
+		TrustDomain: cert.Identity.TrustDomain, Enrol: f.enrol, Allocator: standAlone{name, address},
+	}})
+	res := src.Load()
+	if len(res.Problems) > 0 {
+		return problemsError(res.Problems)
+	}
+	for _, n := range res.Notices {
+		a.log.Info("notice: " + n.String())
+	}
+	store := source.NewStore()
+	snap := store.Publish(res.Parts)
+	w := snap.Waypoint(name)
+	if w == nil {
+		return fmt.Errorf("no waypoint %s in %s; --gateway names a Gateway of class cairn-waypoint or istio-waypoint", name, strings.Join(f.manifests, ", "))
+	}
+	sh := shell.New(shell.Options{
+		Component: "proxy", Version: buildVersion(), Admin: f.admin, Metrics: f.metrics, AdminFlag: "--admin", MetricsFlag: "--metrics",
+		NoReady: f.metrics != "", AccessLog: out, Level: &a.level, Log: a.log,
+	})
+	cache := identity.NewCache(files, identity.CacheOptions{Log: a.log})
+	p, err := waypoint.New(waypoint.Options{
+		Name: name, Identity: cert.Identity, Addresses: []netip.Addr{address}, Port: w.Port, Source: dialSource(address),
+		Snapshots: store, Identities: cache, Metrics: sh.Metrics, AccessLog: sh.AccessLog, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	sh.Config = configOf(p)
+	follow := func(ctx context.Context) error { return src.Run(ctx, store, a.logReload) }
+	a.log.Info("waypoint starts", "gateway", name.String(), "address", address.String(), "identity", cert.Identity.String())
+	return sh.Run(ctx, p.Run, cache.Run, follow, sh.ServingOnce(p.Ready()))
+}
+
+// parse reads the flags that have a form.
+func (f *waypointFlags) parse() (mesh.Name, netip.Addr, error) {
+	ns, n, ok := strings.Cut(f.gateway, "/")
+	if !ok || ns == "" || n == "" {
+		return mesh.Name{}, netip.Addr{}, &usageError{fmt.Errorf("--gateway %q: want NAMESPACE/NAME", f.gateway)}
+	}
+	address, err := netip.ParseAddr(f.address)
+	if err != nil {
+		return mesh.Name{}, netip.Addr{}, &usageError{fmt.Errorf("--address %q: want an IP address", f.address)}
+	}
+	if len(f.manifests) == 0 {
+		return mesh.Name{}, netip.Addr{}, &usageError{fmt.Errorf("--manifests is needed: a folder or file with manifests")}
+	}
+	return mesh.Name{Namespace: ns, Name: n}, address, nil
+}
+
+// logReload tells of a new state of the manifests.
+func (a *app) logReload(accepted int, problems []source.Problem) {
+	if len(problems) == 0 {
+		a.log.Info("configuration is live", "objects", accepted)
+		return
+	}
+	for _, p := range problems {
+		a.log.Error("configuration refused, the last one serves on", "file", p.File, "line", p.Line, "object", p.Object, "field", p.Field, "problem", p.Message)
+	}
+}
+
+// standAlone gives one waypoint its address, and nothing else any.
+type standAlone struct {
+	name    mesh.Name
+	address netip.Addr
+}
+
+// Service gives none.
+func (standAlone) Service(mesh.Name) netip.Addr { return netip.Addr{} }
+
+// Pod gives none.
+func (standAlone) Pod(mesh.Name) netip.Addr { return netip.Addr{} }
+
+// Waypoint gives the address of --address to the waypoint of --gateway.
+func (s standAlone) Waypoint(n mesh.Name) netip.Addr {
+	if n == s.name {
+		return s.address
+	}
+	return netip.Addr{}
+}
+
+// dialSource is the address to dial from: where we listen, unless that is every address.
+func dialSource(a netip.Addr) netip.Addr {
+	if a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a
+}
