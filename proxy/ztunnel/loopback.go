@@ -229,7 +229,7 @@ func (l *loopback) openPod(k podKey, w *mesh.Workload) (*site, error) {
 		return nil, err
 	}
 	st := l.p.newSite(w.Name)
-	st.info = WorkloadInfo{w.Namespace, w.Name, w.ServiceAccount}
+	st.uid, st.info = k.uid, WorkloadInfo{w.Namespace, w.Name, w.ServiceAccount}
 	st.local = func(s *mesh.Snapshot) *mesh.Workload { return s.Workload(k.uid) }
 	st.dialApp = func(ctx context.Context, _ netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 		return sockets.Dial(ctx, k.addr, to)

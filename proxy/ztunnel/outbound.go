@@ -49,7 +49,7 @@ func (s *site) outbound(conn *net.TCPConn, w *mesh.Workload, source, target neti
 	s.p.conns.add(c)
 	defer s.p.conns.remove(c)
 	up, hop, err := s.connect(w, source, target)
-	c.protocol, c.actual = hop.Protocol, hop.Addr
+	c.goesTo(hop.Protocol, hop.Addr)
 	c.open(s.p.tcp, s.p.tcp.outbound(s.p.snapshot(), w, hop))
 	if err == nil {
 		err = up.relay(conn, c)

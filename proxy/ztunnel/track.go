@@ -27,11 +27,12 @@ type connection struct {
 	site     *site
 	outbound bool
 	// facts are what policies judge an inbound connection by.
-	facts policy.L4Facts
-	// protocol is how the connection came (inbound) or goes on (outbound).
-	protocol Protocol
+	facts    policy.L4Facts
 	src      netip.AddrPort
 	original string // what the client asked for
+	// protocol is how the connection came (inbound) or goes on (outbound), and
+	// actual where to. Outbound, they are written after others may look: see goesTo.
+	protocol Protocol
 	actual   netip.AddrPort
 	bytes    tunnel.Counters
 	started  time.Time
@@ -44,6 +45,20 @@ type connection struct {
 
 	reportMu sync.Mutex
 	reported struct{ fromConn, toConn uint64 } // of bytes, in the metrics already
+}
+
+// goesTo sets what is known only once the connection's next hop has been chosen.
+func (c *connection) goesTo(p Protocol, to netip.AddrPort) {
+	c.mu.Lock()
+	c.protocol, c.actual = p, to
+	c.mu.Unlock()
+}
+
+// wayOn returns what goesTo has set, to others than the connection's goroutine.
+func (c *connection) wayOn() (Protocol, netip.AddrPort) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.protocol, c.actual
 }
 
 // onAbort says how to end the connection from outside. If that was asked for

@@ -347,3 +347,11 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+func TestParseResolvConf(t *testing.T) {
+	servers, search := ParseResolvConf("# made by hand\ndomain old\nnameserver 10.0.0.1\nnameserver fe80::1%eth0 ; local\nnameserver nonsense\nsearch A.b. c\noptions ndots:5\nnameserver")
+	wantServers := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:53"), netip.MustParseAddrPort("[fe80::1%eth0]:53")}
+	if !slices.Equal(servers, wantServers) || !slices.Equal(search, []string{"a.b", "c"}) {
+		t.Errorf("got %v, %v", servers, search)
+	}
+}
