@@ -130,6 +130,11 @@ func PinSelf(core, nice int) error {
 			_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
 		}
 	}
+	if nice != 0 {
+		// Where the kernel groups processes by session, priorities count only
+		// within a group, and the group has one of its own. Children share it.
+		_ = os.WriteFile("/proc/self/autogroup", []byte(strconv.Itoa(nice)), 0o644)
+	}
 	return nil
 }
 
