@@ -26,13 +26,14 @@ type manifests struct {
 	netns bool
 	// noticed are the notices that have been told.
 	noticed map[string]bool
+	mayBind func(netip.AddrPort) bool
 }
 
 func newManifests(o Options, alloc *Allocator, log *slog.Logger) *manifests {
 	src := file.New(file.Options{Paths: o.Paths, Log: log, Objects: object.Options{
 		Enrol: !o.NoEnrol, Allocator: alloc, Node: func(mesh.Name) string { return defaultNode },
 	}})
-	return &manifests{src: src, log: log, alloc: alloc, netns: o.Netns, noticed: map[string]bool{}}
+	return &manifests{src: src, log: log, alloc: alloc, netns: o.Netns, noticed: map[string]bool{}, mayBind: mayBind}
 }
 
 // load reads the manifests once.
@@ -88,6 +89,7 @@ func (m *manifests) update(res file.Result) update {
 	}
 	if !m.netns {
 		m.localise(c)
+		m.moveLowPorts(c)
 	}
 	return update{config: c}
 }
