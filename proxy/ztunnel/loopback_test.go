@@ -39,6 +39,8 @@ type world struct {
 	stop  context.CancelFunc
 	done  chan error
 	parts mesh.Parts
+	// options are further ones.
+	options Options
 }
 
 type lockedBuffer struct {
@@ -85,7 +87,9 @@ func newWorld(t *testing.T, edit func(w *world)) *world {
 		edit(w)
 	}
 	w.publish(w.parts)
-	w.proxy, err = New(Options{Snapshots: w.store, Certificates: w.certs, Metrics: w.m, AccessLog: w.log, DrainTime: 100 * time.Millisecond})
+	o := w.options
+	o.Snapshots, o.Certificates, o.Metrics, o.AccessLog, o.DrainTime = w.store, w.certs, w.m, w.log, 100*time.Millisecond
+	w.proxy, err = New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,11 +17,10 @@ import (
 
 // Limits of the connect phase. Until the first byte has flowed another
 // endpoint may be tried without anybody noticing.
-const (
-	maxAttempts = 4
-	// patience is how long an attempt may take while there is an alternative.
-	patience = 3 * time.Second
-)
+const maxAttempts = 4
+
+// patience is how long an attempt may take while there is an alternative.
+func (p *Proxy) patience() time.Duration { return min(3*time.Second, p.o.ConnectTimeout/3) }
 
 // captured serves a connection that redirection brought to 15001.
 func (s *site) captured(conn *net.TCPConn) {
@@ -108,7 +107,7 @@ func (s *site) connect(w *mesh.Workload, source, target netip.AddrPort) (up upst
 func (s *site) attempt(ctx context.Context, req OutboundRequest, hop Hop, source netip.AddrPort) (upstream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	impatient := time.AfterFunc(patience, func() {
+	impatient := time.AfterFunc(s.p.patience(), func() {
 		if _, err := DecideOutbound(s.p.snapshot(), req); err == nil {
 			cancel(errPatience)
 		}
@@ -205,11 +204,13 @@ func classify(hop Hop, err error) error {
 	case isStatus:
 	case isCert:
 		r.Flag = flagIdentity
-	case isPeer, isX509, isTLS:
+	case isPeer, isX509:
 		r.Flag = flagTLS
 	case hop.Protocol == ProtocolHBONE && isTimeout(err):
 		r.Flag = flagNetworkPolicy
 		r.Reason = fmt.Sprintf("connection to %s timed out, maybe a NetworkPolicy is blocking HBONE port %d", hop.Addr, hop.Addr.Port())
+	case isTLS:
+		r.Flag = flagTLS
 	}
 	return r
 }
