@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -47,6 +46,9 @@ type podInfo struct {
 	Node           string   `json:"node"`
 	ServiceAccount string   `json:"serviceAccount"`
 	State          PodState `json:"state"`
+	// PID, where pods are network namespaces, is a process in the pod's: enter
+	// it with nsenter --target PID --net --mount.
+	PID int `json:"pid,omitempty"`
 }
 
 type waypointInfo struct {
@@ -97,7 +99,7 @@ func servicesOf(s *mesh.Snapshot, bound boundPorts) []serviceInfo {
 func podsOf(pods []Pod, state func(Pod) PodState) []podInfo {
 	out := make([]podInfo, 0, len(pods))
 	for _, p := range pods {
-		out = append(out, podInfo{p.Namespace, p.Name, p.Address.String(), p.Node, p.ServiceAccount, state(p)})
+		out = append(out, podInfo{p.Namespace, p.Name, p.Address.String(), p.Node, p.ServiceAccount, state(p), 0})
 	}
 	return out
 }
@@ -128,7 +130,7 @@ func (r *reporter) config(accepted int, rejected []source.Problem) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.json {
-		return r.line(configEvent{"config", accepted, slices.Concat([]source.Problem{}, rejected)})
+		return r.line(configEvent{"config", accepted, append([]source.Problem{}, rejected...)})
 	}
 	if len(rejected) == 0 {
 		_, err := fmt.Fprintf(r.out, "configuration: %d objects are live\n", accepted)

@@ -46,29 +46,45 @@ func printReady(w io.Writer, e readyEvent) error {
 	return err
 }
 
-// curlLine is one command that sends a request through the mesh, as a pod
-// that a person would take for the client, or "" if no service speaks HTTP.
+// curlLine is one command that sends a request through the mesh, or "" if no
+// service speaks HTTP. Where pods are network namespaces it is run in one.
 func curlLine(e readyEvent) string {
-	best, path, rank := "", "/", -1
+	var best serviceInfo
+	var port portInfo
+	rank := -1
 	for _, s := range e.Services {
 		for _, p := range s.Ports {
 			if len(s.Addresses) == 0 || p.Protocol == "TCP" || p.Protocol == "TLS" {
 				continue
 			}
-			r := curlRank(e, s, p)
-			if r <= rank {
-				continue
-			}
-			rank, best, path = r, fmt.Sprintf("http://%s:%d", s.Addresses[0], p.Listen), "/"
-			if s.Name == "productpage" {
-				path = "/productpage"
+			if r := curlRank(e, s, p); r > rank {
+				rank, best, port = r, s, p
 			}
 		}
 	}
-	if best == "" {
+	if rank < 0 {
 		return ""
 	}
-	return "curl " + best + path
+	path := "/"
+	if best.Name == "productpage" {
+		path = "/productpage"
+	}
+	if pid := clientPID(e, best); pid != 0 {
+		return fmt.Sprintf("nsenter --target %d --net --mount curl http://%s.%s:%d%s", pid, best.Name, best.Namespace, port.Port, path)
+	}
+	return fmt.Sprintf("curl http://%s:%d%s", best.Addresses[0], port.Listen, path)
+}
+
+// clientPID is a process in a network namespace from which to call s: that of
+// a pod which is not s itself, if there is one.
+func clientPID(e readyEvent, s serviceInfo) int {
+	pid := 0
+	for _, p := range e.Pods {
+		if p.PID != 0 && (pid == 0 || !strings.HasPrefix(p.Name, s.Name)) {
+			pid = p.PID
+		}
+	}
+	return pid
 }
 
 // curlRank prefers the service that people start with, then one that has a

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
@@ -78,10 +79,14 @@ func newReconciler(o Options, dir string) (*reconciler, error) {
 	} else {
 		r.alloc, r.machine = r.hostAlloc, newLoopbackMachine()
 	}
-	r.runner = newRunner(runnerOptions{
+	ro := runnerOptions{
 		self: o.Self, log: o.Log, start: r.machine.start, dial: r.machine.dial,
 		out: func(pod string) *podLog { return newPodLog(pod, o.PodLogs) },
-	})
+	}
+	if sleep, err := exec.LookPath("sleep"); err == nil && o.Netns {
+		ro.hold = []string{sleep, "infinity"}
+	}
+	r.runner = newRunner(ro)
 	return r, nil
 }
 
@@ -334,6 +339,11 @@ func (r *reconciler) describe() readyEvent {
 	e := readyEvent{
 		Services: servicesOf(s, r.bound()), Pods: podsOf(r.pods, r.runner.State),
 		Waypoints: []waypointInfo{}, Nodes: []nodeInfo{},
+	}
+	if r.o.Netns {
+		for i, p := range r.pods {
+			e.Pods[i].PID = r.runner.PID(p)
+		}
 	}
 	for _, w := range s.Waypoints {
 		if p := r.wps[w.Name]; p != nil {

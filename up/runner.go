@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -71,6 +72,7 @@ type runningPod struct {
 	state  PodState
 	cancel context.CancelFunc
 	done   chan struct{}
+	pid    atomic.Int64 // of the latest program, 0 before the first
 	// leaving runs while the pod is gone from the manifests and lingers.
 	leaving *time.Timer
 }
@@ -94,6 +96,9 @@ type runnerOptions struct {
 	out func(pod string) *podLog
 	// start starts pods' commands: in this network namespace, or in the pod's own.
 	start startFunc
+	// hold is a command that is run in the place of external pods, so that the
+	// user can enter it; empty for none.
+	hold []string
 	// dial connects to a pod, to see whether its program accepts.
 	dial dialFunc
 }
@@ -186,6 +191,14 @@ func (r *Runner) State(p Pod) PodState {
 	return PodExternal
 }
 
+// PID is the process ID of a pod's program, 0 if none has run.
+func (r *Runner) PID(p Pod) int {
+	if rp, ok := r.running[p.key()]; ok {
+		return int(rp.pid.Load())
+	}
+	return 0
+}
+
 // Stop ends every pod: SIGTERM, and SIGKILL for what is still there after
 // killAfter. It returns when all have ended.
 func (r *Runner) Stop() {
@@ -210,9 +223,12 @@ func (r *Runner) startPod(ctx context.Context, p Pod, env []string) *runningPod 
 		argv := programOf(r.o.self, c)
 		if argv == nil {
 			rp.state = PodExternal
-			continue
+			if argv = r.o.hold; argv == nil {
+				continue
+			}
 		}
-		wg.Go(func() { r.supervise(ctx, p, argv, c.Dir, slices.Concat(env, c.Env)) })
+		job := job{pod: p, argv: argv, dir: c.Dir, env: slices.Concat(env, c.Env), pid: &rp.pid}
+		wg.Go(func() { r.supervise(ctx, job) })
 	}
 	_, listens := probePort(p)
 	r.setReady(p.key(), rp.state == PodExternal || !listens)
@@ -224,18 +240,27 @@ func (r *Runner) startPod(ctx context.Context, p Pod, env []string) *runningPod 
 	return rp
 }
 
+// job is one program to run.
+type job struct {
+	pod  Pod
+	argv []string
+	dir  string
+	env  []string
+	pid  *atomic.Int64
+}
+
 // supervise keeps one program running until ctx ends.
-func (r *Runner) supervise(ctx context.Context, p Pod, argv []string, dir string, env []string) {
+func (r *Runner) supervise(ctx context.Context, j job) {
 	delay := time.Duration(0)
 	for ctx.Err() == nil {
 		began := time.Now()
-		out := r.o.out(p.key())
-		err := r.runOnce(ctx, p, argv, dir, env, out)
+		out := r.o.out(j.pod.key())
+		err := r.runOnce(ctx, j, out)
 		if ctx.Err() != nil {
 			return
 		}
 		delay = nextDelay(delay, time.Since(began))
-		r.o.log.Warn("a pod's program ended; starting it again", "pod", p.key(), "program", argv[0], "in", delay.String(),
+		r.o.log.Warn("a pod's program ended; starting it again", "pod", j.pod.key(), "program", j.argv[0], "in", delay.String(),
 			"error", err, "said", out.tail())
 		t := time.NewTimer(delay)
 		select {
@@ -246,17 +271,18 @@ func (r *Runner) supervise(ctx context.Context, p Pod, argv []string, dir string
 	}
 }
 
-func (r *Runner) runOnce(ctx context.Context, p Pod, argv []string, dir string, env []string, out *podLog) error {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env, cmd.Dir = env, dir
+func (r *Runner) runOnce(ctx context.Context, j job, out *podLog) error {
+	cmd := exec.CommandContext(ctx, j.argv[0], j.argv[1:]...)
+	cmd.Env, cmd.Dir = j.env, j.dir
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
-	wait, err := r.o.start(cmd, p)
+	wait, err := r.o.start(cmd, j.pod)
 	if err != nil {
-		return fmt.Errorf("starting %s: %w", argv[0], err)
+		return fmt.Errorf("starting %s: %w", j.argv[0], err)
 	}
-	stop := r.probe(ctx, p)
+	j.pid.Store(int64(cmd.Process.Pid))
+	stop := r.probe(ctx, j.pod)
 	err = wait()
 	stop()
 	if err == nil {
