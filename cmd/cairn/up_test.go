@@ -120,7 +120,10 @@ type testReady struct {
 			Listen   uint16
 		}
 	}
-	Pods      []struct{ Namespace, Name, Address, Node, ServiceAccount, State string }
+	Pods []struct {
+		Namespace, Name, Address, Node, ServiceAccount, State string
+		PID                                                   int
+	}
 	Waypoints []struct{ Namespace, Name, Address, Admin, Metrics string }
 	Nodes     []struct{ Name, Admin, Metrics string }
 }
@@ -302,12 +305,95 @@ func TestUp(t *testing.T) {
 	t.Run("reload", func(t *testing.T) { checkReload(t, m, dir, url, buyer) })
 	t.Run("broken edit", func(t *testing.T) { checkBrokenEdit(t, m, dir, url, buyer) })
 
-	if code := m.stop(); code != exitGood {
-		t.Errorf("exit code %d after SIGINT, want %d", code, exitGood)
+	stopDuringRequest(t, m, buyer)
+}
+
+// stopDuringRequest ends the mesh while a response streams: it must come to
+// its end all the same.
+func stopDuringRequest(t *testing.T, m *testMesh, c *http.Client) {
+	t.Helper()
+	resp, err := c.Get("http://" + m.service("echo") + "/stream/20/25ms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	if !lines.Scan() {
+		t.Fatalf("no first line: %v", lines.Err())
+	}
+	code := make(chan int)
+	go func() { code <- m.stop() }()
+	n := 1
+	for lines.Scan() {
+		n++
+	}
+	if n != 20 || lines.Err() != nil {
+		t.Errorf("%d of 20 lines came while the mesh drained, %v", n, lines.Err())
+	}
+	if got := <-code; got != exitGood {
+		t.Errorf("exit code %d after SIGINT, want %d", got, exitGood)
+	}
+}
+
+func TestUpProcesses(t *testing.T) {
+	dir := t.TempDir()
+	writeMesh(t, dir, 100, 0)
+	m := startMesh(t, dir, "127.81.0.0/16", "--processes")
+	buyer := m.client("buyer")
+	url := "http://" + m.service("echo") + "/x"
+	if status, pod, err := ask(t.Context(), buyer, http.MethodGet, url); err != nil || status != http.StatusOK || pod != "echo-1" {
+		t.Errorf("status %d from %q, %v; want 200 from echo-1", status, pod, err)
+	}
+	checkEndpoints(t, m)
+	checkReload(t, m, dir, url, buyer)
+	stopDuringRequest(t, m, buyer)
+}
+
+func TestUpNetns(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	for _, program := range []string{"nsenter", "curl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("no %s here to enter a pod and ask from there", program)
+		}
+	}
+	dir := t.TempDir()
+	writeMesh(t, dir, 100, 0)
+	m := startMesh(t, dir, "127.82.0.0/16", "--netns")
+	inPod := func(pod string, args ...string) string {
+		t.Helper()
+		for _, p := range m.ready.Pods {
+			if p.Name == pod {
+				args = append([]string{"--target", fmt.Sprint(p.PID), "--net", "--mount", "curl", "-sS", "--max-time", "10"}, args...)
+				out, err := exec.CommandContext(t.Context(), "nsenter", args...).CombinedOutput()
+				if err != nil {
+					t.Errorf("curl in pod %s: %v: %s", pod, err, out)
+				}
+				return string(out)
+			}
+		}
+		t.Fatalf("no pod %s", pod)
+		return ""
+	}
+	for _, name := range []string{"echo", "echo.shop", "echo.shop.svc.cluster.local"} {
+		if got := inPod("buyer", "http://"+name+":8000/x"); !strings.Contains(got, `"echo-1"`) {
+			t.Errorf("http://%s:8000 from a pod answers %.300s, want echo-1", name, got)
+		}
+	}
+	if got := inPod("buyer", "-X", "DELETE", "-o", "/dev/null", "-w", "%{http_code}", "http://echo:8000/x"); got != "403" {
+		t.Errorf("DELETE from a pod: %s, want 403", got)
+	}
+	if got := inPod("legacy", "http://echo:8000/x"); !strings.Contains(got, `"echo-1"`) {
+		t.Errorf("from an external pod's namespace: %.300s, want echo-1", got)
+	}
+	if got := m.stop(); got != exitGood {
+		t.Errorf("exit code %d after SIGINT, want %d", got, exitGood)
 	}
 }
 
 func checkEndpoints(t *testing.T, m *testMesh) {
+	t.Helper()
 	for name, at := range map[string][2]string{
 		"waypoint": {m.ready.Waypoints[0].Admin, m.ready.Waypoints[0].Metrics},
 		"node":     {m.ready.Nodes[0].Admin, m.ready.Nodes[0].Metrics},
@@ -341,6 +427,7 @@ type configSeen struct {
 
 // checkReload moves all traffic to v2 while requests run: none may fail.
 func checkReload(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
+	t.Helper()
 	var stop atomic.Bool
 	failed := make(chan error, 1)
 	go func() {
@@ -375,6 +462,7 @@ func checkReload(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
 }
 
 func checkBrokenEdit(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
+	t.Helper()
 	put(t, dir, "route.yaml", strings.Replace(fmt.Sprintf(echoRoute, 100, 0), "echo-v1", "echo-v9", 1))
 	var e configSeen
 	m.event(&e)
