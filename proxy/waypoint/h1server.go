@@ -67,7 +67,25 @@ func (s *h1Server) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 	s.x.mu.Lock()
 	s.clientDone = s.clientDone || end
 	s.feed(t, b)
+	if end && s.state == h1Wait {
+		// It has half-closed, or gone: TCP does not tell the one from the other.
+		seq := s.x.seq
+		s.x.tun.p.timers.start(&s.headTimer, s.x.tun.shard, t.Now, goneAfter, func(t *loop.Turn) { s.maybeGone(t, seq) })
+	}
 	s.x.mu.Unlock()
+}
+
+// goneAfter is how long an endpoint may take to begin its answer to a client
+// that has ended its half. Most have gone, and the endpoint should not work
+// for nobody; one that only half-closed gets its answer if it comes soon.
+const goneAfter = time.Second
+
+func (s *h1Server) maybeGone(t *loop.Turn, seq uint32) {
+	s.x.mu.Lock()
+	defer s.x.mu.Unlock()
+	if s.x.seq == seq && s.state == h1Wait && !s.x.respStarted && s.x.phase != idle {
+		s.gone(t)
+	}
 }
 
 // Reset implements h2.StreamHandler.
@@ -286,6 +304,9 @@ func (s *h1Server) sendHead(t *loop.Turn, body []byte, end bool) {
 		f.KeepAlive10 = !s.closing
 	} else if f.Length == h1.UntilClose {
 		f.Length = h1.Chunked
+	}
+	if f.Length > 0 && x.req.MinorVersion > 0 && x.resp.Fields.Has("trailer") {
+		f.Length = h1.Chunked // HTTP/2 has trailers beside a length; HTTP/1.1 needs chunks for them
 	}
 	if x.respF.Upgrade != "" && x.resp.Status == 101 {
 		f.Upgrade = x.respF.Upgrade

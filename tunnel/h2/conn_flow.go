@@ -177,9 +177,10 @@ func (c *Conn) drain(t *loop.Turn, s *Stream, limit int64) bool {
 		}
 		limit -= n
 		last := int(n) == len(b)
-		c.appendData(t, s, b[:n], last && s.pendEnd && s.trailers == nil)
+		// Accounted for first: with its end sent, the stream may be removed.
 		s.pendOff += int(n)
 		c.o.Budget.add(-int(n))
+		c.appendData(t, s, b[:n], last && s.pendEnd && s.trailers == nil)
 	}
 	if s.pendLen() > 0 {
 		if s.sendWin > 0 {
