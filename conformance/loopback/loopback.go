@@ -36,8 +36,11 @@ func (b *Block) Addr(n byte) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, b.a, b.b, n})
 }
 
-// CIDR returns the block's prefix.
-func (b *Block) CIDR() string { return fmt.Sprintf("127.%d.%d.0/24", b.a, b.b) }
+// Wide returns a random prefix 127.A.0.0/16, A from 128 to 191, for a program
+// that gives out addresses itself.
+func Wide() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(128 + rand.IntN(64)), 0, 0}), 16)
+}
 
 // Port returns a port that was free on the address a moment ago.
 func Port(addr netip.Addr) (uint16, error) {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"text/template"
@@ -114,7 +115,8 @@ func wantLine(t *testing.T, path string, texts ...string) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("%s has no line with %q: %v\n%s", filepath.Base(path), texts, err, content)
+			lines := slices.Sorted(strings.Lines(string(content)))
+			t.Fatalf("%s has no line with %q: %v\n%s", filepath.Base(path), texts, err, strings.Join(slices.Compact(lines), ""))
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/conformance/cairn"
+	"cairnproxy.dev/cairn/conformance/loopback"
 	"cairnproxy.dev/cairn/conformance/peers"
 
 	_ "embed"
@@ -31,8 +32,7 @@ func TestUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLab(t) // for its block of addresses
-	mesh, err := cairn.Up(t.Context(), dir, folder, "--range", l.block.CIDR())
+	mesh, err := cairn.Up(t.Context(), dir, folder, "--range", loopback.Wide().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -127,6 +128,12 @@ func (c *chain) startCairn(t *testing.T) *proc.Process {
 		t.Fatal(err)
 	}
 	stopAtEnd(t, "cairn waypoint", p)
+	t.Cleanup(func() {
+		if log, err := os.ReadFile(filepath.Join(c.dir, "waypoint.access.log")); t.Failed() {
+			lines := strings.SplitAfter(string(log), "\n")
+			t.Logf("the last lines of its access log (%v):\n%s", err, strings.Join(lines[max(0, len(lines)-30):], ""))
+		}
+	})
 	return p
 }
 
