@@ -113,6 +113,7 @@ func (f *File) object(n *yaml.Node, apiVersion, kind string, at place) {
 	slices.SortStableFunc(errs, func(a, b strictyaml.Error) int { return cmp.Compare(a.Line, b.Line) })
 	for _, e := range errs {
 		f.problem(o.String(), e)
+		o.unread = append(o.unread, e.Path)
 	}
 	f.Objects = append(f.Objects, o)
 }

@@ -68,6 +68,9 @@ type Object struct {
 
 	file  *File
 	place place
+	// unread are the fields whose text could not be read: nothing more is said
+	// about the zero values that stand in them.
+	unread []string
 }
 
 // place is where in its file an object stands.

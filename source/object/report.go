@@ -76,7 +76,11 @@ type pending struct {
 
 // bad records a problem with the field at path of o.
 func (r *report) bad(o *Object, path, format string, args ...any) {
-	if len(r.pending) < maxProblems {
+	told := slices.ContainsFunc(o.unread, func(field string) bool {
+		rest, ok := strings.CutPrefix(path, field)
+		return ok && field != "" && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
+	if !told && len(r.pending) < maxProblems {
 		r.pending = append(r.pending, pending{o, path, fmt.Sprintf(format, args...)})
 	}
 }

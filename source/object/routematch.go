@@ -94,7 +94,8 @@ func (t *translator) filters(o *Object, path string, list []gwv1.HTTPRouteFilter
 	seen := map[gwv1.HTTPRouteFilterType]int{}
 	for i := range list {
 		f, at := &list[i], elem(path, i)
-		if first, dup := seen[f.Type]; dup {
+		repeats := f.Type == gwv1.HTTPRouteFilterRequestMirror || f.Type == gwv1.HTTPRouteFilterExtensionRef
+		if first, dup := seen[f.Type]; dup && !repeats {
 			t.bad(o, at+".type", "filter %s is also filters[%d]; merge the two", f.Type, first)
 			continue
 		}

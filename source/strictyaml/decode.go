@@ -234,7 +234,9 @@ func (d *decoder) dict(n *yaml.Node, v reflect.Value) {
 		case reflect.String:
 			key.SetString(k.Value)
 		default:
-			d.scalar(k, key)
+			plain := *k
+			plain.Style, plain.Tag = 0, "" // JSON can only write keys in quotes
+			d.scalar(&plain, key)
 		}
 		d.value(val, elem)
 		if len(d.errs) == before {

@@ -110,7 +110,7 @@ small: 0x10
 float: 1.5
 ports: [{name: a, port: 80}, {name: b, port: -1}]
 labels: {a: b, date: 2024-01-02}
-byPort: {9080: x}
+byPort: {9080: x, "80": y}
 free: {a: [1, true, x, null]}
 raw: aGk=
 odd: 3
@@ -120,7 +120,7 @@ next: {text: null}
 	yes := true
 	want := sample{
 		inner: inner{"K"}, Text: "1", Yes: &yes, Small: 16, Float: 1.5, Ports: []port{{"a", 80}, {"b", -1}},
-		Labels: map[string]string{"a": "b", "date": "2024-01-02"}, ByPort: map[uint16]string{9080: "x"},
+		Labels: map[string]string{"a": "b", "date": "2024-01-02"}, ByPort: map[uint16]string{9080: "x", 80: "y"},
 		Free: map[string]any{"a": []any{1, true, "x", nil}}, Raw: []byte("hi"), Odd: 3,
 		Tagged: tagged{"!Exact", "v"}, Next: &sample{},
 	}
