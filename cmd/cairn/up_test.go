@@ -312,7 +312,13 @@ func TestUp(t *testing.T) {
 // its end all the same.
 func stopDuringRequest(t *testing.T, m *testMesh, c *http.Client) {
 	t.Helper()
-	resp, err := c.Get("http://" + m.service("echo") + "/stream/20/25ms")
+	c.CloseIdleConnections() // they would hold up the drain
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+m.service("echo")+"/stream/20/25ms", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Close = true
+	resp, err := c.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,8 +452,9 @@ func checkReload(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
 	if e.Event != "config" || e.Accepted == 0 || len(e.Rejected) != 0 {
 		t.Errorf("event %+v, want an accepted config", e)
 	}
+	other := m.client("echo-1")
 	for pod := ""; pod != "echo-2"; {
-		_, p, err := ask(t.Context(), m.client("echo-1"), http.MethodGet, url)
+		_, p, err := ask(t.Context(), other, http.MethodGet, url)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -455,6 +462,7 @@ func checkReload(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
 			t.Fatal("traffic has not moved 5 s after the edit")
 		}
 	}
+	other.CloseIdleConnections()
 	stop.Store(true)
 	if err := <-failed; err != nil {
 		t.Errorf("a request failed during the reload: %v", err)
