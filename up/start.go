@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/proxy/ztunnel"
@@ -131,6 +132,9 @@ func (r *reconciler) proxyEnded(s spec) func(error) {
 	return func(err error) {
 		if err == nil {
 			return
+		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w; end what runs there, or choose other addresses with --range", err)
 		}
 		select {
 		case r.failed <- fmt.Errorf("%s: %w", s, err):

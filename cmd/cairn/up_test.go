@@ -486,6 +486,63 @@ func checkBrokenEdit(t *testing.T, m *testMesh, dir, url string, c *http.Client)
 	}
 }
 
+// TestUpSecondSignal ends a mesh that drains a response which has no end.
+func TestUpSecondSignal(t *testing.T) {
+	dir := t.TempDir()
+	writeMesh(t, dir, 100, 0)
+	m := startMesh(t, dir, "127.83.0.0/16")
+	resp, err := m.client("buyer").Get("http://" + m.service("echo") + "/stream/100000/10ms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	signal := func() {
+		if err := m.cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signal()
+	// The drain has begun when nobody listens any more.
+	for err == nil {
+		var c net.Conn
+		if c, err = net.Dial("tcp", m.service("echo")); err == nil {
+			c.Close()
+		}
+	}
+	signal()
+	began := time.Now()
+	m.cmd.Wait()
+	if took := time.Since(began); m.cmd.ProcessState.ExitCode() != exitFailed || took > 3*time.Second {
+		t.Errorf("after the second signal: exit code %d in %s, want %d at once", m.cmd.ProcessState.ExitCode(), took, exitFailed)
+	}
+	for _, p := range m.ready.Pods {
+		if p.State == "running" && p.Name != "buyer" {
+			for deadline := time.Now().Add(5 * time.Second); ; {
+				c, err := net.Dial("tcp", p.Address+":8080")
+				if err != nil {
+					break
+				}
+				c.Close()
+				if time.Now().After(deadline) {
+					t.Fatalf("pod %s lives on without its mesh", p.Name)
+				}
+			}
+		}
+	}
+}
+
+func TestUpPortInUse(t *testing.T) {
+	dir := t.TempDir()
+	writeMesh(t, dir, 100, 0)
+	m := startMesh(t, dir, "127.84.0.0/16")
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"up", dir, "--range", "127.84.0.0/16", "--log-level", "error"}, &stdout, &stderr)
+	if code != exitFailed || !strings.Contains(stderr.String(), "--range") || strings.Count(stderr.String(), "\n") != 1 {
+		t.Errorf("a second mesh on the same addresses: exit code %d, stderr %s; want one line that names --range", code, &stderr)
+	}
+	m.stop()
+}
+
 func TestUpRefuses(t *testing.T) {
 	bad := t.TempDir()
 	put(t, bad, "bad.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {portz: []}\n")
