@@ -28,7 +28,7 @@ var nets atomic.Uint32
 // world is a small mesh in loopback mode: client, server and other are pods in
 // namespace ns, echo is a service of server.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	net   uint32
 	store *source.Store
 	certs *identity.Cache
@@ -41,6 +41,8 @@ type world struct {
 	parts mesh.Parts
 	// options are further ones.
 	options Options
+	// patience is how long a client waits; 0 means 10 s.
+	patience time.Duration
 }
 
 type lockedBuffer struct {
@@ -63,7 +65,7 @@ func (l *lockedBuffer) String() string {
 // addr returns an address that no other test uses.
 func (w *world) addr(n int) string { return fmt.Sprintf("127.91.%d.%d", w.net, n) }
 
-func newWorld(t *testing.T, edit func(w *world)) *world {
+func newWorld(t testing.TB, edit func(w *world)) *world {
 	t.Helper()
 	if ln, err := net.Listen("tcp", "127.91.255.1:0"); err != nil {
 		t.Skipf("skipped: this machine has no loopback addresses to spare: %v", err)
@@ -104,6 +106,11 @@ func newWorld(t *testing.T, edit func(w *world)) *world {
 		t.Fatalf("the proxy ended: %v", err)
 	}
 	return w
+}
+
+// newBenchWorld is newWorld for longer.
+func newBenchWorld(b *testing.B) *world {
+	return newWorld(b, func(w *world) { w.patience = 5 * time.Minute })
 }
 
 func (w *world) close() {
@@ -150,6 +157,13 @@ func echo(c *net.TCPConn) {
 	}
 }
 
+// echoCount reads to the end, then says that it did.
+func echoCount(c *net.TCPConn) {
+	defer c.Close()
+	n, _ := io.Copy(io.Discard, c)
+	fmt.Fprintln(c, n)
+}
+
 // lines answers line by line.
 func lines(c *net.TCPConn) {
 	defer c.Close()
@@ -166,7 +180,7 @@ func (w *world) dial(from int, to string) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(max(w.patience, 10*time.Second)))
 	w.t.Cleanup(func() { c.Close() })
 	return c.(*net.TCPConn), nil
 }

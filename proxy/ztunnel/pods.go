@@ -220,7 +220,8 @@ func (s *site) listenDNS(ctx context.Context) error {
 			}
 			return sockets.DialUDP(ctx, to)
 		},
-		Log: s.p.o.Log,
+		Asked: s.dnsAsked,
+		Log:   s.p.o.Log,
 	})
 	addrs := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	if !sockets.IPv4Only {

@@ -200,6 +200,13 @@ func TestPods(t *testing.T) {
 	if _, err := w.curl("client", "http://no-such-name.ns/"); err == nil || !strings.Contains(err.Error(), "resolve") {
 		t.Errorf("unknown name: %v, want that it does not resolve", err)
 	}
+	var text bytes.Buffer
+	if err := w.m.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text.String(), "istio_dns_requests_total{") {
+		t.Error("no DNS requests were counted")
+	}
 	w.close()
 	if log := w.logged(); !strings.Contains(log, `src.identity="spiffe://cluster.local/ns/ns/sa/client" dst.addr=10.72.0.2:8080 dst.hbone_addr=10.72.0.2:8080`) {
 		t.Errorf("no inbound connection over HBONE in the access log:\n%s", log)
