@@ -47,9 +47,11 @@ type Options struct {
 	// MaxStreams is what a server lets its peer open at once; 0 means 100.
 	MaxStreams uint32
 	// Window is a stream's receive window at the start, MaxWindow the size it
-	// may grow to; 0 means 256 KiB and 1 MiB.
+	// may grow to; 0 means 256 KiB and 1 MiB. Less than HTTP/2's own 65,535
+	// counts as that: the peer may use it before it knows of another.
 	Window, MaxWindow int64
-	// ConnWindow is the connection's receive window; 0 means 16 MiB.
+	// ConnWindow is the connection's receive window; 0 means 16 MiB, and
+	// 65,535 is the least.
 	ConnWindow int64
 	// MaxHeaderList bounds a header section (RFC 9113 section 6.5.2); 0 means 60 KiB.
 	MaxHeaderList int
@@ -73,6 +75,9 @@ func (o Options) withDefaults() Options {
 	def(&o.ConnWindow, 16<<20)
 	def((*int64)(&o.Keepalive), int64(10*time.Second))
 	def((*int64)(&o.Timeout), int64(20*time.Second))
+	o.Window = max(o.Window, initialWindow)
+	o.MaxWindow = max(o.MaxWindow, o.Window)
+	o.ConnWindow = max(o.ConnWindow, initialWindow)
 	if o.MaxStreams == 0 {
 		o.MaxStreams = 100
 	}
@@ -148,13 +153,15 @@ type Conn struct {
 func New(t *loop.Turn, carrier Carrier, h Handler, o Options) *Conn {
 	c := &Conn{carrier: carrier, q: carrier.Queue(), h: h, o: o.withDefaults()}
 	c.hdec = hpack.NewDecoder(4096, c.emit)
-	c.hdec.SetMaxStringLength(c.o.MaxHeaderList)
+	// One field larger than all may be is a 431, not a broken connection: the
+	// header block's own bound is the one that holds.
+	c.hdec.SetMaxStringLength(2 * maxBlockLen)
 	c.streams = map[uint32]*Stream{}
 	c.henc = hpack.NewEncoder(&c.hbuf)
 	c.peerInit, c.peerMax, c.peerFrame = initialWindow, 100, maxFrameSize
 	c.sendWin, c.recvWin = initialWindow, c.o.ConnWindow
 	c.goAwayID = maxWindow
-	c.ping.heard(t.Now, true)
+	c.ping.heard(t.Now, true, true)
 	c.q.Lock()
 	defer c.q.Unlock()
 	p := c.q.Reserve(t, 256)
@@ -165,8 +172,10 @@ func New(t *loop.Turn, carrier Carrier, h Handler, o Options) *Conn {
 		c.preface = len(preface)
 	}
 	*p = c.appendSettings(*p)
-	*p = appendFrame(*p, 4, frameWindowUpdate, 0, 0)
-	*p = binary.BigEndian.AppendUint32(*p, uint32(c.o.ConnWindow-initialWindow))
+	if more := c.o.ConnWindow - initialWindow; more > 0 {
+		*p = appendFrame(*p, 4, frameWindowUpdate, 0, 0)
+		*p = binary.BigEndian.AppendUint32(*p, uint32(more))
+	}
 	return c
 }
 
@@ -193,6 +202,9 @@ var ErrClosed = errors.New("http2 connection closed")
 // error it has queued a GOAWAY, and the carrier is to be closed after the turn.
 func (c *Conn) Data(t *loop.Turn, b []byte) (int, error) {
 	off := 0
+	if err := c.outputBound(); err != nil {
+		return 0, c.fail(t, err)
+	}
 	if c.preface > 0 {
 		n := min(len(b), c.preface)
 		start := len(preface) - c.preface
@@ -202,6 +214,7 @@ func (c *Conn) Data(t *loop.Turn, b []byte) (int, error) {
 		c.preface -= n
 		off = n
 	}
+	block, whole := c.hblock.seq, false
 	for len(b)-off >= frameHeaderLen {
 		h := b[off : off+frameHeaderLen]
 		n := int(h[0])<<16 | int(h[1])<<8 | int(h[2])
@@ -214,12 +227,30 @@ func (c *Conn) Data(t *loop.Turn, b []byte) (int, error) {
 		id := binary.BigEndian.Uint32(h[5:]) & maxWindow
 		p := b[off+frameHeaderLen : off+frameHeaderLen+n]
 		off += frameHeaderLen + n
+		whole = true
 		if err := c.frame(t, h[3], h[4], id, p); err != nil {
 			return off, c.fail(t, err)
 		}
 	}
-	c.ping.heard(t.Now, off < len(b) || c.hblock.open || !c.gotFirst)
+	if whole && c.hblock.open && c.hblock.seq == block {
+		whole = false // still the header block of before
+	}
+	c.ping.heard(t.Now, off < len(b) || c.hblock.open || !c.gotFirst, whole)
 	return off, nil
+}
+
+// maxOutput bounds what a peer can make us queue by frames that want an answer
+// (requests, PING, SETTINGS) while it does not read. Data stops at HighWater;
+// a hundred streams' heads fit into the rest.
+const maxOutput = loop.HighWater + 4<<20
+
+func (c *Conn) outputBound() error {
+	c.q.Lock()
+	defer c.q.Unlock()
+	if c.q.Size() > maxOutput {
+		return connErr(EnhanceYourCalm, "answers are asked for and not read")
+	}
+	return nil
 }
 
 func (c *Conn) frame(t *loop.Turn, typ, flags byte, id uint32, p []byte) error {

@@ -18,7 +18,7 @@ func (c *Conn) onSettings(t *loop.Turn, flags byte, id uint32, p []byte) error {
 		if len(p) != 0 {
 			return connErr(FrameSizeError, "SETTINGS ack with payload")
 		}
-		return nil
+		return c.rate.other(t.Now)
 	}
 	if len(p)%6 != 0 {
 		return connErr(FrameSizeError, "SETTINGS of odd length")
@@ -30,6 +30,9 @@ func (c *Conn) onSettings(t *loop.Turn, flags byte, id uint32, p []byte) error {
 	var w []*Stream
 	var err error
 	for ; len(p) > 0 && err == nil; p = p[6:] {
+		if err = c.rate.other(t.Now); err != nil {
+			break
+		}
 		w, err = c.applySetting(t, w, binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:]))
 	}
 	if err == nil {
@@ -123,7 +126,7 @@ func (c *Conn) onGoAway(t *loop.Turn, id uint32, p []byte) error {
 		for sid, s := range c.streams {
 			if sid > last {
 				refused = append(refused, s)
-				c.remove(t, s)
+				c.remove(s)
 			}
 		}
 		c.endIfDone(t)
@@ -155,12 +158,13 @@ func (c *Conn) streamFail(t *loop.Turn, id uint32, code ErrCode, reason string) 
 	c.q.Lock()
 	s := c.streams[id]
 	if s != nil {
-		c.remove(t, s)
+		c.remove(s)
 	} else if c.idle(id) {
 		c.q.Unlock()
 		return connErr(code, reason)
 	}
 	c.appendReset(t, id, code)
+	c.endIfDone(t)
 	c.q.Unlock()
 	if s != nil {
 		if h := s.take(); h != nil {
@@ -213,7 +217,8 @@ func (c *Conn) onReset(t *loop.Turn, id uint32, p []byte) error {
 		return connErr(ProtocolError, "RST_STREAM on an idle stream")
 	}
 	if s != nil {
-		c.remove(t, s)
+		c.remove(s)
+		c.ended.add(id)
 		c.endIfDone(t)
 	}
 	c.q.Unlock()
@@ -281,13 +286,14 @@ type keepalive struct {
 	sent                   time.Time // guarded by q; zero when no PING is out
 }
 
-// heard notes received bytes, and whether they end within a frame.
-func (k *keepalive) heard(now time.Time, partial bool) {
+// heard notes received bytes: whether they end within a frame or header block,
+// and whether something was completed before, so that this one is new.
+func (k *keepalive) heard(now time.Time, partial, fresh bool) {
 	n := now.UnixNano()
 	k.lastRecv.Store(n)
 	if !partial {
 		k.partialSince.Store(0)
-	} else if k.partialSince.Load() == 0 {
+	} else if fresh || k.partialSince.Load() == 0 {
 		k.partialSince.Store(n)
 	}
 }
@@ -302,24 +308,29 @@ var ErrSilent = errors.New("peer did not answer a ping in time")
 func (c *Conn) Tick(t *loop.Turn) bool {
 	now := t.Now
 	last := time.Unix(0, c.ping.lastRecv.Load())
+	dead := false
 	if p := c.ping.partialSince.Load(); p != 0 && now.Sub(time.Unix(0, p)) > c.o.Timeout {
-		c.Abort()
-		return true
+		dead = true
 	}
 	c.q.Lock()
-	defer c.q.Unlock()
-	c.returnWindow(t)
 	switch {
+	case dead || c.closed:
 	case !c.ping.sent.IsZero() && last.After(c.ping.sent):
 		c.ping.sent = time.Time{}
 	case !c.ping.sent.IsZero() && now.Sub(c.ping.sent) >= c.o.Timeout:
-		c.Abort()
-		return true
+		dead = true
 	case c.ping.sent.IsZero() && now.Sub(last) >= c.o.Keepalive:
 		c.ping.sent = now
 		b := c.q.Reserve(t, frameHeaderLen+8)
 		*b = appendFrame(*b, 8, framePing, 0, 0)
 		*b = append(*b, "cairn\x00\x00\x00"...)
 	}
-	return false
+	if !dead && !c.closed {
+		c.returnWindow(t)
+	}
+	c.q.Unlock()
+	if dead {
+		c.Abort() // without the lock: a carrier may be a stream of another connection
+	}
+	return dead
 }

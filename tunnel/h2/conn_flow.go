@@ -3,6 +3,7 @@ package h2
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"cairnproxy.dev/cairn/tunnel/loop"
 )
@@ -33,7 +34,7 @@ func (c *Conn) onData(t *loop.Turn, flags byte, id uint32, p []byte) error {
 	c.returnWindow(t)
 	s := c.streams[id]
 	if s == nil {
-		return c.strayLocked(id, "DATA")
+		return c.strayLocked(t, id, "DATA", false)
 	}
 	if s.remoteEnd {
 		c.q.Unlock()
@@ -47,14 +48,36 @@ func (c *Conn) onData(t *loop.Turn, flags byte, id uint32, p []byte) error {
 		c.q.Unlock()
 		return c.streamFail(t, id, ProtocolError, "DATA before the response head")
 	}
-	s.unacked += n - int64(len(b)) // padding needs nobody to consume it
 	h := s.handler
 	c.endRemote(t, s, end)
+	if pad := n - int64(len(b)); pad > 0 {
+		c.giveBack(t, s, pad) // nobody else consumes it
+	}
 	c.q.Unlock()
 	if h != nil {
 		h.Data(t, s, b, end)
 	}
 	return nil
+}
+
+// giveBack returns n bytes of a stream's window, once half of it is used. q is held.
+func (c *Conn) giveBack(t *loop.Turn, s *Stream, n int64) {
+	if s.gone || s.remoteEnd {
+		return
+	}
+	s.unacked += n
+	if s.unacked < s.window/2 {
+		return
+	}
+	give := s.unacked
+	if s.recvWin < s.window/4 && s.window < c.o.MaxWindow && !c.o.Budget.over() {
+		grown := min(2*s.window, c.o.MaxWindow)
+		give += grown - s.window
+		s.window = grown
+	}
+	s.recvWin += give
+	s.unacked = 0
+	c.appendWindow(t, s.ID, give)
 }
 
 // returnWindow gives the connection's window back once a quarter is used,
@@ -243,7 +266,8 @@ func (c *Conn) endLocal(t *loop.Turn, s *Stream) {
 	s.localEnd = true
 	switch {
 	case s.remoteEnd:
-		c.remove(t, s)
+		c.remove(s)
+		c.ended.add(s.ID)
 		c.endIfDone(t)
 	case s.stop:
 		c.stopReading(t, s)
@@ -253,7 +277,7 @@ func (c *Conn) endLocal(t *loop.Turn, s *Stream) {
 // stopReading resets a stream that we have ended in good order. q is held.
 func (c *Conn) stopReading(t *loop.Turn, s *Stream) {
 	s.handler = nil
-	c.remove(t, s)
+	c.remove(s)
 	c.appendReset(t, s.ID, NoError)
 	c.endIfDone(t)
 }
@@ -265,16 +289,22 @@ func (c *Conn) endRemote(t *loop.Turn, s *Stream, end bool) {
 	}
 	s.remoteEnd = true
 	if s.localEnd {
-		c.remove(t, s)
+		c.remove(s)
+		c.ended.add(s.ID)
 		c.endIfDone(t)
 	}
 }
 
 // remove forgets a stream. q is held.
-func (c *Conn) remove(_ *loop.Turn, s *Stream) {
+func (c *Conn) remove(s *Stream) {
 	delete(c.streams, s.ID)
-	c.ended.add(s.ID)
 	s.gone = true
+	if s.blocked {
+		// A peer that opens and resets streams must not make the line grow.
+		i := slices.Index(c.blocked, s)
+		c.blocked = slices.Delete(c.blocked, i, i+1)
+		s.blocked = false
+	}
 	c.dropPending(s)
 }
 

@@ -10,6 +10,7 @@ import (
 // headerBlock is a header section that is still coming (RFC 9113 section 4.3).
 type headerBlock struct {
 	open   bool
+	seq    uint32 // tells one block from the next
 	id     uint32
 	end    bool // END_STREAM was on the HEADERS frame
 	self   bool // its priority says that the stream depends on itself
@@ -42,7 +43,7 @@ func (c *Conn) onHeaders(t *loop.Turn, flags byte, id uint32, p []byte) error {
 	}
 	end := flags&flagEndStream != 0
 	if flags&flagEndHeaders == 0 {
-		c.hblock = headerBlock{open: true, id: id, end: end, self: self, buf: append(c.hblock.buf[:0], p...)}
+		c.hblock = headerBlock{open: true, seq: c.hblock.seq + 1, id: id, end: end, self: self, buf: append(c.hblock.buf[:0], p...)}
 		return nil
 	}
 	return c.section(t, id, p, end, self)
@@ -100,9 +101,7 @@ func (c *Conn) section(t *loop.Turn, id uint32, p []byte, end, self bool) error 
 	if err := c.hdec.Close(); err != nil {
 		return connErr(CompressionError, "truncated header block")
 	}
-	if cap(h.Fields) > 256 {
-		defer func() { h.Fields = nil }()
-	}
+	defer c.forgetFields()
 	if self {
 		return c.streamFail(t, id, ProtocolError, "stream depends on itself")
 	}
@@ -110,7 +109,7 @@ func (c *Conn) section(t *loop.Turn, id uint32, p []byte, end, self bool) error 
 	s := c.streams[id]
 	if s == nil {
 		if c.o.Client || id <= c.lastID || id%2 == 0 {
-			return c.strayLocked(id, "HEADERS")
+			return c.strayLocked(t, id, "HEADERS", !c.o.Client && isRequest(h.Fields))
 		}
 		return c.openLocked(t, id, h)
 	}
@@ -126,6 +125,9 @@ func (c *Conn) section(t *loop.Turn, id uint32, p []byte, end, self bool) error 
 		}
 	} else if c.o.Client && !informational(h.Fields) {
 		s.gotHead = true
+	} else if c.o.Client && end {
+		c.q.Unlock()
+		return c.streamFail(t, id, ProtocolError, "informational response that ends the stream")
 	}
 	hd := s.handler
 	c.endRemote(t, s, end)
@@ -136,13 +138,27 @@ func (c *Conn) section(t *loop.Turn, id uint32, p []byte, end, self bool) error 
 	return nil
 }
 
+// forgetFields lets go of a section's strings, which a quiet connection would
+// otherwise hold.
+func (c *Conn) forgetFields() {
+	if cap(c.head.Fields) > 256 {
+		c.head.Fields = nil
+		return
+	}
+	clear(c.head.Fields)
+}
+
 // informational reports whether a response head is a 1xx one.
 func informational(f []hpack.HeaderField) bool {
 	return len(f) > 0 && f[0].Name == ":status" && len(f[0].Value) == 3 && f[0].Value[0] == '1'
 }
 
+// isRequest reports whether a section is a request's head, not trailers.
+func isRequest(f []hpack.HeaderField) bool { return len(f) > 0 && f[0].IsPseudo() }
+
 // strayLocked judges a frame for a stream that is not open, and unlocks q.
-func (c *Conn) strayLocked(id uint32, what string) error {
+// request says that it would open one.
+func (c *Conn) strayLocked(t *loop.Turn, id uint32, what string, request bool) error {
 	idle, ours, ended := c.idle(id), c.resets.has(id), c.ended.has(id)
 	c.q.Unlock()
 	switch {
@@ -152,15 +168,20 @@ func (c *Conn) strayLocked(id uint32, what string) error {
 		return nil // crossed our RST_STREAM on the way
 	case ended:
 		return connErr(StreamClosed, what+" on a closed stream")
+	case request:
+		// Opening a stream closes all idle ones below it, RFC 9113 section 5.1.1.
+		return connErr(ProtocolError, what+" on a stream that was skipped")
 	}
-	// Opening a stream closes all idle ones below it, RFC 9113 section 5.1.1.
-	return connErr(ProtocolError, what+" on a stream that was skipped")
+	// Long ago we knew; it may be one that we reset. Ending the connection over
+	// it would take down streams that did nothing wrong.
+	return c.rate.other(t.Now)
 }
 
 // openLocked accepts a new request stream, and unlocks q.
 func (c *Conn) openLocked(t *loop.Turn, id uint32, h *Head) error {
 	c.lastID = id
 	if id > c.goAwayID {
+		c.resets.add(id) // its frames are ignored
 		c.q.Unlock()
 		return nil // after our final GOAWAY: the peer will try elsewhere
 	}

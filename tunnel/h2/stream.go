@@ -210,22 +210,7 @@ func (s *Stream) Consumed(t *loop.Turn, n int) {
 	c := s.c
 	c.q.Lock()
 	defer c.q.Unlock()
-	if s.gone || s.remoteEnd {
-		return
-	}
-	s.unacked += int64(n)
-	if s.unacked < s.window/2 {
-		return
-	}
-	give := s.unacked
-	if s.recvWin < s.window/4 && s.window < c.o.MaxWindow && !c.o.Budget.over() {
-		grown := min(2*s.window, c.o.MaxWindow)
-		give += grown - s.window
-		s.window = grown
-	}
-	s.recvWin += give
-	s.unacked = 0
-	c.appendWindow(t, s.ID, give)
+	c.giveBack(t, s, int64(n))
 }
 
 // Congested reports whether so much waits on this stream that its producer
@@ -249,7 +234,7 @@ func (s *Stream) Reset(t *loop.Turn, code ErrCode) {
 	if s.gone {
 		return
 	}
-	c.remove(t, s)
+	c.remove(s)
 	c.appendReset(t, s.ID, code)
 	c.endIfDone(t)
 }
