@@ -59,13 +59,13 @@ func New(opts Options) *Source {
 }
 
 // Load reads the manifests and returns what they say. Files that have not
-// changed since the last Load are not decoded again, and their objects are the
-// same ones.
+// changed since the last Load are not decoded again. The lists of the Result
+// are the caller's; what they point to is not.
 func (s *Source) Load() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	res, _, _ := s.load()
-	return res
+	return res.own()
 }
 
 // load looks at the paths and reads what is there. It reports whether anything
@@ -93,7 +93,7 @@ func (s *Source) translate() Result {
 func (s *Source) Good() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.good
+	return s.good.own()
 }
 
 // Refresh makes Run translate the manifests again without reading them, because
@@ -152,7 +152,7 @@ func (s *Source) Run(ctx context.Context, store *source.Store, onReload func(acc
 		case <-s.refresh:
 			s.mu.Lock()
 			if res := s.translate(); len(res.Problems) == 0 && res.Files > 0 {
-				store.Publish(res.Parts)
+				store.Publish(res.own().Parts)
 			}
 			s.mu.Unlock()
 		}
@@ -171,7 +171,7 @@ func (s *Source) reload(store *source.Store, w *watch, onReload func(int, []sour
 	s.mu.Lock()
 	res, sc, changed := s.load()
 	if changed && len(res.Problems) == 0 {
-		store.Publish(res.Parts)
+		store.Publish(res.own().Parts)
 	}
 	s.mu.Unlock()
 	w.set(sc.watch)

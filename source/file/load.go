@@ -38,6 +38,15 @@ type Result struct {
 	Problems []source.Problem
 }
 
+// own returns a copy whose lists may be changed.
+func (r Result) own() Result {
+	p := &r.Parts
+	p.Workloads, p.Services, p.Waypoints = slices.Clone(p.Workloads), slices.Clone(p.Services), slices.Clone(p.Waypoints)
+	p.Attachments, p.Policies, p.PeerAuth = slices.Clone(p.Attachments), slices.Clone(p.Policies), slices.Clone(p.PeerAuth)
+	r.Pods, r.Notices, r.Problems = slices.Clone(r.Pods), slices.Clone(r.Notices), slices.Clone(r.Problems)
+	return r
+}
+
 // content is a file as it was read last.
 type content struct {
 	hash [sha256.Size]byte

@@ -115,6 +115,7 @@ func (f *File) object(n *yaml.Node, apiVersion, kind string, at place) {
 		f.problem(o.String(), e)
 		o.unread = append(o.unread, e.Path)
 	}
+	o.checkMeta()
 	f.Objects = append(f.Objects, o)
 }
 

@@ -71,7 +71,14 @@ type Object struct {
 	// unread are the fields whose text could not be read: nothing more is said
 	// about the zero values that stand in them.
 	unread []string
+	// faults are what is wrong with the metadata, found once and for all;
+	// nameless objects are not used.
+	faults   []fault
+	nameless bool
 }
+
+// fault is something wrong with one field.
+type fault struct{ path, message string }
 
 // place is where in its file an object stands.
 type place struct {
@@ -97,7 +104,9 @@ func (o *Object) meta() metav1.Object { return o.Value.(metav1.Object) }
 func New(value metav1.Object, origin mesh.Origin) *Object {
 	for _, k := range kinds {
 		if sameType(k.value(), value) {
-			return &Object{Kind: k, Name: nameOf(k, value), Value: value, Origin: origin}
+			o := &Object{Kind: k, Name: nameOf(k, value), Value: value, Origin: origin}
+			o.checkMeta()
+			return o
 		}
 	}
 	return nil

@@ -77,6 +77,7 @@ func Translate(objects []*Object, opts Options) Result {
 	t.parts.RootNamespace, t.parts.ClusterID, t.parts.Network = t.opts.RootNamespace, t.opts.ClusterID, t.opts.Network
 
 	objects = t.index(objects)
+	t.reserve(objects)
 	t.gatherWaypoints(objects) // before whatever may name one
 	t.bindNamespaces()
 	t.gatherServices(objects)
@@ -86,6 +87,24 @@ func Translate(objects []*Object, opts Options) Result {
 	t.translateRoutes(objects)
 	t.translatePolicies(objects)
 	return Result{Parts: t.parts, Pods: t.pods, Notices: t.notices, Problems: t.problems()}
+}
+
+// reserve makes room for what the objects will become, lest growing take the
+// time that the translation itself does.
+func (t *translator) reserve(objects []*Object) {
+	pods, services := 0, 0
+	for _, o := range objects {
+		switch o.Value.(type) {
+		case *corev1.Pod:
+			pods++
+		case *corev1.Service:
+			services++
+		}
+	}
+	t.parts.Workloads = slices.Grow(t.parts.Workloads, pods)
+	t.pods = slices.Grow(t.pods, pods)
+	t.parts.Services = slices.Grow(t.parts.Services, services)
+	t.serviceSeq = slices.Grow(t.serviceSeq, services)
 }
 
 type objectKey struct {
@@ -132,7 +151,10 @@ type namespace struct {
 func (t *translator) index(objects []*Object) []*Object {
 	kept := make([]*Object, 0, len(objects))
 	for _, o := range objects {
-		if !t.checkMeta(o) {
+		for _, f := range o.faults {
+			t.bad(o, f.path, "%s", f.message)
+		}
+		if o.nameless {
 			continue
 		}
 		key := objectKey{o.Kind, o.Name}

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strconv"
@@ -24,36 +25,40 @@ const (
 	annotationDist   = "networking.istio.io/traffic-distribution"
 )
 
-// checkMeta refuses names and labels that Kubernetes would refuse. Names become
+// checkMeta finds names and labels that Kubernetes would refuse. Names become
 // part of identities, hostnames and log lines: nothing else may get into them.
-func (t *translator) checkMeta(o *Object) bool {
+func (o *Object) checkMeta() {
 	m := o.meta()
-	if m.GetName() == "" {
-		t.bad(o, "metadata.name", "the object has no name; give it one")
-		return false
-	}
 	valid := isSubdomain
 	if o.Kind.Kind == "Service" || o.Kind.Kind == "Namespace" {
 		valid = isLabel
 	}
-	if !valid(m.GetName()) {
-		t.bad(o, "metadata.name", "%q is not a valid name; use lower-case letters, digits and '-'", clip(m.GetName()))
-		return false
+	bad := func(path, format string, args ...any) {
+		o.faults = append(o.faults, fault{path, fmt.Sprintf(format, args...)})
 	}
-	if ns := m.GetNamespace(); ns != "" && !isLabel(ns) {
-		t.bad(o, "metadata.namespace", "%q is not a valid namespace; use lower-case letters, digits and '-'", clip(ns))
-		return false
+	switch name, ns := m.GetName(), m.GetNamespace(); {
+	case name == "":
+		bad("metadata.name", "the object has no name; give it one")
+	case !valid(name):
+		bad("metadata.name", "%q is not a valid name; use lower-case letters, digits and '-'", clip(name))
+	case ns != "" && !isLabel(ns):
+		bad("metadata.namespace", "%q is not a valid namespace; use lower-case letters, digits and '-'", clip(ns))
 	}
-	t.checkLabels(o, "metadata.labels", m.GetLabels())
-	return true
+	o.nameless = len(o.faults) > 0
+	labelFaults("metadata.labels", m.GetLabels(), bad)
 }
 
+// checkLabels refuses labels that Kubernetes would refuse.
 func (t *translator) checkLabels(o *Object, path string, labels map[string]string) {
+	labelFaults(path, labels, func(path, format string, args ...any) { t.bad(o, path, format, args...) })
+}
+
+func labelFaults(path string, labels map[string]string, bad func(path, format string, args ...any)) {
 	for k, v := range labels {
 		if !isLabelKey(k) {
-			t.bad(o, path, "%q is not a valid label; use letters, digits, '-', '_', '.' and at most one '/'", clip(k))
+			bad(path, "%q is not a valid label; use letters, digits, '-', '_', '.' and at most one '/'", clip(k))
 		} else if !isLabelValue(v) {
-			t.bad(o, path+"["+k+"]", "%q is not a valid label value; use up to 63 letters, digits, '-', '_' and '.'", clip(v))
+			bad(path+"["+k+"]", "%q is not a valid label value; use up to 63 letters, digits, '-', '_' and '.'", clip(v))
 		}
 	}
 }
