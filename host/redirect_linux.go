@@ -127,7 +127,7 @@ func (rs *ruleset) mangle() {
 
 func (rs *ruleset) inbound() {
 	ch := rs.chain("nat-prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
-	rs.add(ch, proto(unix.IPPROTO_TCP), addrIs(expr.CmpOpEq, ProbeAddr, true), verdict(expr.VerdictAccept))
+	rs.add(ch, proto(unix.IPPROTO_TCP), addrIs(expr.CmpOpEq, ProbeAddr, true), accept())
 	for _, lo := range loopbacks {
 		rs.add(ch, proto(unix.IPPROTO_TCP), addrIs(expr.CmpOpNeq, lo, false), dport(expr.CmpOpNeq, rs.r.Tunnel),
 			markIs(expr.CmpOpNeq, rs.r.Mark), redirect(rs.r.Inbound))
@@ -137,17 +137,17 @@ func (rs *ruleset) inbound() {
 func (rs *ruleset) outbound() {
 	ch := rs.chain("nat-output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
 	notOurs := markIs(expr.CmpOpNeq, rs.r.Mark)
-	rs.add(ch, proto(unix.IPPROTO_TCP), addrIs(expr.CmpOpEq, ProbeAddr, false), verdict(expr.VerdictAccept))
+	rs.add(ch, proto(unix.IPPROTO_TCP), addrIs(expr.CmpOpEq, ProbeAddr, false), accept())
 	if rs.r.DNS != 0 {
 		rs.add(ch, outputDevice(expr.CmpOpNeq, "lo"), proto(unix.IPPROTO_UDP), dport(expr.CmpOpEq, 53), notOurs, redirect(rs.r.DNS))
 		for _, lo := range loopbacks {
 			rs.add(ch, addrIs(expr.CmpOpNeq, lo, false), proto(unix.IPPROTO_TCP), dport(expr.CmpOpEq, 53), notOurs, redirect(rs.r.DNS))
 		}
 	}
-	rs.add(ch, proto(unix.IPPROTO_TCP), markIs(expr.CmpOpEq, rs.r.ConnMark), verdict(expr.VerdictAccept))
+	rs.add(ch, proto(unix.IPPROTO_TCP), markIs(expr.CmpOpEq, rs.r.ConnMark), accept())
 	for _, lo := range loopbacks {
 		// A pod that speaks to itself by its own address is not captured.
-		rs.add(ch, addrIs(expr.CmpOpNeq, lo, false), outputDevice(expr.CmpOpEq, "lo"), verdict(expr.VerdictAccept))
+		rs.add(ch, addrIs(expr.CmpOpNeq, lo, false), outputDevice(expr.CmpOpEq, "lo"), accept())
 	}
 	for _, lo := range loopbacks {
 		rs.add(ch, addrIs(expr.CmpOpNeq, lo, false), proto(unix.IPPROTO_TCP), notOurs, redirect(rs.r.Outbound))
@@ -225,8 +225,10 @@ func ctMarkIs(mark uint32) []expr.Any {
 func setCtMark(mark uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(^uint32(markMask)), Xor: binaryutil.NativeEndian.PutUint32(mark)},
+		&expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(^uint32(markMask)), Xor: binaryutil.NativeEndian.PutUint32(mark),
+		},
 		&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true},
 	}
 }
@@ -249,7 +251,7 @@ func redirect(to uint16) []expr.Any {
 	}
 }
 
-func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
+func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}

@@ -236,8 +236,10 @@ func TestDecideOutboundTried(t *testing.T) {
 	svc := svcOf("ns", "s", "10.96.0.1", a, b)
 	wpSvc := svcOf("ns", "w", "10.96.0.2", a)
 	wpSvc.Waypoint = wpRef("ns", "wp")
-	s := mesh.NewSnapshot(1, mesh.Parts{Workloads: []*mesh.Workload{a, b, c}, Services: []*mesh.Service{svc, wpSvc},
-		Waypoints: []*mesh.Waypoint{gateway("ns", "wp", "10.0.5.1", "10.0.5.2")}})
+	s := mesh.NewSnapshot(1, mesh.Parts{
+		Workloads: []*mesh.Workload{a, b, c}, Services: []*mesh.Service{svc, wpSvc},
+		Waypoints: []*mesh.Waypoint{gateway("ns", "wp", "10.0.5.1", "10.0.5.2")},
+	})
 	for _, target := range []string{"10.96.0.1:80", "10.96.0.2:80"} {
 		req := OutboundRequest{Source: c, SourceAddr: ip("10.0.0.1"), Target: ap(target), Rand: func(uint64) uint64 { return 0 }}
 		seen := map[netip.AddrPort]bool{}

@@ -25,8 +25,10 @@ func (s *site) dnsAsked(q dns.Query) {
 		return v
 	}
 	labels := []telemetry.Label{
-		{Name: "request_query_type", Value: or(q.Type)}, {Name: "request_protocol", Value: q.Protocol},
-		{Name: "source_canonical_service", Value: or(who.CanonicalService)}, {Name: "source_canonical_revision", Value: or(who.CanonicalRevision)},
+		{Name: "request_query_type", Value: or(q.Type)},
+		{Name: "request_protocol", Value: q.Protocol},
+		{Name: "source_canonical_service", Value: or(who.CanonicalService)},
+		{Name: "source_canonical_revision", Value: or(who.CanonicalRevision)},
 	}
 	m.Counter("istio_dns_requests_total", "Total number of DNS requests.", labels...).Inc()
 	if !q.Upstream {

@@ -224,8 +224,9 @@ func dumpString(s mesh.L4String) object {
 		return object{"Suffix": s.Value}
 	case mesh.L4Presence:
 		return object{"Presence": []string{}}
+	default:
+		return object{"Exact": s.Value}
 	}
-	return object{"Exact": s.Value}
 }
 
 func (p *Proxy) dumpConfig() object {

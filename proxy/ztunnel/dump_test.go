@@ -21,10 +21,14 @@ func TestConfigDump(t *testing.T) {
 		svc := w.parts.Services[0]
 		svc.Locality, svc.RoutingPreferences = mesh.LocalityFailover, []string{"NETWORK", "ZONE"}
 		svc.Waypoint = &mesh.WaypointRef{Address: ip("10.0.0.9")}
-		w.parts.L4Policies = []*mesh.L4Policy{{Name: mesh.Name{Namespace: "ns", Name: "p"}, Scope: mesh.ScopeWorkload, Action: mesh.ActionDeny,
-			Rules: [][][]mesh.L4Match{{{{Principals: []mesh.L4String{{Kind: mesh.L4Prefix, Value: "cluster.local/ns/bad"}, {Value: "x"}, {Kind: mesh.L4Presence}},
+		w.parts.L4Policies = []*mesh.L4Policy{{
+			Name: mesh.Name{Namespace: "ns", Name: "p"}, Scope: mesh.ScopeWorkload, Action: mesh.ActionDeny,
+			Rules: [][][]mesh.L4Match{{{{
+				Principals:   []mesh.L4String{{Kind: mesh.L4Prefix, Value: "cluster.local/ns/bad"}, {Value: "x"}, {Kind: mesh.L4Presence}},
 				NotSourceIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, DestinationPorts: []uint16{80},
-				NotServiceAccounts: []mesh.Name{{Namespace: "a", Name: "b"}}}}}}}}
+				NotServiceAccounts: []mesh.Name{{Namespace: "a", Name: "b"}},
+			}}}},
+		}}
 		w.parts.Waypoints = []*mesh.Waypoint{gateway("ns", "wp", w.addr(60))}
 	})
 	want := `{

@@ -256,7 +256,7 @@ func (v *variables) logs(e *Environment) {
 		v.fail("LOG_FORMAT", "want plain or json")
 	}
 	// Of RUST_LOG only the level without a target means something here.
-	for _, part := range strings.Split(v.text("RUST_LOG", ""), ",") {
+	for part := range strings.SplitSeq(v.text("RUST_LOG", ""), ",") {
 		switch part = strings.ToLower(strings.TrimSpace(part)); part {
 		case "trace", "debug", "info", "warn", "error", "off":
 			e.LogLevel = part

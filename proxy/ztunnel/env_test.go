@@ -1,6 +1,7 @@
 package ztunnel
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,7 +61,7 @@ func TestEnvironmentValues(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e, err := FromEnvironment(append(dedicated[:len(dedicated):len(dedicated)], tt.env))
+			e, err := FromEnvironment(append(slices.Clip(dedicated), tt.env))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,7 +81,7 @@ func TestEnvironmentRefused(t *testing.T) {
 		"ISTIO_META_DNS_PROXY_ADDR=0.0.0.0:15053", "ISTIO_META_DNS_PROXY_ADDR=localhost:53", "POOL_MAX_STREAMS_PER_CONNECTION=0",
 	} {
 		name, _, _ := strings.Cut(env, "=")
-		_, err := FromEnvironment(append(dedicated[:len(dedicated):len(dedicated)], env))
+		_, err := FromEnvironment(append(slices.Clip(dedicated), env))
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: got %v, want an error that names the variable", env, err)
 		}
@@ -91,7 +92,7 @@ func FuzzFromEnvironment(f *testing.F) {
 	f.Add("PACKET_MARK=1337\nPROXY_CONFIG={a: b}")
 	f.Add("ZTUNNEL_WORKER_THREADS=%")
 	f.Fuzz(func(t *testing.T, env string) {
-		e, err := FromEnvironment(append(dedicated[:len(dedicated):len(dedicated)], strings.Split(env, "\n")...))
+		e, err := FromEnvironment(append(slices.Clip(dedicated), strings.Split(env, "\n")...))
 		if (e == nil) == (err == nil) {
 			t.Errorf("got %v and %v", e, err)
 		}

@@ -110,6 +110,7 @@ func newWorld(t testing.TB, edit func(w *world)) *world {
 
 // newBenchWorld is newWorld for longer.
 func newBenchWorld(b *testing.B) *world {
+	b.Helper()
 	return newWorld(b, func(w *world) { w.patience = 5 * time.Minute })
 }
 
@@ -274,8 +275,10 @@ func TestLoopbackSourceAddress(t *testing.T) {
 }
 
 func deny(name string, principals ...string) *mesh.AuthorizationPolicy {
-	return &mesh.AuthorizationPolicy{Name: mesh.Name{Namespace: "ns", Name: name}, Action: mesh.ActionDeny,
-		Rules: []mesh.AuthzRule{{From: []mesh.AuthzSource{{Principals: principals}}}}}
+	return &mesh.AuthorizationPolicy{
+		Name: mesh.Name{Namespace: "ns", Name: name}, Action: mesh.ActionDeny,
+		Rules: []mesh.AuthzRule{{From: []mesh.AuthzSource{{Principals: principals}}}},
+	}
 }
 
 func TestLoopbackPolicy(t *testing.T) {

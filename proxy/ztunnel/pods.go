@@ -233,11 +233,7 @@ func (s *site) listenDNS(ctx context.Context) error {
 		if err == nil {
 			tcp, terr := sockets.ListenOn(ctx, at)
 			if err = terr; err == nil {
-				s.onServe(func() {
-					if err := server.Serve(s.ctx, udp, tcp); err != nil {
-						s.p.o.Log.Error("serving dns", "workload", s.info.String(), "error", err)
-					}
-				}, func() error { return errors.Join(udp.Close(), tcp.Close()) })
+				s.onServe(func() { server.Serve(s.ctx, udp, tcp) }, func() error { return errors.Join(udp.Close(), tcp.Close()) })
 				continue
 			}
 			udp.Close()

@@ -62,12 +62,16 @@ func newPodWorld(t *testing.T) *podWorld {
 	other := pod("ns", "other", "10.72.0.3")
 	w.parts = mesh.Parts{
 		Workloads: []*mesh.Workload{pod("ns", "client", "10.72.0.1"), server, other, outside},
-		Services: []*mesh.Service{svcOf("ns", "echo", "10.96.0.1", server), svcOf("ns", "plain", "10.96.0.2", outside),
-			svcOf("ns", "headless", "", server), svcOf("ns", "near", "10.96.0.3", other)},
+		Services: []*mesh.Service{
+			svcOf("ns", "echo", "10.96.0.1", server), svcOf("ns", "plain", "10.96.0.2", outside),
+			svcOf("ns", "headless", "", server), svcOf("ns", "near", "10.96.0.3", other),
+		},
 	}
 	w.publish(w.parts)
-	w.proxy, err = New(Options{Mode: ModeInPod, Snapshots: w.store, Certificates: w.certs, Metrics: w.m, AccessLog: w.log, DNS: true,
-		Sockets: capture.Sockets{Mark: 0x539, ReusePort: true, KeepAlive: capture.DefaultKeepAlive}, DrainTime: 100 * time.Millisecond})
+	w.proxy, err = New(Options{
+		Mode: ModeInPod, Snapshots: w.store, Certificates: w.certs, Metrics: w.m, AccessLog: w.log, DNS: true,
+		Sockets: capture.Sockets{Mark: 0x539, ReusePort: true, KeepAlive: capture.DefaultKeepAlive}, DrainTime: 100 * time.Millisecond,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package ztunnel
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -214,7 +215,7 @@ func (p *Proxy) logEarly(direction string, src, dst netip.AddrPort, err error) {
 
 // statusOf is the answer to a CONNECT that failed with err.
 func statusOf(err error) int {
-	if r, ok := err.(*Refusal); ok && r.Status != 0 {
+	if r, ok := errors.AsType[*Refusal](err); ok && r.Status != 0 {
 		return r.Status
 	}
 	return 503

@@ -88,8 +88,10 @@ func TestStrangers(t *testing.T) {
 	defer pool.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	_, err = pool.Dial(ctx, tunnel.Target{Addr: ap(w.addr(2) + ":15008"),
-		Own: mesh.Identity{TrustDomain: "other.domain", Namespace: "a", ServiceAccount: "b"}, Expect: []string{spiffe("ns", "server")}},
+	_, err = pool.Dial(ctx, tunnel.Target{
+		Addr: ap(w.addr(2) + ":15008"),
+		Own:  mesh.Identity{TrustDomain: "other.domain", Namespace: "a", ServiceAccount: "b"}, Expect: []string{spiffe("ns", "server")},
+	},
 		tunnel.Request{Authority: w.addr(2) + ":8080"})
 	if err == nil {
 		t.Fatal("a stranger was let in")

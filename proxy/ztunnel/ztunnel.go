@@ -234,14 +234,15 @@ func (p *Proxy) start() error {
 			return err
 		}
 		return p.addSite("", s)
+	default:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.serving = true
+		for s := range p.sites {
+			s.serve()
+		}
+		return nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.serving = true
-	for s := range p.sites {
-		s.serve()
-	}
-	return nil
 }
 
 func (p *Proxy) snapshot() *mesh.Snapshot { return p.o.Snapshots.Current() }

@@ -152,13 +152,14 @@ func serve(t *testing.T, o Options) string {
 		t.Skipf("skipped: the port is taken for tcp: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- NewServer(o).Serve(ctx, udp, tcp) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		NewServer(o).Serve(ctx, udp, tcp)
+	}()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("serving: %v", err)
-		}
+		<-done
 	})
 	return udp.LocalAddr().String()
 }

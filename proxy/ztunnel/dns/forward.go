@@ -45,7 +45,7 @@ func (s *Server) exchange(ctx context.Context, network string, to netip.AddrPort
 		return nil, fmt.Errorf("asking nameserver %s: %w", to, err)
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	if network == "tcp" {
 		if err := writeTCP(conn, query); err != nil {
 			return nil, fmt.Errorf("asking nameserver %s: %w", to, err)
@@ -88,23 +88,22 @@ func answers(b, query []byte) bool {
 	if binary.BigEndian.Uint16(b[4:]) == 0 {
 		return b[3]&0x0f != dns.RcodeSuccess // refusals may leave it out
 	}
-	asked, offset := question(query)
-	got, _ := question(b)
-	return offset > 0 && got == asked
+	asked, ok := firstQuestion(query)
+	got, _ := firstQuestion(b)
+	return ok && got == asked
 }
 
-// question returns the first question of a message in comparable form, and
-// where it ends; 0 when there is none.
-func question(b []byte) (q struct {
+// question is a message's question in comparable form.
+type question struct {
 	name       string
 	typ, class uint16
-}, end int) {
+}
+
+// firstQuestion reads it; ok is false when there is none.
+func firstQuestion(b []byte) (q question, ok bool) {
 	name, off, err := dns.UnpackDomainName(b, 12)
 	if err != nil || off+4 > len(b) {
-		return q, 0
+		return q, false
 	}
-	q.name = strings.ToLower(name)
-	q.typ = binary.BigEndian.Uint16(b[off:])
-	q.class = binary.BigEndian.Uint16(b[off+2:])
-	return q, off + 4
+	return question{strings.ToLower(name), binary.BigEndian.Uint16(b[off:]), binary.BigEndian.Uint16(b[off+2:])}, true
 }

@@ -84,9 +84,9 @@ func NewServer(o Options) *Server {
 	return &Server{o: o, udp: make(chan struct{}, maxUDPQueries), tcp: make(chan struct{}, maxTCPConns)}
 }
 
-// Serve answers on both sockets until ctx ends, then closes them and returns
-// nil once all that was under way has ended.
-func (s *Server) Serve(ctx context.Context, udp *net.UDPConn, tcp *net.TCPListener) error {
+// Serve answers on both sockets until ctx ends or one of them is closed, then
+// closes them and returns once all that was under way has ended.
+func (s *Server) Serve(ctx context.Context, udp *net.UDPConn, tcp *net.TCPListener) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
@@ -94,35 +94,23 @@ func (s *Server) Serve(ctx context.Context, udp *net.UDPConn, tcp *net.TCPListen
 		tcp.Close()
 	})
 	defer stop()
-	errs := make(chan error, 2)
-	go func() { errs <- s.serveUDP(ctx, udp) }()
-	go func() { errs <- s.serveTCP(ctx, tcp) }()
-	err := <-errs
-	ended := ctx.Err() != nil
-	cancel()
-	udp.Close()
-	tcp.Close()
-	err = errors.Join(err, <-errs)
+	// Each ends when its socket is closed, which ends the other too.
+	var listeners sync.WaitGroup
+	listeners.Go(func() { defer cancel(); s.serveUDP(ctx, udp) })
+	listeners.Go(func() { defer cancel(); s.serveTCP(ctx, tcp) })
+	listeners.Wait()
 	s.wg.Wait()
-	if ended || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
 }
 
-func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
+func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) {
 	buf := make([]byte, maxMessage)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
-			return nil
+			return
 		}
 		if err != nil {
-			// An ICMP error of an earlier answer is reported here and is nobody's fault.
-			if ctx.Err() != nil {
-				return nil
-			}
-			continue
+			continue // an ICMP error of an earlier answer is reported here and is nobody's fault
 		}
 		select {
 		case s.udp <- struct{}{}:
@@ -130,27 +118,25 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 			continue // the client asks again
 		}
 		query := append([]byte(nil), buf[:n]...)
-		s.wg.Add(1)
-		go func() {
-			defer s.wg.Done()
+		s.wg.Go(func() {
 			defer func() { <-s.udp }()
 			if answer := s.answer(ctx, query, "udp"); answer != nil {
 				_, _ = conn.WriteToUDPAddrPort(answer, from)
 			}
-		}()
+		})
 	}
 }
 
-func (s *Server) serveTCP(ctx context.Context, ln *net.TCPListener) error {
+func (s *Server) serveTCP(ctx context.Context, ln *net.TCPListener) {
 	for {
 		conn, err := ln.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
-			return nil
+			return
 		}
 		if err != nil {
 			select {
 			case <-ctx.Done():
-				return nil
+				return
 			case <-time.NewTimer(10 * time.Millisecond).C: // out of descriptors: wait for some
 			}
 			continue
@@ -161,12 +147,10 @@ func (s *Server) serveTCP(ctx context.Context, ln *net.TCPListener) error {
 			conn.Close()
 			continue
 		}
-		s.wg.Add(1)
-		go func() {
-			defer s.wg.Done()
+		s.wg.Go(func() {
 			defer func() { <-s.tcp }()
 			s.serveConn(ctx, conn)
-		}()
+		})
 	}
 }
 
