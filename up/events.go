@@ -110,8 +110,6 @@ type reporter struct {
 	mu   sync.Mutex
 	out  io.Writer
 	json bool
-	// paths are the arguments of the command, to repeat them in hints.
-	paths []string
 }
 
 func (r *reporter) ready(e readyEvent) error {

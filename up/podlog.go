@@ -55,7 +55,7 @@ func (l *podLog) Write(b []byte) (int, error) {
 }
 
 func (l *podLog) flush() {
-	io.WriteString(l.to, l.prefix+string(l.line)+"\n")
+	_, _ = io.WriteString(l.to, l.prefix+string(l.line)+"\n")
 	l.line = l.line[:0]
 }
 

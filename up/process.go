@@ -40,13 +40,13 @@ type process struct {
 }
 
 // run keeps the process running until ctx ends, and then waits for it to drain.
-func (p *process) run(ctx context.Context) error {
+func (p *process) run(ctx context.Context) {
 	delay := time.Duration(0)
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := p.once(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		delay = nextDelay(delay, time.Since(began))
 		p.log.Error("a proxy's process ended; starting it again", "proxy", p.spec.String(), "in", delay.String(), "error", err)
@@ -57,7 +57,6 @@ func (p *process) run(ctx context.Context) error {
 		}
 		t.Stop()
 	}
-	return nil
 }
 
 // once starts the process and waits for its end.

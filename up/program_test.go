@@ -18,7 +18,8 @@ func TestProgramOf(t *testing.T) {
 		{"httpbin", Container{Image: "docker.io/mccutchen/go-httpbin:v2.15.0"}, []string{"/cairn", "sample", "httpbin"}},
 		{"httpbin digest", Container{Image: "mccutchen/go-httpbin@sha256:00"}, []string{"/cairn", "sample", "httpbin"}},
 		{
-			"reviews", Container{Image: "registry.istio.io/release/examples-bookinfo-reviews-v2:1.20.3", Ports: []uint16{9080}},
+			"reviews",
+			Container{Image: "registry.istio.io/release/examples-bookinfo-reviews-v2:1.20.3", Ports: []uint16{9080}},
 			[]string{"/cairn", "sample", "bookinfo", "reviews", "--version", "v2", "--listen", ":9080"},
 		},
 		{"mysql", Container{Image: "docker.io/istio/examples-bookinfo-mysqldb:1.20.3"}, nil},

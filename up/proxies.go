@@ -81,14 +81,6 @@ func build(s spec, d deps) (*builtProxy, error) {
 	return buildWaypoint(s, d, sh, cache)
 }
 
-// configOf returns a proxy's configuration dump.
-func configOf(p any) func() any {
-	if d, ok := p.(interface{ ConfigDump() any }); ok {
-		return d.ConfigDump
-	}
-	return nil
-}
-
 // packetMark is what a node proxy's own packets carry, so that they are not
 // captured again; Istio's and ztunnel's number.
 const packetMark = 0x539
@@ -106,7 +98,7 @@ func buildNode(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*builtPr
 	if err != nil {
 		return nil, err
 	}
-	sh.Config = configOf(p)
+	sh.Config = p.ConfigDump
 	run := func(ctx context.Context) error {
 		report := func(ctx context.Context) error { return reportBound(ctx, p, d.bound) }
 		return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready()), report)
@@ -152,7 +144,7 @@ func buildWaypoint(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*bui
 	if err != nil {
 		return nil, err
 	}
-	sh.Config = configOf(p)
+	sh.Config = p.ConfigDump
 	run := func(ctx context.Context) error { return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready())) }
 	return &builtProxy{run: run}, nil
 }

@@ -121,7 +121,7 @@ func (r *reconciler) startProxy(life context.Context, s spec, place Pod) (*runni
 	p.done = make(chan struct{})
 	go func() {
 		defer close(p.done)
-		ended(child.run(ctx))
+		child.run(ctx)
 	}()
 	return p, nil
 }

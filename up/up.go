@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"cairnproxy.dev/cairn/source"
@@ -64,11 +65,12 @@ func (e *ProblemsError) Error() string {
 	if len(e.Problems) == 1 {
 		return e.Problems[0].String()
 	}
-	s := fmt.Sprintf("%d problems in the manifests", len(e.Problems))
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d problems in the manifests", len(e.Problems))
 	for _, p := range e.Problems {
-		s += "\n" + p.String()
+		b.WriteString("\n" + p.String())
 	}
-	return s
+	return b.String()
 }
 
 // Run runs the mesh until ctx ends, and then takes it down in order. It returns

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,6 +85,9 @@ func printSection(w io.Writer, dump []byte, section, output string) error {
 		return fmt.Errorf("reading the dump: %w", err)
 	}
 	raw, ok := sections[section]
+	if !ok && (section == "routes" || section == "policies") {
+		raw, ok = perService(sections["services"], section)
+	}
 	if !ok {
 		return &usageError{fmt.Errorf("this proxy has no section %q; it has dump, %s", section, strings.Join(slices.Sorted(maps.Keys(sections)), ", "))}
 	}
@@ -108,97 +110,25 @@ func printJSON(w io.Writer, raw []byte) error {
 	return err
 }
 
-// sectionColumns are the keys that a section's table shows, in order.
-var sectionColumns = map[string][]string{
-	"workloads":    {"namespace", "name", "workloadIps", "node", "serviceAccount", "protocol", "waypoint", "status"},
-	"services":     {"namespace", "name", "hostname", "vips", "ports", "waypoint", "endpoints"},
-	"policies":     {"namespace", "name", "scope", "action", "rules"},
-	"certificates": {"identity", "state", "certChain"},
-}
-
-// columnsOf returns the columns of a section; one that is not known shows the
-// keys whose values are short, in alphabetical order.
-func columnsOf(section string, rows []map[string]any) []string {
-	if c, ok := sectionColumns[section]; ok {
-		return c
+// perService gathers what a waypoint lists with each of its services, routes or
+// policies, into rows of their own.
+func perService(services json.RawMessage, section string) (json.RawMessage, bool) {
+	var list []map[string]any
+	if json.Unmarshal(services, &list) != nil {
+		return nil, false
 	}
-	keys := map[string]bool{}
-	for _, r := range rows {
-		for k := range r {
-			keys[k] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(keys))
-}
-
-func printTable(w io.Writer, columns []string, rows []map[string]any) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, strings.ToUpper(strings.Join(columns, "\t")))
-	for _, r := range rows {
-		cells := make([]string, len(columns))
-		for i, c := range columns {
-			cells[i] = cell(c, r[c])
-		}
-		fmt.Fprintln(t, strings.Join(cells, "\t"))
-	}
-	return t.Flush()
-}
-
-// cell renders one value of a table in a few words.
-func cell(column string, v any) string {
-	switch v := v.(type) {
-	case nil:
-		return "-"
-	case []any:
-		if column == "certChain" {
-			return certDates(v)
-		}
-		return list(column, v)
-	case map[string]any:
-		if d, ok := v["destination"].(string); ok {
-			return strings.TrimPrefix(d, "/")
-		}
-		if column == "endpoints" {
-			return fmt.Sprint(len(v))
-		}
-		var parts []string
-		for _, k := range slices.Sorted(maps.Keys(v)) {
-			parts = append(parts, k+":"+cell("", v[k]))
-		}
-		return strings.Join(parts, ",")
-	case string:
-		if v == "" {
-			return "-"
-		}
-		if column == "vips" {
-			return strings.TrimPrefix(v, "/") // NETWORK/ADDRESS, without a network
-		}
-		return v
-	}
-	return fmt.Sprint(v)
-}
-
-func list(column string, v []any) string {
-	var parts []string
-	for _, e := range v {
-		switch e.(type) {
-		case map[string]any, []any:
-			return fmt.Sprintf("%d", len(v))
-		}
-		parts = append(parts, cell(column, e))
-	}
-	if len(parts) == 0 {
-		return "-"
-	}
-	return strings.Join(parts, ",")
-}
-
-// certDates says until when the first certificate of a chain is valid.
-func certDates(chain []any) string {
-	if len(chain) > 0 {
-		if c, ok := chain[0].(map[string]any); ok {
-			return fmt.Sprintf("until %v", c["expirationTime"])
+	rows := []map[string]any{}
+	for _, s := range list {
+		of, _ := s[section].([]any)
+		for _, e := range of {
+			row, ok := e.(map[string]any)
+			if !ok {
+				row = map[string]any{"name": e}
+			}
+			row["hostname"], row["address"] = s["hostname"], s["address"]
+			rows = append(rows, row)
 		}
 	}
-	return "-"
+	out, err := json.Marshal(rows)
+	return out, err == nil
 }

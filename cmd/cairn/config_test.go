@@ -9,9 +9,43 @@ const testDump = `{
   "services": [{"name": "a", "namespace": "ns", "hostname": "a.ns.svc.cluster.local", "vips": ["/127.64.0.1"], "ports": {"80": 8080},
     "waypoint": {"destination": "/127.96.0.9", "hboneMtlsPort": 15008}, "endpoints": {"x": {}, "y": {}}}],
   "certificates": [{"identity": "spiffe://td/ns/ns/sa/a", "state": "Available", "certChain": [{"expirationTime": "2026-01-02T03:04:05Z"}]}],
-  "routes": [{"path": "/v1", "weight": 90}],
+  "things": [{"path": "/v1", "weight": 90}],
   "version": {"version": "dev"}
 }`
+
+const waypointDump = `{
+  "services": [{"address": "127.64.0.1:80", "hostname": "a.ns.svc.cluster.local", "protocol": "HTTP", "policies": ["ns/p"], "routes": [
+    {"name": "ns/r/0", "matches": [{"Method": "GET", "Path": {"Kind": 1, "Value": "/v1"}, "Headers": [{"Name": "user", "Value": "bob"}]}, {}],
+     "backends": [{"service": "ns/b", "port": 80, "weight": 90}, {"service": "ns/c", "port": 80, "weight": 10}]}]}],
+  "clusters": [{"name": "ns/b:80", "endpoints": [{"address": "127.96.0.1:8080"}]}]
+}`
+
+func TestPrintWaypoint(t *testing.T) {
+	tests := []struct {
+		section string
+		want    string
+	}{
+		{"services", "HOSTNAME ADDRESS PROTOCOL ROUTES POLICIES\na.ns.svc.cluster.local 127.64.0.1:80 HTTP 1 ns/p\n"},
+		{"routes", "HOSTNAME ADDRESS NAME MATCHES BACKENDS\na.ns.svc.cluster.local 127.64.0.1:80 ns/r/0 GET /v1 user=bob,all ns/b:80=90,ns/c:80=10\n"},
+		{"policies", "HOSTNAME ADDRESS NAME\na.ns.svc.cluster.local 127.64.0.1:80 ns/p\n"},
+		{"clusters", "NAME ENDPOINTS\nns/b:80 127.96.0.1:8080\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.section, func(t *testing.T) {
+			var b strings.Builder
+			if err := printSection(&b, []byte(waypointDump), tt.section, "table"); err != nil {
+				t.Fatal(err)
+			}
+			var got strings.Builder
+			for line := range strings.Lines(b.String()) {
+				got.WriteString(strings.Join(strings.Fields(line), " ") + "\n")
+			}
+			if got.String() != tt.want {
+				t.Errorf("got:\n%swant:\n%s", &got, tt.want)
+			}
+		})
+	}
+}
 
 func TestPrintSection(t *testing.T) {
 	tests := []struct {
@@ -20,10 +54,10 @@ func TestPrintSection(t *testing.T) {
 	}{
 		{"services", "services", "table", []string{"NAMESPACE", "ns", "a", "a.ns.svc.cluster.local", "127.64.0.1", "80:8080", "127.96.0.9", "2"}},
 		{"certificates", "certificates", "table", []string{"IDENTITY", "spiffe://td/ns/ns/sa/a", "Available", "until", "2026-01-02T03:04:05Z"}},
-		{"section without columns", "routes", "table", []string{"PATH", "WEIGHT", "/v1", "90"}},
+		{"section without columns", "things", "table", []string{"PATH", "WEIGHT", "/v1", "90"}},
 		{"not a list", "version", "table", []string{`"version": "dev"`}},
 		{"json", "services", "json", []string{`"hboneMtlsPort": 15008`}},
-		{"dump", "dump", "table", []string{`"services": [`, `"routes": [`}},
+		{"dump", "dump", "table", []string{`"services": [`, `"things": [`}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -39,7 +73,7 @@ func TestPrintSection(t *testing.T) {
 		})
 	}
 	err := printSection(&strings.Builder{}, []byte(testDump), "nope", "table")
-	if err == nil || !strings.Contains(err.Error(), "certificates, routes, services, version") {
+	if err == nil || !strings.Contains(err.Error(), "certificates, services, things, version") {
 		t.Errorf("error %v, want one that lists the sections", err)
 	}
 }

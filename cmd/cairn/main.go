@@ -19,6 +19,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"cairnproxy.dev/cairn/telemetry"
 )
 
 // Exit codes.
@@ -88,7 +90,7 @@ manifests, with or without a cluster.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.PersistentFlags().StringVar(&a.logFormat, "log-format", "text", "how log lines are written to stderr: text or json")
-	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "info", "the least important log lines to write: debug, info, warn or error")
+	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "info", "the least important log lines to write: trace, debug, info, warn, error or off")
 	root.AddCommand(
 		newUpCommand(a),
 		newUpProxyCommand(a),
@@ -111,11 +113,19 @@ type app struct {
 	log                 *slog.Logger
 }
 
+// levels are the words of --log-level, and of ztunnel's RUST_LOG.
+var levels = map[string]slog.Level{
+	"trace": telemetry.LevelTrace, "debug": slog.LevelDebug, "info": slog.LevelInfo,
+	"warn": slog.LevelWarn, "error": slog.LevelError, "off": slog.LevelError + 4,
+}
+
 // setUp makes the logger that the flags ask for.
 func (a *app) setUp() error {
-	if err := a.level.UnmarshalText([]byte(a.logLevel)); err != nil {
-		return &usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", a.logLevel)}
+	level, ok := levels[a.logLevel]
+	if !ok {
+		return &usageError{fmt.Errorf("--log-level %q: want trace, debug, info, warn, error or off", a.logLevel)}
 	}
+	a.level.Set(level)
 	o := &slog.HandlerOptions{Level: &a.level}
 	switch a.logFormat {
 	case "text":

@@ -251,6 +251,12 @@ func ask(ctx context.Context, c *http.Client, method, url string) (status int, p
 	return resp.StatusCode, answer.Pod, nil
 }
 
+// testClient returns an HTTP client without connections to keep.
+func testClient(t *testing.T) *http.Client {
+	t.Helper()
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+}
+
 func writeMesh(t *testing.T, dir string, v1, v2 int) {
 	t.Helper()
 	put(t, dir, "mesh.yaml", echoMesh)
@@ -409,7 +415,7 @@ func checkEndpoints(t *testing.T, m *testMesh) {
 		if code := run(t.Context(), []string{"config", "services", "--admin", at[0], "-o", "json"}, &b, &stderr); code != exitGood || !strings.Contains(b.String(), "echo.shop.svc.cluster.local") {
 			t.Errorf("cairn config services of the %s: exit code %d, output %.200s %s", name, code, b.String(), stderr.String())
 		}
-		resp, err := http.Get("http://" + at[1] + "/stats/prometheus")
+		resp, err := testClient(t).Get("http://" + at[1] + "/stats/prometheus")
 		if err != nil {
 			t.Errorf("metrics of the %s: %v", name, err)
 			continue

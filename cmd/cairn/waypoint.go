@@ -99,7 +99,7 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 	if err != nil {
 		return err
 	}
-	sh.Config = configOf(p)
+	sh.Config = p.ConfigDump
 	follow := func(ctx context.Context) error { return src.Run(ctx, store, a.logReload) }
 	a.log.Info("waypoint starts", "gateway", name.String(), "address", address.String(), "identity", cert.Identity.String())
 	return sh.Run(ctx, p.Run, cache.Run, follow, sh.ServingOnce(p.Ready()))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -34,17 +35,15 @@ It is configured by ztunnel's environment:
   PROXY_WORKLOAD_INFO         namespace/name/serviceaccount of the workload
   LOCAL_XDS_PATH, LOCAL_XDS   the mesh: a file in ztunnel's format, or its text
   XDS_ADDRESS                 must be empty
-  NODE_NAME, NETWORK, CLUSTER_ID, PACKET_MARK, ENABLE_ORIG_SRC, IPV6_ENABLED,
-  ISTIO_META_DNS_CAPTURE, POOL_MAX_STREAMS_PER_CONNECTION,
-  POOL_UNUSED_RELEASE_TIMEOUT, KEEPALIVE_*, USER_TIMEOUT_ENABLED,
-  CONNECTION_TERMINATION_DEADLINE, TERMINATION_GRACE_PERIOD_SECONDS,
-  ENABLE_RESPONSE_BAGGAGE, RUST_LOG, LOG_FORMAT`,
+  NODE_NAME, NETWORK, CLUSTER_ID, PACKET_MARK, ENABLE_ORIG_SRC, RUST_LOG,
+  LOG_FORMAT and the rest of ztunnel's variables, as far as they apply; what
+  does not is refused by name.`,
 		Example: `  PROXY_MODE=dedicated PROXY_WORKLOAD_INFO=default/web/web XDS_ADDRESS= \
   LOCAL_XDS_PATH=mesh.yaml PACKET_MARK=1337 \
   cairn ztunnel --cert web.pem --key web-key.pem --root root.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			env, err := readZtunnelEnv(os.LookupEnv)
+			env, err := ztunnel.FromEnvironment(os.Environ())
 			if err != nil {
 				return err
 			}
@@ -65,33 +64,35 @@ func requiredFlag(cmd *cobra.Command, to *string, name, usage string) {
 	cmd.Flags().StringVar(to, name, "", usage)
 	check := cmd.PreRunE
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if check != nil {
+			if err := check(cmd, args); err != nil {
+				return err
+			}
+		}
 		if *to == "" {
 			return &usageError{fmt.Errorf("--%s is needed: %s", name, usage)}
-		}
-		if check != nil {
-			return check(cmd, args)
 		}
 		return nil
 	}
 }
 
 // ztunnelLog lets ztunnel's variables say how to log where no flag does.
-func (a *app) ztunnelLog(cmd *cobra.Command, env ztunnelEnv) error {
-	if env.logFormat == "json" && !cmd.Flags().Changed("log-format") {
+func (a *app) ztunnelLog(cmd *cobra.Command, env *ztunnel.Environment) error {
+	if env.JSONLog && !cmd.Flags().Changed("log-format") {
 		a.logFormat = "json"
 	}
-	if env.logLevel != "" && !cmd.Flags().Changed("log-level") {
-		a.logLevel = env.logLevel
+	if env.LogLevel != "" && !cmd.Flags().Changed("log-level") {
+		a.logLevel = env.LogLevel
 	}
 	return a.setUp()
 }
 
-func runZtunnel(ctx context.Context, a *app, env ztunnelEnv, files *identity.Files, accessLog io.Writer) error {
+func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *identity.Files, accessLog io.Writer) error {
 	// What is wrong with the files is told before anything listens.
 	if _, err := files.Load(); err != nil {
 		return err
 	}
-	parts, problems := env.mesh()
+	parts, problems := readMesh(env)
 	if len(problems) > 0 {
 		return problemsError(problems)
 	}
@@ -99,35 +100,35 @@ func runZtunnel(ctx context.Context, a *app, env ztunnelEnv, files *identity.Fil
 	store.Publish(parts)
 
 	sh := shell.New(shell.Options{
-		Component: "ztunnel", Version: buildVersion(), Admin: env.admin, Metrics: env.stats,
+		Component: "ztunnel", Version: buildVersion(), Admin: fmt.Sprintf("127.0.0.1:%d", env.AdminPort), Metrics: fmt.Sprintf(":%d", env.StatsPort),
 		AccessLog: accessLog, Level: &a.level, Log: a.log,
 	})
 	cache := identity.NewCache(files, identity.CacheOptions{Log: a.log})
-	o := env.options
+	o := env.Options
+	if o.DNS {
+		o.Nameservers = nameservers("/etc/resolv.conf")
+	}
 	o.Snapshots, o.Certificates, o.Metrics, o.AccessLog, o.Log = store, cache, sh.Metrics, sh.AccessLog, a.log
 	p, err := ztunnel.New(o)
 	if err != nil {
 		return err
 	}
-	sh.Config = configOf(p)
+	sh.Config = p.ConfigDump
 	a.log.Info("node proxy starts", "workload", o.Workload.String(), "node", o.Node)
 	return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready()))
 }
 
-// mesh reads the description of the mesh that the environment names.
-func (e ztunnelEnv) mesh() (mesh.Parts, []source.Problem) {
+// readMesh reads the description of the mesh that the environment names.
+func readMesh(env *ztunnel.Environment) (mesh.Parts, []source.Problem) {
 	var parts mesh.Parts
 	var problems []source.Problem
-	switch {
-	case e.xdsPath != "":
-		parts, problems = localxds.ReadFile(e.xdsPath)
-	case e.xdsText != "":
-		parts, problems = localxds.Parse("LOCAL_XDS", []byte(e.xdsText))
+	if env.LocalXDSPath != "" {
+		parts, problems = localxds.ReadFile(env.LocalXDSPath)
+	} else {
+		parts, problems = localxds.Parse("LOCAL_XDS", []byte(env.LocalXDS))
 	}
-	parts.Network, parts.ClusterID = e.network, e.cluster
-	if e.domain != "" {
-		parts.ClusterDomain = e.domain
-	}
+	parts.TrustDomain, parts.Network = env.TrustDomain, env.Network
+	parts.ClusterID, parts.ClusterDomain = env.ClusterID, env.ClusterDomain
 	return parts, problems
 }
 
@@ -140,10 +141,22 @@ func problemsError(problems []source.Problem) error {
 	return errors.New(strings.Join(lines, "\n"))
 }
 
-// configOf returns a proxy's configuration dump.
-func configOf(p any) func() any {
-	if d, ok := p.(interface{ ConfigDump() any }); ok {
-		return d.ConfigDump
+// nameservers reads the name servers of a resolv.conf, for the names that the
+// mesh does not know. A file that cannot be read names none.
+func nameservers(path string) []netip.AddrPort {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
 	}
-	return nil
+	var out []netip.AddrPort
+	for line := range strings.SplitSeq(string(text), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(f[1]); err == nil {
+			out = append(out, netip.AddrPortFrom(a, 53))
+		}
+	}
+	return out
 }
