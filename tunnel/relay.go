@@ -26,12 +26,12 @@ type relay struct {
 	s    *Stream
 	c    *Counters
 
-	mu   sync.Mutex
-	owed int   // stream bytes not credited, because the socket is behind
-	err  error // why the stream was reset
-
-	streamDone chan struct{} // the stream's half ended or it was reset
-	once       sync.Once
+	mu        sync.Mutex
+	owed      int   // stream bytes not credited, because the socket is behind
+	err       error // why the stream was reset
+	early     error // the stream was ended early, what it brought still counts
+	ended     bool  // the stream's half ended or it was reset
+	lingering bool  // the socket's half ended, its reader waits for ended
 }
 
 // Relay copies between conn and s until both directions have ended, and
@@ -50,21 +50,51 @@ func Relay(conn *net.TCPConn, s *Stream, c *Counters) error {
 		s.Abandon()
 		return err
 	}
-	r := &relay{sock: sock, s: s, c: c, streamDone: make(chan struct{})}
+	r := &relay{sock: sock, s: s, c: c}
 	r.attach()
 	err = sock.Serve(r, true)
 	if errors.Is(err, io.EOF) {
-		<-r.streamDone
-		if r.reason() == nil {
-			sock.WaitFlushed()
+		err = r.linger()
+	}
+	return r.outcome(err)
+}
+
+// linger waits, after the connection's FIN, for the stream's end, and closes
+// the connection. It returns an error if that was reset meanwhile.
+func (r *relay) linger() error {
+	defer r.sock.Close()
+	r.mu.Lock()
+	r.lingering = true
+	ended := r.ended
+	r.mu.Unlock()
+	if !ended {
+		if err := r.sock.AwaitReset(); err != nil {
+			// Who closed its connection sent a FIN first: the rest is for nobody.
+			loop.Run(func(t *loop.Turn) { r.s.st.Reset(t, h2.ConnectError) })
+			return err
 		}
-		sock.Close()
-		err = nil
 	}
-	if serr := r.reason(); serr != nil {
-		return fmt.Errorf("%w by the tunnel: %w", ErrReset, serr)
+	if reset, _ := r.reason(); reset != nil {
+		// The stream's other half is still open if the reset came from Stream.Reset.
+		loop.Run(func(t *loop.Turn) { r.s.st.Reset(t, h2.ConnectError) })
+		return nil
 	}
-	if err != nil {
+	r.sock.WaitFlushed()
+	return nil
+}
+
+// outcome is what Relay returns, given how the connection ended.
+func (r *relay) outcome(err error) error {
+	reset, early := r.reason()
+	var se *h2.StreamError
+	switch {
+	case reset != nil:
+		return fmt.Errorf("%w by the tunnel: %w", ErrReset, reset)
+	case errors.As(early, &se) && se.Code == h2.NoError:
+		return nil
+	case early != nil:
+		return fmt.Errorf("%w by the tunnel: %w", ErrReset, early)
+	case err != nil:
 		return fmt.Errorf("%w by the connection: %w", ErrReset, err)
 	}
 	return nil
@@ -88,10 +118,10 @@ func (r *relay) attach() {
 	})
 }
 
-func (r *relay) reason() error {
+func (r *relay) reason() (reset, early error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.err
+	return r.err, r.early
 }
 
 // Data implements loop.Handler: bytes from the TCP connection.
@@ -166,8 +196,11 @@ func (r *relay) Drained(t *loop.Turn) { r.credit(t) }
 func (r *relay) streamReset(err error) {
 	var se *h2.StreamError
 	if errors.As(err, &se) && (se.Code == h2.NoError || se.Code == h2.Cancel) {
-		r.done()
+		r.mu.Lock()
+		r.early = err
+		r.mu.Unlock()
 		loop.Run(r.sock.CloseWrite)
+		r.done()
 		go func() { // the reader may be the one who tells us
 			r.sock.WaitFlushed()
 			r.sock.Abort()
@@ -181,4 +214,13 @@ func (r *relay) streamReset(err error) {
 	r.done()
 }
 
-func (r *relay) done() { r.once.Do(func() { close(r.streamDone) }) }
+// done notes that no more comes from the stream.
+func (r *relay) done() {
+	r.mu.Lock()
+	stop := r.lingering && !r.ended
+	r.ended = true
+	r.mu.Unlock()
+	if stop {
+		r.sock.StopAwait()
+	}
+}

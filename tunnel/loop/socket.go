@@ -42,9 +42,13 @@ type Socket struct {
 	q        Queue
 	flushing bool       // guarded by q: one flusher at a time
 	borrowed [][]byte   // guarded by q until the flush
-	failed   bool       // guarded by q: a write failed
+	failed   bool       // guarded by q: a write failed, or the socket is closed
+	failure  error      // guarded by q: why the write failed
+	ending   bool       // flusher only: close_notify was sealed, FIN is to follow
+	over     bool       // flusher only: the output has ended
 	idle     *sync.Cond // on q: broadcast when a flush has ended
 	aborted  atomic.Bool
+	stopped  atomic.Bool   // StopAwait was called
 	paused   bool          // reader only
 	resume   chan struct{} // has room for one
 
@@ -67,10 +71,6 @@ func New(nc *net.TCPConn) (*Socket, error) {
 	s.q.Init(s)
 	return s, nil
 }
-
-// handshakes bounds the handshakes that run at once, so that a flood of them
-// queues up instead of growing thousands of stacks.
-var handshakes = make(chan struct{}, 64)
 
 // NewTLS performs the handshake on nc, as client or server, blocking until it
 // is done, ctx ends or the timeout has passed. On error nc is closed.
@@ -142,7 +142,7 @@ func (s *Socket) Resume() {
 // no longer be.
 func (s *Socket) WaitFlushed() {
 	s.q.Lock()
-	for (s.flushing || s.q.Size() > 0 || s.q.fin) && !s.failed {
+	for (s.flushing || s.q.Size() > 0 || len(s.borrowed) > 0 || s.q.fin) && !s.failed {
 		s.idle.Wait()
 	}
 	s.q.Unlock()
@@ -162,10 +162,54 @@ var (
 	outPool    = sync.Pool{New: func() any { b := make([]byte, 0, ChunkSize+4<<10); return &b }}
 )
 
+// putPlain gives a buffer back, unless it has grown or shrunk too far.
+func putPlain(pp *[]byte) {
+	if pp != nil && cap(*pp) >= readSize && cap(*pp) <= 4*readSize {
+		*pp = (*pp)[:0]
+		plainPool.Put(pp)
+	}
+}
+
 // reader is the state of Serve between batches.
 type reader struct {
 	turn Turn
-	rest *[]byte // bytes that the handler did not consume, from plainPool
+	rest *[]byte // bytes that the handler did not consume
+	keep []byte  // memory for a small rest
+}
+
+// takeRest returns a large buffer that begins with what the handler left.
+func (r *reader) takeRest() *[]byte {
+	pp := r.rest
+	r.rest = nil
+	if pp != nil && pp != &r.keep {
+		return pp
+	}
+	bp := plainPool.Get().(*[]byte)
+	*bp = (*bp)[:0]
+	if pp != nil {
+		*bp = append(*bp, r.keep...)
+	} else {
+		r.keep = nil
+	}
+	return bp
+}
+
+// leave keeps what the handler left over at the end of pp. A small rest moves
+// into memory of its own: a slow peer does not hold a large buffer.
+func (r *reader) leave(pp *[]byte, left int) {
+	b := (*pp)[len(*pp)-left:]
+	if left > cap(*pp)/4 {
+		copy(*pp, b)
+		*pp = (*pp)[:left]
+		r.rest = pp
+		return
+	}
+	if cap(r.keep) < left {
+		r.keep = make([]byte, 0, left+left/4+512)
+	}
+	r.keep = append(r.keep[:0], b...)
+	r.rest = &r.keep
+	putPlain(pp)
 }
 
 // Serve reads until the connection ends. It calls h on this goroutine, and
@@ -177,14 +221,9 @@ func (s *Socket) Serve(h Handler, keepWriting bool) error {
 	}
 	r := &reader{}
 	r.turn.Now = time.Now()
-	err := s.serve(r)
-	if s.aborted.Load() {
-		err = ErrAborted
-	}
-	if r.rest != nil {
-		plainPool.Put(r.rest)
-		r.rest = nil
-	}
+	err := s.why(s.serve(r))
+	putPlain(r.rest)
+	r.rest = nil
 	r.turn.Now = time.Now()
 	h.Closed(&r.turn, err)
 	r.turn.End()
@@ -192,6 +231,58 @@ func (s *Socket) Serve(h Handler, keepWriting bool) error {
 		s.Close()
 	}
 	return err
+}
+
+// why puts what ended the connection in the place of the reader's error, which
+// after Abort is only how it was woken.
+func (s *Socket) why(err error) error {
+	if !s.aborted.Load() {
+		return err
+	}
+	s.q.Lock()
+	defer s.q.Unlock()
+	if s.failure != nil {
+		return fmt.Errorf("writing: %w", s.failure)
+	}
+	return ErrAborted
+}
+
+// AwaitReset is for the time after Serve returned io.EOF with keepWriting. A
+// FIN alone does not tell whether the peer has closed its output or is gone:
+// the reset that answers what we send does. AwaitReset blocks until that comes
+// or a write fails, and returns why; StopAwait makes it return nil.
+func (s *Socket) AwaitReset() error {
+	var rerr error
+	err := s.rc.Read(func(fd uintptr) bool {
+		if s.aborted.Load() || s.stopped.Load() {
+			return true
+		}
+		// After a FIN, read(2) goes on returning 0 whatever happens.
+		code, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR)
+		if err == nil && code != 0 {
+			err = syscall.Errno(code)
+		}
+		if err != nil {
+			rerr = fmt.Errorf("after the peer's FIN: %w", err)
+			return true
+		}
+		return false
+	})
+	switch {
+	case rerr != nil:
+		return rerr
+	case s.aborted.Load():
+		return s.why(err)
+	case s.stopped.Load():
+		return nil
+	}
+	return err
+}
+
+// StopAwait makes AwaitReset return, now or when it is called.
+func (s *Socket) StopAwait() {
+	s.stopped.Store(true)
+	_ = s.nc.SetReadDeadline(time.Unix(1, 0))
 }
 
 // Start makes h the handler without reading yet, and flushes what has been
@@ -206,7 +297,9 @@ func (s *Socket) Close() {
 	s.aborted.Store(true)
 	_ = s.nc.Close()
 	s.q.Lock()
+	s.failed = true
 	s.q.Drop()
+	s.idle.Broadcast()
 	s.q.Unlock()
 }
 
@@ -259,6 +352,10 @@ func (s *Socket) readAll(r *reader) error {
 			if rerr != nil || s.paused {
 				return true
 			}
+			if s.aborted.Load() { // a peer that never pauses must not keep us
+				rerr = ErrAborted
+				return true
+			}
 			if n < readSize && s.tls != nil {
 				// A short read has emptied the socket. For plain TCP we look
 				// once more, because a FIN that came in the same event would
@@ -282,12 +379,7 @@ func (s *Socket) batch(r *reader, b []byte) error {
 		r.turn.End()
 		return err
 	}
-	pp := r.rest
-	r.rest = nil
-	if pp == nil {
-		pp = plainPool.Get().(*[]byte)
-		*pp = (*pp)[:0]
-	}
+	pp := r.takeRest()
 	p := *pp
 	s.mem.in = b
 	var rerr error
@@ -307,7 +399,11 @@ func (s *Socket) batch(r *reader, b []byte) error {
 	s.mem.in = nil
 	*pp = p
 	err := s.deliver(r, p, pp)
-	if s.mem.pending() {
+	pending := s.mem.pending()
+	if pending > maxTLSAnswers && err == nil {
+		err = errTLSAnswers
+	}
+	if pending > 0 {
 		s.q.Lock()
 		s.q.Mark(&r.turn)
 		s.q.Unlock()
@@ -323,8 +419,7 @@ func (s *Socket) batch(r *reader, b []byte) error {
 // left over, and keeps what it leaves now.
 func (s *Socket) deliver(r *reader, b []byte, pp *[]byte) error {
 	if pp == nil && r.rest != nil {
-		pp = r.rest
-		r.rest = nil
+		pp = r.takeRest()
 		*pp = append(*pp, b...)
 		b = *pp
 	}
@@ -334,30 +429,17 @@ func (s *Socket) deliver(r *reader, b []byte, pp *[]byte) error {
 		n, err = s.h.Data(&r.turn, b)
 	}
 	left := len(b) - n
-	if err != nil || left == 0 {
-		// Borrowed slices must be written out before their memory is reused.
-		r.turn.End()
-		if pp != nil && cap(*pp) <= 4*readSize {
-			*pp = (*pp)[:0]
-			plainPool.Put(pp)
-		}
-		return err
-	}
+	// Borrowed slices must be written out before their memory is reused.
 	r.turn.End()
-	if pp == nil {
-		pp = plainPool.Get().(*[]byte)
-		*pp = append((*pp)[:0], b[n:]...)
-	} else {
-		copy(*pp, b[n:])
-		*pp = (*pp)[:left]
+	switch {
+	case err != nil || left == 0:
+		putPlain(pp)
+	case pp == nil:
+		pp = r.takeRest()
+		*pp = append(*pp, b[n:]...)
+		r.leave(pp, left)
+	default:
+		r.leave(pp, left)
 	}
-	if cap(*pp) > 64<<10 && left <= 4<<10 {
-		// Do not hold a large buffer for a small remainder: the peer may be slow.
-		small := append(make([]byte, 0, left+512), *pp...)
-		*pp = (*pp)[:0]
-		plainPool.Put(pp)
-		pp = &small
-	}
-	r.rest = pp
-	return nil
+	return err
 }

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"errors"
 	"net"
 	"sync"
 )
@@ -66,8 +67,14 @@ func (m *memConn) take() []byte {
 	return b
 }
 
-func (m *memConn) pending() bool {
+func (m *memConn) pending() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.out) > 0
+	return len(m.out)
 }
+
+// maxTLSAnswers bounds what TLS itself has to say, which is answers to key
+// updates, to a peer that does not read.
+const maxTLSAnswers = 64 << 10
+
+var errTLSAnswers = errors.New("tls: key updates are asked for and not read")

@@ -16,7 +16,7 @@ func (s *Socket) Write(t *Turn, b []byte) {
 // stay valid until the turn ends, and only one goroutine at a time may Borrow.
 func (s *Socket) Borrow(t *Turn, b []byte) {
 	s.q.Lock()
-	if len(b) == 0 {
+	if len(b) == 0 || s.failed {
 		s.q.Unlock()
 		return
 	}
@@ -113,8 +113,11 @@ func (s *Socket) tellDrained(t *Turn) {
 	}
 }
 
-func (s *Socket) fail(error) {
+func (s *Socket) fail(err error) {
 	s.q.Lock()
+	if !s.failed && !s.aborted.Load() {
+		s.failure = err
+	}
 	s.failed = true
 	s.flushing = false
 	s.idle.Broadcast()
@@ -129,8 +132,8 @@ func (s *Socket) flushLoop(ob *[]byte, write func([]byte) ([]byte, error)) (done
 	for {
 		s.q.Lock()
 		b := s.q.Take()
-		fin := b == nil && s.q.fin
-		if b == nil && !fin && (s.mem == nil || !s.mem.pending()) {
+		fin := b == nil && (s.q.fin || s.ending)
+		if b == nil && !fin && (s.mem == nil || s.mem.pending() == 0) {
 			s.flushing = false
 			s.idle.Broadcast()
 			s.q.Unlock()
@@ -141,8 +144,10 @@ func (s *Socket) flushLoop(ob *[]byte, write func([]byte) ([]byte, error)) (done
 		}
 		s.q.Unlock()
 		switch {
+		case s.over: // too late: a PING's answer after the last stream, say
+			s.discard(b)
 		case fin:
-			err = s.finish(write)
+			rest, err = s.finish(write)
 		case s.tls == nil:
 			if rest, err = write(b); len(rest) > 0 {
 				rest = append((*ob)[:0], rest...)
@@ -174,16 +179,29 @@ func (s *Socket) seal(ob *[]byte, b []byte, write func([]byte) ([]byte, error)) 
 	return write(o)
 }
 
-// finish ends the output: close_notify for TLS, then FIN.
-func (s *Socket) finish(write func([]byte) ([]byte, error)) error {
-	if s.tls != nil {
+// finish ends the output: close_notify for TLS, then FIN. When the kernel does
+// not take all of the close_notify it returns the rest, and is called again.
+func (s *Socket) finish(write func([]byte) ([]byte, error)) (rest []byte, err error) {
+	if s.tls != nil && !s.ending {
+		s.ending = true
 		if err := s.tls.CloseWrite(); err == nil {
 			if rest, err := write(s.mem.take()); err != nil || len(rest) > 0 {
-				return err
+				return rest, err
 			}
 		}
 	}
-	return s.nc.CloseWrite()
+	s.ending, s.over = false, true
+	return nil, s.nc.CloseWrite()
+}
+
+// discard drops a chunk and what TLS has to say after the end of the output.
+func (s *Socket) discard(b []byte) {
+	if b != nil {
+		putChunk(b)
+	}
+	if s.mem != nil {
+		s.mem.take()
+	}
 }
 
 // rawWrite is the argument and result of one write on the descriptor.
