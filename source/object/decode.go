@@ -14,8 +14,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// maxFileProblems is how many problems are told of one file.
-const maxFileProblems = 200
+const (
+	// maxFileProblems is how many problems are told of one file.
+	maxFileProblems = 200
+	// maxDocuments is how many documents one file may hold.
+	maxDocuments = 100_000
+)
 
 // File is what one file of manifests holds. It must not be changed.
 type File struct {
@@ -42,6 +46,10 @@ type Ignored struct {
 func Decode(path string, data []byte) *File {
 	f := &File{Path: path, data: data}
 	for i, chunk := range strictyaml.Split(data) {
+		if i == maxDocuments {
+			f.problem("", strictyaml.Error{Line: chunk.Line + 1, Message: fmt.Sprintf("the file holds more than %d documents; split it", maxDocuments)})
+			break
+		}
 		docs, err := strictyaml.Parse(chunk)
 		for j, doc := range docs {
 			f.document(doc, place{chunk: i, doc: j})

@@ -46,7 +46,7 @@ func (t *translator) gatherEntry(o *Object, v *ServiceEntry) {
 			t.bad(o, path, "host %q is listed twice; remove one", clip(host))
 			continue
 		}
-		s := &service{obj: o, entry: true, model: &mesh.Service{
+		s := &service{obj: o, model: &mesh.Service{
 			Key:  mesh.ServiceKey{Namespace: o.Name.Namespace, Hostname: strings.ToLower(host)},
 			Name: o.Name.Name, Network: t.opts.Network, External: external,
 			SubjectAltNames: spec.SubjectAltNames, Labels: v.Labels, Origin: o.Origin,

@@ -234,3 +234,10 @@ func FuzzManifests(f *testing.F) {
 		mesh.NewSnapshot(1, res.Parts)
 	})
 }
+
+func TestTooManyDocuments(t *testing.T) {
+	f := object.Decode("f.yaml", []byte(strings.Repeat("---\nkind: X\napiVersion: y/v1\n", 100_002)))
+	if len(f.Ignored) != 100_000 || len(f.Problems) != 1 || f.Problems[0].Line != 300_001 || !strings.Contains(f.Problems[0].Message, "split it") {
+		t.Errorf("%d documents were read, problems %v; want 100,000 and one", len(f.Ignored), f.Problems)
+	}
+}

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -13,7 +14,7 @@ type selectorKey struct{ namespace, label, value string }
 // that a workload need look at few of 10,000 services.
 func (t *translator) indexSelectors() {
 	t.selectors = map[selectorKey][]*service{}
-	t.sharedOf = map[*service]map[mesh.ServiceKey]map[uint16]uint16{}
+	t.shared = map[string]map[mesh.ServiceKey]map[uint16]uint16{}
 	uses := map[selectorKey]int{}
 	for _, s := range t.serviceSeq {
 		for k, v := range s.selector {
@@ -50,16 +51,25 @@ func (t *translator) servicesOf(ns string, labels map[string]string, named map[s
 	if len(found) == 0 {
 		return nil
 	}
-	if len(found) == 1 && len(entry) == 0 && !found[0].anyNamed() {
-		m := t.sharedOf[found[0]]
-		if m == nil {
-			m = map[mesh.ServiceKey]map[uint16]uint16{found[0].model.Key: endpointPorts(found[0], nil, nil)}
-			t.sharedOf[found[0]] = m
-		}
-		return m
+	if len(entry) > 0 || slices.ContainsFunc(found, (*service).anyNamed) {
+		return portsOfAll(found, named, entry)
 	}
-	m := make(map[mesh.ServiceKey]map[uint16]uint16, len(found))
+	slices.SortFunc(found, func(a, b *service) int { return a.seq - b.seq })
+	key := make([]byte, 0, 64)
 	for _, s := range found {
+		key = binary.AppendUvarint(key, uint64(s.seq))
+	}
+	m := t.shared[string(key)]
+	if m == nil {
+		m = portsOfAll(found, nil, nil)
+		t.shared[string(key)] = m
+	}
+	return m
+}
+
+func portsOfAll(list []*service, named map[string]uint16, entry map[string]uint32) map[mesh.ServiceKey]map[uint16]uint16 {
+	m := make(map[mesh.ServiceKey]map[uint16]uint16, len(list))
+	for _, s := range list {
 		m[s.model.Key] = endpointPorts(s, named, entry)
 	}
 	return m

@@ -18,8 +18,7 @@ type service struct {
 	model    *mesh.Service
 	selector map[string]string // empty for none
 	ports    []servicePort     // in step with model.Ports
-	// entry is true for a ServiceEntry's host.
-	entry bool
+	seq      int               // its number among all services
 }
 
 // servicePort says where a port leads.
@@ -84,6 +83,7 @@ func (t *translator) gatherService(o *Object, v *corev1.Service, vips map[netip.
 }
 
 func (t *translator) addService(s *service) {
+	s.seq = len(t.serviceSeq)
 	t.serviceSeq = append(t.serviceSeq, s)
 	t.parts.Services = append(t.parts.Services, s.model)
 	if old := t.byHost[s.model.Key]; old == nil || s.model.Canonical && !old.model.Canonical {

@@ -132,7 +132,7 @@ type translator struct {
 	entries    []*entry               // ServiceEntries
 	byHost     map[mesh.ServiceKey]*service
 	selectors  map[selectorKey][]*service
-	sharedOf   map[*service]map[mesh.ServiceKey]map[uint16]uint16
+	shared     map[string]map[mesh.ServiceKey]map[uint16]uint16 // by the services' numbers
 	grants     []*Object
 	expanded   int // pods made from Deployments so far
 }

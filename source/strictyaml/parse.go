@@ -88,10 +88,11 @@ func isMarker(line []byte) bool {
 	return ok && (len(rest) == 0 || strings.IndexByte(" \t\r\n", rest[0]) >= 0)
 }
 
-// blank reports whether data holds only comments and white space.
+// blank reports whether data holds only comments, white space and document
+// markers.
 func blank(data []byte) bool {
 	for line := range bytes.Lines(data) {
-		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && string(line) != "---" {
 			return false
 		}
 	}
