@@ -220,22 +220,21 @@ func (w *window) judge(r hbone.Result) error {
 	if w.err != nil || w.marks != 2 {
 		return fmt.Errorf("measuring the proxy: %d marks, %w", w.marks, w.err)
 	}
-	wall := w.proxy[1].At.Sub(w.proxy[0].At).Seconds()
-	cpu := (w.proxy[1].CPU - w.proxy[0].CPU).Seconds()
-	waited := (w.proxy[1].Waited - w.proxy[0].Waited).Seconds()
-	if waited > maxWaited*wall {
-		return &rejected{fmt.Sprintf("the proxy waited for its core %.0f%% of the time", 100*waited/wall)}
+	proxy, own := w.proxy[1].Since(w.proxy[0]), w.own[1].Since(w.own[0])
+	wall, cpu := proxy.Wall.Seconds(), proxy.CPU.Seconds()
+	waited := proxy.Waited.Seconds() / wall
+	if waited > maxWaited {
+		return &rejected{fmt.Sprintf("the proxy waited for its core %.0f%% of the time", 100*waited)}
 	}
-	own := (w.own[1].CPU - w.own[0].CPU).Seconds()
 	v := w.trial.values
 	v["requests"] = float64(r.Requests)
-	v["proxy waited"] = 100 * waited / wall
-	v["load waited"] = 100 * (w.own[1].Waited - w.own[0].Waited).Seconds() / wall
+	v["proxy waited"] = 100 * waited
+	v["load waited"] = 100 * own.Waited.Seconds() / wall
 	v[cost.name] = float64(r.Requests) / cpu
 	v[perRequest.name] = cpu / float64(r.Requests) * 1e6
 	v[rate.name] = float64(r.Requests) / wall
 	v[busy.name] = 100 * cpu / wall
-	v[loadBusy.name] = 100 * own / wall
+	v[loadBusy.name] = 100 * own.CPU.Seconds() / wall
 	for name, q := range map[string]float64{p50.name: 0.5, p99.name: 0.99, p999.name: 0.999} {
 		v[name] = float64(r.Latency.Quantile(q).Nanoseconds()) / 1e3
 	}

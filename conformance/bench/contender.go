@@ -26,6 +26,8 @@ type contender interface {
 	// start runs the proxy in the folder and returns it and the address where
 	// it accepts HBONE, once it does.
 	start(ctx context.Context, dir string) (*proc.Process, string, error)
+	// accessLog is the file in the folder that gets a line for each request.
+	accessLog(dir string) string
 }
 
 // selectContenders returns those that are named, all by default. The first is
@@ -98,6 +100,8 @@ func (c *cairnProxy) start(ctx context.Context, dir string) (*proc.Process, stri
 	return p, netip.AddrPortFrom(addr, 15008).String(), err
 }
 
+func (c *cairnProxy) accessLog(dir string) string { return filepath.Join(dir, "waypoint.access.log") }
+
 // write puts the manifests of the lab's mesh into a folder below dir.
 func (c *cairnProxy) write(dir string, waypoint netip.Addr) (string, error) {
 	t, err := template.New("manifests").Parse(manifests)
@@ -137,11 +141,13 @@ func (e *envoyProxy) start(ctx context.Context, dir string) (*proc.Process, stri
 			Host: host, Addr: e.lab.vip, Endpoints: []netip.AddrPort{e.lab.pod}, Prefixes: []string{"/bytes"},
 		}},
 		RBAC:      &envoy.RBAC{Principals: []string{clientURI}, Methods: []string{"GET", "POST"}},
-		AccessLog: filepath.Join(dir, "access.log"),
+		AccessLog: e.accessLog(dir),
 	}
 	p, err := envoy.Start(ctx, dir, "waypoint", w, proc.Options{Core: e.lab.opts.proxyCore, Nice: e.lab.opts.nice})
 	return p, w.Listen.String(), err
 }
+
+func (e *envoyProxy) accessLog(dir string) string { return filepath.Join(dir, "access.log") }
 
 // freeAddr returns an address and port that were free a moment ago.
 func freeAddr(addr netip.Addr) (string, error) {

@@ -1,14 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"cairnproxy.dev/cairn/conformance/ca"
@@ -118,38 +119,42 @@ func (l *lab) rounds(ctx context.Context, r *report) error {
 		for _, c := range l.cases {
 			for i := range l.contenders {
 				x := l.contenders[(i+round)%len(l.contenders)]
-				s, err := l.accepted(ctx, r, c, x, round)
-				if err != nil {
-					return err
+				if err := l.counted(ctx, r, c, x, round); err != nil {
+					return fmt.Errorf("%s on %s: %w", c.name, x.name(), err)
 				}
-				r.Samples = append(r.Samples, s)
-				fmt.Fprintf(os.Stderr, "round %d of %d  %-12s %-6s %s\n", round+1, l.opts.rounds, c.name, x.name(), s.line(c))
 			}
 		}
 	}
 	return nil
 }
 
-// accepted repeats a case until a run of it counts, five times at most.
-func (l *lab) accepted(ctx context.Context, r *report, c benchCase, x contender, round int) (sample, error) {
-	var reasons []string
-	for range 5 {
+// attempts is how often a run that does not count is repeated.
+const attempts = 5
+
+// counted runs a case until a run of it counts. When none does the round has
+// no sample: the report says how many each figure stands on.
+func (l *lab) counted(ctx context.Context, r *report, c benchCase, x contender, round int) error {
+	progress := func(text string) {
+		fmt.Fprintf(os.Stderr, "round %d of %d  %-12s %-6s %s\n", round+1, l.opts.rounds, c.name, x.name(), text)
+	}
+	for range attempts {
 		s, err := l.once(ctx, c, x, round)
 		if err == nil {
-			return s, nil
+			r.Samples = append(r.Samples, s)
+			progress(s.line(c))
+			return nil
 		}
 		if ctx.Err() != nil {
-			return s, fmt.Errorf("interrupted: %w", ctx.Err())
+			return fmt.Errorf("interrupted: %w", ctx.Err())
 		}
 		reject, ok := errors.AsType[*rejected](err)
 		if !ok {
-			return s, fmt.Errorf("%s on %s: %w", c.name, x.name(), err)
+			return err
 		}
-		r.Rejected++
-		reasons = append(reasons, reject.reason)
-		fmt.Fprintf(os.Stderr, "round %d of %d  %-12s %-6s thrown away: %s\n", round+1, l.opts.rounds, c.name, x.name(), reject.reason)
+		r.Rejected = append(r.Rejected, rejection{c.name, x.name(), round + 1, reject.reason})
+		progress("thrown away: " + reject.reason)
 	}
-	return sample{}, fmt.Errorf("%s on %s: thrown away five times: %s", c.name, x.name(), strings.Join(reasons, "; "))
+	return nil
 }
 
 // rejected is a run that does not count.
@@ -161,7 +166,11 @@ func (e *rejected) Error() string { return e.reason }
 func (l *lab) once(ctx context.Context, c benchCase, x contender, round int) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	p, addr, err := x.start(ctx, filepath.Join(l.dir, x.name()))
+	dir := filepath.Join(l.dir, x.name())
+	if err := os.RemoveAll(x.accessLog(dir)); err != nil {
+		return sample{}, fmt.Errorf("removing the last run's log: %w", err)
+	}
+	p, addr, err := x.start(ctx, dir)
 	if err != nil {
 		return sample{}, err
 	}
@@ -173,7 +182,35 @@ func (l *lab) once(ctx context.Context, c benchCase, x contender, round int) (sa
 	if stopErr := p.Stop(20 * time.Second); stopErr != nil && err == nil {
 		fmt.Fprintf(os.Stderr, "bench: stopping %s: %v\n", x.name(), stopErr)
 	}
+	if err == nil {
+		err = logged(x.accessLog(dir), s.Values["requests"])
+	}
 	return s, err
+}
+
+// logged checks that the access log, which every contender has to write, has a
+// line for each measured request: nobody is fast by leaving work out.
+func logged(path string, requests float64) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading the access log: %w", err)
+	}
+	defer f.Close()
+	lines, buf := 0, make([]byte, 256<<10)
+	for {
+		n, err := f.Read(buf)
+		lines += bytes.Count(buf[:n], []byte("\n"))
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("reading the access log: %w", err)
+		}
+	}
+	if float64(lines) < requests {
+		return fmt.Errorf("the access log has %d lines for %.0f requests", lines, requests)
+	}
+	return nil
 }
 
 // trial is one run of a case on one contender.

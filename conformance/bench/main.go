@@ -18,6 +18,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -109,5 +110,10 @@ func run(ctx context.Context, o options) error {
 	}
 	report.print(os.Stdout)
 	fmt.Printf("\nEvery sample: %s\n", path)
+	for _, g := range report.Goals {
+		if g.Weak {
+			return errors.New("too few rounds counted: the machine is too busy for a verdict (-nice -20 may help)")
+		}
+	}
 	return nil
 }

@@ -24,7 +24,7 @@ type report struct {
 	Machine   machine
 	Versions  map[string]string // by contender
 	Rounds    int
-	Rejected  int // runs thrown away and repeated
+	Rejected  []rejection // runs thrown away and repeated
 	Samples   []sample
 	Summaries []summary
 	Goals     []verdict
@@ -49,6 +49,14 @@ type sample struct {
 	Values    map[string]float64
 }
 
+// rejection is one run that did not count.
+type rejection struct {
+	Case      string
+	Contender string
+	Round     int
+	Reason    string
+}
+
 // summary is one metric of one contender over its rounds.
 type summary struct {
 	Case      string
@@ -69,6 +77,7 @@ type verdict struct {
 	Ref    float64
 	Ratio  float64 // own / reference
 	Met    bool
+	Weak   bool // fewer than half of the rounds counted: no verdict
 }
 
 func newReport(ctx context.Context, o options, l *lab) (*report, error) {
@@ -131,10 +140,11 @@ func (r *report) judge() {
 				continue
 			}
 			own, ref := r.find(c.name, "cairn", m.name), r.find(c.name, "envoy", m.name)
-			if own.N == 0 {
+			if !slices.Contains(r.contenders, "cairn") || !slices.Contains(r.contenders, "envoy") {
 				continue
 			}
 			v := verdict{Case: c.name, Metric: m.name, Goal: m.goal.text, Own: own.Median, Ref: ref.Median, Met: m.goal.met(own.Median, ref.Median)}
+			v.Weak = 2*min(own.N, ref.N) < r.Rounds
 			if ref.Median > 0 {
 				v.Ratio = own.Median / ref.Median
 			}
@@ -189,20 +199,20 @@ func (r *report) save(dir string) (string, error) {
 func (r *report) print(w io.Writer) {
 	fmt.Fprintf(w, "# Cairn's waypoint beside Envoy\n\n")
 	fmt.Fprintf(w, "%s, %d cores, Linux %s, load before %s. Median of %d rounds (lowest–highest), %d runs thrown away and repeated, %s.\n\n",
-		r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Machine.Load, r.Rounds, r.Rejected, r.Finished.Sub(r.Started).Round(time.Second))
+		r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Machine.Load, r.Rounds, len(r.Rejected), r.Finished.Sub(r.Started).Round(time.Second))
 	for _, x := range r.contenders {
 		fmt.Fprintf(w, "- %s: %s\n", x, strings.ReplaceAll(r.Versions[x], "\n", "; "))
 	}
 	for _, c := range r.cases {
-		fmt.Fprintf(w, "\n## %s: %s\n\n| |%s", c.name, c.title, "")
+		head := "| |"
 		for _, x := range r.contenders {
-			fmt.Fprintf(w, " %s |", x)
+			head += fmt.Sprintf(" %s |", x)
 		}
 		both := len(r.contenders) == 2
 		if both {
-			fmt.Fprint(w, " ratio |")
+			head += " ratio |"
 		}
-		fmt.Fprintf(w, "\n|---|%s\n", strings.Repeat("---|", len(r.contenders)+b2i(both)))
+		fmt.Fprintf(w, "\n## %s: %s\n\n%s\n|---|%s\n", c.name, c.title, head, strings.Repeat("---|", strings.Count(head, "|")-2))
 		for _, m := range c.metrics {
 			r.row(w, c, m, both)
 		}
@@ -213,15 +223,19 @@ func (r *report) print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\n## Goals\n\n| case | figure | goal | cairn | envoy | holds |\n|---|---|---|---|---|---|\n")
 	for _, g := range r.Goals {
-		fmt.Fprintf(w, "| %s | %s | %s | %.4g | %.4g | %s |\n", g.Case, g.Metric, g.Goal, g.Own, g.Ref, map[bool]string{true: "yes", false: "**no**"}[g.Met])
+		fmt.Fprintf(w, "| %s | %s | %s | %.1f | %.1f | %s |\n", g.Case, g.Metric, g.Goal, g.Own, g.Ref, g.verdict())
 	}
 }
 
-func b2i(b bool) int {
-	if b {
-		return 1
+func (v verdict) verdict() string {
+	switch {
+	case v.Weak:
+		return "too few rounds counted"
+	case v.Met:
+		return "yes"
+	default:
+		return "**no**"
 	}
-	return 0
 }
 
 func (r *report) row(w io.Writer, c benchCase, m metric, both bool) {
@@ -232,11 +246,19 @@ func (r *report) row(w io.Writer, c benchCase, m metric, both bool) {
 	fmt.Fprintf(w, "| %s |", name)
 	for _, x := range r.contenders {
 		s := r.find(c.name, x, m.name)
-		fmt.Fprintf(w, " "+m.format+" ("+m.format+"–"+m.format+") |", s.Median, s.Low, s.High)
+		if s.N == 0 {
+			fmt.Fprint(w, " none counted |")
+			continue
+		}
+		fmt.Fprintf(w, " "+m.format+" ("+m.format+"–"+m.format+")", s.Median, s.Low, s.High)
+		if s.N < r.Rounds {
+			fmt.Fprintf(w, " of %d", s.N)
+		}
+		fmt.Fprint(w, " |")
 	}
 	if both {
 		own, ref := r.find(c.name, r.contenders[0], m.name), r.find(c.name, r.contenders[1], m.name)
-		if ref.Median != 0 {
+		if ref.Median != 0 && own.N > 0 {
 			fmt.Fprintf(w, " %.2f |", own.Median/ref.Median)
 		} else {
 			fmt.Fprint(w, " |")

@@ -13,9 +13,15 @@ import (
 
 // Usage is what a process has cost since it began.
 type Usage struct {
-	At     time.Time
-	CPU    time.Duration // user and system time of all threads, ended ones included
-	Waited time.Duration // time its living threads were ready to run and had no core
+	At      time.Time
+	CPU     time.Duration // user and system time of all threads, ended ones included
+	threads map[string]thread
+}
+
+// thread is what one living thread has cost.
+type thread struct {
+	cpu    time.Duration
+	waited time.Duration // ready to run, without a core
 }
 
 // Usage reads the costs so far.
@@ -26,7 +32,7 @@ func UsageOf(pid int) (Usage, error) {
 	if pid == 0 {
 		pid = os.Getpid()
 	}
-	u := Usage{At: time.Now()}
+	u := Usage{At: time.Now(), threads: map[string]thread{}}
 	// The CPU clock of another process (clock_getcpuclockid): nanoseconds,
 	// where /proc/PID/stat counts hundredths of a second.
 	var ts unix.Timespec
@@ -44,17 +50,42 @@ func UsageOf(pid int) (Usage, error) {
 			continue // the thread ended
 		}
 		// "time on a core, time waiting for one, slices", in nanoseconds.
-		fields := strings.Fields(string(text))
-		if len(fields) < 2 {
-			return u, fmt.Errorf("reading %s: %q", path, text)
+		var t thread
+		if _, err := fmt.Sscan(string(text), (*int64)(&t.cpu), (*int64)(&t.waited)); err != nil {
+			return u, fmt.Errorf("reading %s: %q: %w", path, text, err)
 		}
-		n, err := strconv.ParseInt(fields[1], 10, 64)
-		if err != nil {
-			return u, fmt.Errorf("reading %s: %w", path, err)
-		}
-		u.Waited += time.Duration(n)
+		u.threads[path] = t
 	}
 	return u, nil
+}
+
+// Cost is what a process cost between two readings.
+type Cost struct {
+	Wall   time.Duration
+	CPU    time.Duration
+	Waited time.Duration // for its core, because others had it
+}
+
+// Since returns the cost from an earlier reading to this one.
+//
+// Waited is the run delay of the thread that did most of the work, scaled to
+// the work of all. The plain sum over threads would also count how long the
+// threads of one process waited for each other, which on one core is their own
+// affair: a Go program's monitor thread wakes some thousand times a second
+// and waits each time until the worker sleeps.
+func (u Usage) Since(earlier Usage) Cost {
+	c := Cost{Wall: u.At.Sub(earlier.At), CPU: u.CPU - earlier.CPU}
+	var busiest thread
+	for path, now := range u.threads {
+		before := earlier.threads[path]
+		if cpu := now.cpu - before.cpu; cpu > busiest.cpu {
+			busiest = thread{cpu, now.waited - before.waited}
+		}
+	}
+	if busiest.cpu > 0 {
+		c.Waited = time.Duration(float64(busiest.waited) * float64(c.CPU) / float64(busiest.cpu))
+	}
+	return c
 }
 
 // RSS returns the resident memory in bytes.
