@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -176,6 +177,42 @@ func TestProcess(t *testing.T) {
 	}
 	if _, err := a.Start(exec.Command("/nonexistent/program")); err == nil {
 		t.Error("a program that does not exist was started")
+	}
+}
+
+// TestRedirectIPv6 has a way around the mesh by IPv6: it is closed.
+func TestRedirectIPv6(t *testing.T) {
+	_, a, b, _ := lab(t)
+	for p, addr := range map[*Pod]string{a: "fd71::1/64", b: "fd71::2/64"} {
+		h, err := handleAt(p.Namespace())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		if !p.Namespace().hasIPv6() {
+			t.Skip("skipped: this machine has no IPv6")
+		}
+		link, err := h.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(addr)), Flags: unix.IFA_F_NODAD}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	greet(t, b.Namespace(), "[fd71::2]:80", nil)
+	if got, err := ask(t, a.Namespace(), "", "[fd71::2]:80", nil); err != nil {
+		t.Fatalf("before: got %q, %v", got, err)
+	}
+	if err := a.Namespace().Redirect(DefaultRedirection()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ask(t, a.Namespace(), "", "[fd71::2]:80", nil); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("outbound past the proxy: got %q, %v; want connection refused", got, err)
+	}
+	greet(t, a.Namespace(), "[fd71::1]:80", nil)
+	if got, err := ask(t, b.Namespace(), "", "[fd71::1]:80", nil); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("inbound past the proxy: got %q, %v; want connection refused", got, err)
 	}
 }
 

@@ -28,7 +28,8 @@ type Environment struct {
 	TrustDomain, ClusterID, ClusterDomain, Network string
 	// SecretTTL is the life of certificates to ask for.
 	SecretTTL time.Duration
-	// JSONLog asks for logs as JSON; LogLevel is "", or RUST_LOG's default level.
+	// JSONLog asks for logs as JSON; LogLevel is "", or debug, info, warn or
+	// error as RUST_LOG's default level has it.
 	JSONLog  bool
 	LogLevel string
 }
@@ -258,8 +259,12 @@ func (v *variables) logs(e *Environment) {
 	// Of RUST_LOG only the level without a target means something here.
 	for part := range strings.SplitSeq(v.text("RUST_LOG", ""), ",") {
 		switch part = strings.ToLower(strings.TrimSpace(part)); part {
-		case "trace", "debug", "info", "warn", "error", "off":
+		case "debug", "info", "warn", "error":
 			e.LogLevel = part
+		case "trace":
+			e.LogLevel = "debug"
+		case "off":
+			e.LogLevel = "error"
 		}
 	}
 }

@@ -1,12 +1,14 @@
 package ztunnel
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -51,6 +53,9 @@ type podKey struct {
 	id   mesh.Identity
 }
 
+// lowPortTries is how many ports may stand in for one below 1024: 10080, 20080, …
+const lowPortTries = 3
+
 // retryListen is when a listener that could not be opened is tried again.
 const retryListen = 2 * time.Second
 
@@ -72,14 +77,38 @@ func (l *loopback) start(s *mesh.Snapshot) error {
 	l.reconcile(s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var errs []error
+	var first error
+	n := 0
+	count := func(err error) {
+		if err == nil {
+			return
+		}
+		if n++; first == nil || err.Error() < first.Error() {
+			first = err
+		}
+	}
 	for _, v := range l.vips {
-		errs = append(errs, v.err)
+		count(v.err)
 	}
 	for _, err := range l.failed {
-		errs = append(errs, err)
+		count(err)
 	}
-	return errors.Join(errs...)
+	return listenError(first, n)
+}
+
+// listenError puts why n listeners could not be opened into one line.
+func listenError(first error, n int) error {
+	if first == nil {
+		return nil
+	}
+	more := ""
+	if n > 1 {
+		more = fmt.Sprintf(" (and %d more)", n-1)
+	}
+	if errors.Is(first, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w%s: is another mesh running on these addresses? stop it, or give this one other addresses", first, more)
+	}
+	return fmt.Errorf("%w%s", first, more)
 }
 
 // reconcile opens and closes listeners as the snapshot asks for.
@@ -130,13 +159,17 @@ func (l *loopback) reconcileServices(s *mesh.Snapshot) {
 			delete(l.vips, at)
 		}
 	}
-	for at, key := range want {
+	// High ports first: one that stands in for a low port must not take them.
+	order := slices.SortedFunc(maps.Keys(want), func(a, b netip.AddrPort) int {
+		return cmp.Or(cmp.Compare(b.Port(), a.Port()), a.Addr().Compare(b.Addr()))
+	})
+	for _, at := range order {
 		v := l.vips[at]
 		if v == nil {
 			v = &vipListener{target: at}
 			l.vips[at] = v
 		}
-		v.service = key
+		v.service = want[at]
 		if v.ln == nil {
 			l.open(v)
 		}
@@ -149,8 +182,8 @@ func (l *loopback) open(v *vipListener) {
 	sockets.Namespace, sockets.Mark, sockets.ReusePort = nil, 0, false
 	before := v.err
 	v.ln, v.err = sockets.ListenOn(l.out.ctx, v.target)
-	if errors.Is(v.err, syscall.EACCES) && v.target.Port() < 1024 {
-		v.ln, v.err = sockets.ListenOn(l.out.ctx, netip.AddrPortFrom(v.target.Addr(), v.target.Port()+l.p.o.LowPortOffset))
+	for n := uint16(1); n <= lowPortTries && v.target.Port() < 1024 && (errors.Is(v.err, syscall.EACCES) || n > 1 && errors.Is(v.err, syscall.EADDRINUSE)); n++ {
+		v.ln, v.err = sockets.ListenOn(l.out.ctx, netip.AddrPortFrom(v.target.Addr(), v.target.Port()+n*l.p.o.LowPortOffset))
 	}
 	if v.err != nil {
 		if before == nil {
@@ -289,13 +322,7 @@ func (l *loopback) bound() []Bound {
 		out = append(out, b)
 	}
 	slices.SortFunc(out, func(a, b Bound) int {
-		if c := strings.Compare(a.Service.String(), b.Service.String()); c != 0 {
-			return c
-		}
-		if c := a.VIP.Compare(b.VIP); c != 0 {
-			return c
-		}
-		return int(a.Port) - int(b.Port)
+		return cmp.Or(cmp.Compare(a.Service.String(), b.Service.String()), a.VIP.Compare(b.VIP), cmp.Compare(a.Port, b.Port))
 	})
 	return out
 }

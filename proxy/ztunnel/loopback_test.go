@@ -210,7 +210,7 @@ func TestLoopbackEcho(t *testing.T) {
 	for _, msg := range []string{"", "hello", strings.Repeat("0123456789", 300_000)} {
 		got, err := w.roundTrip(1, w.service(), msg)
 		if err != nil || got != msg {
-			t.Fatalf("%d bytes: got %d back, %v", len(msg), len(got), err)
+			t.Fatalf("%d bytes: got %d back, %v\n%s", len(msg), len(got), err, w.logged())
 		}
 	}
 	w.close()

@@ -49,7 +49,11 @@ func (s *site) outbound(conn *net.TCPConn, w *mesh.Workload, source, target neti
 	defer s.p.conns.remove(c)
 	up, hop, err := s.connect(w, source, target)
 	c.goesTo(hop.Protocol, hop.Addr)
-	c.open(s.p.tcp, s.p.tcp.outbound(s.p.snapshot(), w, hop))
+	dest := hop.Workload
+	if hop.Waypoint {
+		dest = s.p.snapshot().WorkloadAt(w.Network, hop.Addr.Addr())
+	}
+	c.open(s.p.tcp, s.p.tcp.outbound(w, dest, hop))
 	if err == nil {
 		err = up.relay(conn, c)
 	} else {
@@ -58,7 +62,7 @@ func (s *site) outbound(conn *net.TCPConn, w *mesh.Workload, source, target neti
 	if reason := c.aborted(); reason != nil {
 		err = reason
 	}
-	s.p.finish(c, err, record{source: w, hop: &hop})
+	s.p.finish(c, err, record{source: w, dest: dest, service: hop.Service, hop: &hop})
 }
 
 // upstream is the other side of an outbound connection: a stream or a socket.

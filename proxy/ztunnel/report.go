@@ -60,13 +60,9 @@ func peerOf(s *mesh.Snapshot, local *mesh.Workload, req *tunnel.Connect) labelle
 	}}
 }
 
-func (m *metrics) outbound(s *mesh.Snapshot, src *mesh.Workload, hop Hop) *telemetry.TCPSeries {
+func (m *metrics) outbound(src, dst *mesh.Workload, hop Hop) *telemetry.TCPSeries {
 	if m == nil {
 		return nil
-	}
-	dst := hop.Workload
-	if hop.Waypoint {
-		dst = s.WorkloadAt(src.Network, hop.Addr.Addr())
 	}
 	l := telemetry.TCPLabels{
 		Reporter: telemetry.ReporterSource, Source: telemetry.WorkloadLabelsOf(src),
@@ -166,7 +162,6 @@ func (c *connection) record(err error, r record) telemetry.ConnRecord {
 	out := telemetry.ConnRecord{Time: now, Inbound: !c.outbound, Duration: now.Sub(c.started)}
 	out.Src.Addr, out.Dst.Addr = c.src, c.actual
 	if r.hop != nil {
-		r.dest, r.service = r.hop.Workload, r.hop.Service
 		out.DstHBONE = r.hop.Authority
 		out.Dst.Identity = r.hop.Peer.String()
 		if r.hop.Protocol == ProtocolHBONE {
