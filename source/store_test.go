@@ -108,7 +108,8 @@ func testParts(tweak func(*mesh.Parts)) mesh.Parts {
 	p := mesh.Parts{
 		Workloads: []*mesh.Workload{{
 			UID: "u", Labels: map[string]string{"a": "b"}, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
-			Services: map[mesh.ServiceKey]map[uint16]uint16{key: {80: 8080}}, Waypoint: &mesh.WaypointRef{Port: 15008}}},
+			Services: map[mesh.ServiceKey]map[uint16]uint16{key: {80: 8080}}, Waypoint: &mesh.WaypointRef{Port: 15008},
+		}},
 		Services:    []*mesh.Service{{Key: key, Ports: []mesh.ServicePort{{Port: 80}}}},
 		Waypoints:   []*mesh.Waypoint{{Name: mesh.Name{Namespace: "n", Name: "w"}}},
 		Policies:    []*mesh.AuthorizationPolicy{{Name: mesh.Name{Namespace: "n", Name: "p"}}},
@@ -141,7 +142,8 @@ func TestPublishReusesWhatIsEqual(t *testing.T) {
 			got := [7]bool{
 				a.Workloads[0] == b.Workloads[0], a.Services[0] == b.Services[0], a.Waypoints[0] == b.Waypoints[0],
 				a.Policies[0] == b.Policies[0], a.PeerAuth[0] == b.PeerAuth[0], a.L4Policies[0] == b.L4Policies[0],
-				a.Attachments[0].Route == b.Attachments[0].Route}
+				a.Attachments[0].Route == b.Attachments[0].Route,
+			}
 			if got != tt.same {
 				t.Errorf("same pointers: %v, want %v", got, tt.same)
 			}

@@ -2,7 +2,6 @@ package file
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -53,7 +52,7 @@ func New(opts Options) *Source {
 	set(&opts.Patience, 500*time.Millisecond)
 	set(&opts.Poll, 5*time.Second)
 	if opts.Log == nil {
-		opts.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Source{opts: opts, refresh: make(chan struct{}, 1)}
 }
@@ -140,7 +139,8 @@ func (s *Source) Run(ctx context.Context, store *source.Store, onReload func(acc
 			if w.list.matters(e.Name) {
 				stir()
 			}
-		case <-w.errors():
+		case err := <-w.errors():
+			s.opts.Log.Debug("watching manifests: notifications may be lost", "error", err)
 			stir()
 		case <-poll.C:
 			if s.touched() {

@@ -78,13 +78,11 @@ func (r *reader) read(files []found) (decoded []*object.File, problems []source.
 	var wg sync.WaitGroup
 	work := make(chan int)
 	for range min(runtime.GOMAXPROCS(0), len(files)) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for i := range work {
 				next[i], errs[i] = r.readOne(files[i])
 			}
-		}()
+		})
 	}
 	for i := range files {
 		if errs[i] == "" {

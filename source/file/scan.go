@@ -211,8 +211,7 @@ func manifestName(name string) bool {
 
 // rootCause drops the operation and path that a PathError repeats.
 func rootCause(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err
 	}
 	return err

@@ -139,8 +139,7 @@ type serviceAccount struct {
 func ReadFile(path string) (mesh.Parts, []source.Problem) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		var pe *os.PathError
-		if errors.As(err, &pe) {
+		if pe, ok := errors.AsType[*os.PathError](err); ok {
 			err = pe.Err
 		}
 		return mesh.Parts{}, []source.Problem{{File: path, Message: fmt.Sprintf("it cannot be read (%v); correct the path or its permissions", err)}}

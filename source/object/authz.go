@@ -89,7 +89,7 @@ func (t *translator) policyTarget(o *Object, path string, ref PolicyTarget, p *m
 		return
 	}
 	name := mesh.Name{Namespace: o.Name.Namespace, Name: ref.Name}
-	found := false
+	var found bool
 	switch {
 	case (ref.Group == groupCore || ref.Group == "core") && ref.Kind == "Service":
 		found = t.services[name] != nil
@@ -280,7 +280,7 @@ func (t *translator) paths(o *Object, path string, list []string, given *int) []
 			continue
 		}
 		ok, last := strings.HasPrefix(s, "/"), false
-		for _, seg := range strings.Split(strings.TrimPrefix(s, "/"), "/") {
+		for seg := range strings.SplitSeq(strings.TrimPrefix(s, "/"), "/") {
 			switch {
 			case (seg == "{*}" || seg == "{**}") && !last:
 				last = seg == "{**}"

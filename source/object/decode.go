@@ -79,8 +79,10 @@ func (f *File) document(n *yaml.Node, at place) {
 				field = "apiVersion"
 			}
 		}
-		f.problem("", strictyaml.Error{Line: n.Line, Path: field,
-			Message: "this document is not a Kubernetes object; give it apiVersion and kind, or move it out of the folder"})
+		f.problem("", strictyaml.Error{
+			Line: n.Line, Path: field,
+			Message: "this document is not a Kubernetes object; give it apiVersion and kind, or move it out of the folder",
+		})
 		return
 	}
 	if items := strictyaml.Field(n, "items"); strings.HasSuffix(kind, "List") && items != nil && items.Kind == yaml.SequenceNode {
@@ -115,8 +117,10 @@ func (f *File) object(n *yaml.Node, apiVersion, kind string, at place) {
 	errs := strictyaml.Decode(n, o.Value)
 	o.Name = nameOf(k, o.Value.(metav1.Object))
 	if !slices.Contains(k.versions, version) {
-		errs = append(errs, strictyaml.Error{Line: strictyaml.Line(n, "apiVersion"), Path: "apiVersion",
-			Message: fmt.Sprintf("version %s of %s is not known; use %s", version, kind, strings.TrimPrefix(k.Group+"/"+k.versions[0], "/"))})
+		errs = append(errs, strictyaml.Error{
+			Line: strictyaml.Line(n, "apiVersion"), Path: "apiVersion",
+			Message: fmt.Sprintf("version %s of %s is not known; use %s", version, kind, strings.TrimPrefix(k.Group+"/"+k.versions[0], "/")),
+		})
 	}
 	slices.SortStableFunc(errs, func(a, b strictyaml.Error) int { return cmp.Compare(a.Line, b.Line) })
 	for _, e := range errs {

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -257,9 +258,9 @@ func (t *translator) gatherWorkloadEntry(o *Object, v *WorkloadEntry) {
 	w.UID = t.opts.ClusterID + "/" + groupNet + "/WorkloadEntry/" + o.Name.String()
 	t.checkLabels(o, "spec.labels", v.Spec.Labels)
 	if len(v.Labels) > 0 { // the object's own labels go before those of its spec
-		merged := map[string]string{}
-		for _, m := range []map[string]string{v.Spec.Labels, v.Labels} {
-			for k, val := range m {
+		merged := maps.Clone(v.Labels)
+		for k, val := range v.Spec.Labels {
+			if _, ok := merged[k]; !ok {
 				merged[k] = val
 			}
 		}

@@ -158,6 +158,7 @@ func plain(v reflect.Value) any {
 			out[fmt.Sprint(it.Key().Interface())] = plain(it.Value())
 		}
 		return out
+	default:
+		return v.Interface()
 	}
-	return v.Interface()
 }

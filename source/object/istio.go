@@ -9,7 +9,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // AuthorizationPolicy is security.istio.io AuthorizationPolicy.
 type AuthorizationPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata"`
 	Spec              AuthorizationPolicySpec `json:"spec"`
 	Status            any                     `json:"status,omitempty"`
 }
@@ -99,7 +99,7 @@ type AuthzCondition struct {
 // PeerAuthentication is security.istio.io PeerAuthentication.
 type PeerAuthentication struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata"`
 	Spec              PeerAuthenticationSpec `json:"spec"`
 	Status            any                    `json:"status,omitempty"`
 }
@@ -119,7 +119,7 @@ type MutualTLS struct {
 // ServiceEntry is networking.istio.io ServiceEntry.
 type ServiceEntry struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata"`
 	Spec              ServiceEntrySpec `json:"spec"`
 	Status            any              `json:"status,omitempty"`
 }
@@ -153,7 +153,7 @@ type ServiceEntryPort struct {
 // WorkloadEntry is networking.istio.io WorkloadEntry.
 type WorkloadEntry struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata"`
 	Spec              WorkloadEntrySpec `json:"spec"`
 	Status            any               `json:"status,omitempty"`
 }

@@ -56,8 +56,10 @@ func Notices(ignored []Ignored) []Notice {
 		if c.n > 1 {
 			objects = fmt.Sprintf("%d objects are", c.n)
 		}
-		out = append(out, Notice{File: c.first.File, Line: c.first.Line,
-			Message: fmt.Sprintf("kind %s is not used by Cairn: %s ignored", what, objects)})
+		out = append(out, Notice{
+			File: c.first.File, Line: c.first.Line,
+			Message: fmt.Sprintf("kind %s is not used by Cairn: %s ignored", what, objects),
+		})
 	}
 	return out
 }

@@ -291,10 +291,9 @@ func (t *translator) backend(o *Object, path string, in *gwv1.HTTPBackendRef, ma
 	s := t.backendService(o, path, in)
 	if s != nil {
 		b.Service = s.model.Key
-		switch {
-		case in.Port == nil:
+		if in.Port == nil {
 			t.bad(o, path+".port", "the backend names no port; %s", portsOf(s))
-		default:
+		} else {
 			b.Port = t.port(o, path+".port", int64(*in.Port))
 			if b.Port != 0 && s.model.Port(b.Port) == nil {
 				t.bad(o, path+".port", "%s has no TCP port %d; %s", s.obj, b.Port, portsOf(s))

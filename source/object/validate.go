@@ -78,7 +78,7 @@ func isLabel(s string) bool {
 		return false
 	}
 	for i := range len(s) {
-		if c := s[i]; !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-') {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
 			return false
 		}
 	}
@@ -211,16 +211,14 @@ func (t *translator) duration(o *Object, path string, d *gwv1.Duration) time.Dur
 const maxRegex = 1024
 
 // regex checks an RE2 expression.
-func (t *translator) regex(o *Object, path, expr string) bool {
+func (t *translator) regex(o *Object, path, expr string) {
 	if len(expr) > maxRegex {
 		t.bad(o, path, "the expression is %d bytes long; keep it to %d", len(expr), maxRegex)
-		return false
+		return
 	}
 	if _, err := regexp.Compile(expr); err != nil {
 		t.bad(o, path, "%s is not a regular expression (%s); use RE2 syntax", strconv.Quote(clip(expr)), strings.TrimPrefix(err.Error(), "error parsing regexp: "))
-		return false
 	}
-	return true
 }
 
 // tcp reports whether a Kubernetes protocol field means TCP; a bad one is a problem.

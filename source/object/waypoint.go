@@ -59,10 +59,9 @@ func (t *translator) gatherWaypoints(objects []*Object) {
 func (t *translator) gatherWaypoint(o *Object, gw *gwv1.Gateway) {
 	class := string(gw.Spec.GatewayClassName)
 	if !t.isWaypointClass(class) {
-		switch {
-		case class == "":
+		if class == "" {
 			t.bad(o, "spec.gatewayClassName", "the Gateway has no class; use cairn-waypoint")
-		default:
+		} else {
 			t.note(o, "its class %q is not a waypoint's: it is not run", class)
 		}
 		return
@@ -213,8 +212,9 @@ func (t *translator) admits(w *waypoint, ns string) bool {
 	case gwv1.NamespacesFromSelector:
 		sel, err := metav1.LabelSelectorAsSelector(allowed.Selector)
 		return err == nil && allowed.Selector != nil && sel.Matches(nsLabels{ns, t.namespace(ns).labels})
+	default:
+		return false
 	}
-	return false
 }
 
 // nsLabels are a namespace's labels with the one that Kubernetes adds.

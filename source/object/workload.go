@@ -48,7 +48,7 @@ func (t *translator) gatherPod(o *Object, p *corev1.Pod) {
 	t.placePod(&w, o.Name, &p.Spec)
 	w.Ready = t.podReady(o.Name, &p.Status)
 	t.podAddresses(&w, o, p)
-	t.addPod(&w, &p.Spec, o, "")
+	t.addPod(&w, &p.Spec, "")
 }
 
 // podTemplate makes the workload that all pods of one template have in common.
@@ -244,7 +244,7 @@ func (t *translator) allocatePod(w *mesh.Workload) {
 	}
 }
 
-func (t *translator) addPod(w *mesh.Workload, spec *corev1.PodSpec, o *Object, owner string) {
+func (t *translator) addPod(w *mesh.Workload, spec *corev1.PodSpec, owner string) {
 	if len(w.Addresses) == 0 {
 		w.Ready = false // nobody can reach it
 	}
@@ -294,7 +294,7 @@ func (t *translator) gatherDeployment(o *Object, d *appsv1.Deployment) {
 		t.placePod(&w, name, &tmpl.Spec)
 		w.Ready = t.opts.NotReady == nil || !t.opts.NotReady(name)
 		t.allocatePod(&w)
-		t.addPod(&w, &tmpl.Spec, o, o.Name.Name)
+		t.addPod(&w, &tmpl.Spec, o.Name.Name)
 	}
 }
 

@@ -329,8 +329,9 @@ func rangeOf(t reflect.Type) string {
 		return "a whole number from 0 to 65535"
 	case reflect.Uint32, reflect.Uint64, reflect.Uint, reflect.Uint8:
 		return "a whole number that is not negative"
+	default:
+		return "a whole number"
 	}
-	return "a whole number"
 }
 
 func (d *decoder) wrong(n *yaml.Node, want string) {
@@ -359,6 +360,7 @@ func (d *decoder) generic(n *yaml.Node) any {
 			d.path = d.path[:len(d.path)-1]
 		}
 		return list
+	default:
 	}
 	switch n.ShortTag() {
 	case "!!null":
@@ -379,6 +381,7 @@ func short(n *yaml.Node) string {
 		return "a mapping"
 	case yaml.SequenceNode:
 		return "a list"
+	default:
 	}
 	if n.ShortTag() == "!!str" {
 		return strconv.Quote(clip(n.Value))
