@@ -139,7 +139,7 @@ func (r *reporter) config(accepted int, rejected []source.Problem) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(r.out, "configuration: %d problems, nothing changed\n", len(rejected))
+	_, err := fmt.Fprintf(r.out, "configuration refused, nothing changed; problems: %d\n", len(rejected))
 	return err
 }
 
