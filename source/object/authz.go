@@ -92,9 +92,14 @@ func (t *translator) policyTarget(o *Object, path string, ref PolicyTarget, p *m
 	var found bool
 	switch {
 	case (ref.Group == groupCore || ref.Group == "core") && ref.Kind == "Service":
-		found = t.services[name] != nil
+		s := t.services[name]
+		found = s != nil
+		t.noteUnserved(o, s)
 	case ref.Group == groupNet && ref.Kind == "ServiceEntry":
-		found = t.entry(name) != nil
+		if e := t.entry(name); e != nil {
+			found = true
+			t.noteUnserved(o, e.hosts[0])
+		}
 	case ref.Group == groupGateway && ref.Kind == "Gateway":
 		found = t.gateways[name] != nil
 	case ref.Group == groupGateway && ref.Kind == "GatewayClass":
@@ -110,6 +115,12 @@ func (t *translator) policyTarget(o *Object, path string, ref PolicyTarget, p *m
 	}
 	if !found {
 		t.bad(o, path+".name", "%s does not exist; correct the name or add it", describe(ref.Kind, name))
+	}
+}
+
+func (t *translator) noteUnserved(o *Object, s *service) {
+	if s != nil && !t.served(s) {
+		t.note(o, "%s has no waypoint: nobody enforces the policy there (label it or its namespace %s)", s.obj, labelWaypoint)
 	}
 }
 

@@ -32,8 +32,13 @@ func (t *translator) translateRoute(o *Object, r *gwv1.HTTPRoute) {
 	}
 	var parents []parent
 	for i := range r.Spec.ParentRefs {
-		if p, ok := t.parent(o, elem("spec.parentRefs", i), &r.Spec.ParentRefs[i]); ok {
-			parents = append(parents, p)
+		p, ok := t.parent(o, elem("spec.parentRefs", i), &r.Spec.ParentRefs[i])
+		if !ok {
+			continue
+		}
+		parents = append(parents, p)
+		if p.waypoint == nil && !t.served(p.services[0]) {
+			t.note(o, "%s has no waypoint: the route has no effect (label it or its namespace %s)", p.services[0].obj, labelWaypoint)
 		}
 	}
 	hosts := t.routeHosts(o, r.Spec.Hostnames)
@@ -163,23 +168,18 @@ func (t *translator) gatewayParent(o *Object, path string, ref *gwv1.ParentRefer
 // servedBy lists the services whose traffic passes a waypoint: those bound to
 // it, and those that have an endpoint which it serves for its service account.
 func (t *translator) servedBy(w *waypoint) []*service {
-	byAccount := map[mesh.ServiceKey]bool{}
-	if w.model.ForServiceAccount != "" {
-		for _, x := range t.parts.Workloads {
-			if x.ServiceAccountWaypoint && x.Waypoint.Name == w.model.Name {
-				for k := range x.Services {
-					byAccount[k] = true
-				}
-			}
-		}
-	}
 	var out []*service
 	for _, s := range t.serviceSeq {
-		if s.model.Waypoint != nil && s.model.Waypoint.Name == w.model.Name || byAccount[s.model.Key] {
+		if s.model.Waypoint != nil && s.model.Waypoint.Name == w.model.Name || t.byAccount[s.model.Key][w.model.Name] {
 			out = append(out, s)
 		}
 	}
 	return out
+}
+
+// served reports whether traffic to a service passes a waypoint.
+func (t *translator) served(s *service) bool {
+	return s.model.Waypoint != nil || len(t.byAccount[s.model.Key]) > 0
 }
 
 func (t *translator) entry(n mesh.Name) *entry {

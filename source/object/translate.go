@@ -84,9 +84,10 @@ func Translate(objects []*Object, opts Options) Result {
 	t.indexSelectors()
 	t.gatherWorkloads(objects)
 	t.finishWaypoints()
+	t.indexAccounts()
 	t.translateRoutes(objects)
 	t.translatePolicies(objects)
-	return Result{Parts: t.parts, Pods: t.pods, Notices: t.notices, Problems: t.problems()}
+	return Result{Parts: t.parts, Pods: t.pods, Notices: slices.Compact(t.notices), Problems: t.problems()}
 }
 
 // reserve makes room for what the objects will become, lest growing take the
@@ -133,6 +134,7 @@ type translator struct {
 	byHost     map[mesh.ServiceKey]*service
 	selectors  map[selectorKey][]*service
 	shared     map[string]map[mesh.ServiceKey]map[uint16]uint16 // by the services' numbers
+	byAccount  map[mesh.ServiceKey]map[mesh.Name]bool           // the waypoints that serve an endpoint for its account
 	grants     []*Object
 	expanded   int // pods made from Deployments so far
 }

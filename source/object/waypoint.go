@@ -270,6 +270,26 @@ func (t *translator) finishWaypoints() {
 	}
 }
 
+// indexAccounts finds the services that have an endpoint which a waypoint
+// serves for its service account.
+func (t *translator) indexAccounts() {
+	if len(t.accountWps) == 0 {
+		return
+	}
+	t.byAccount = map[mesh.ServiceKey]map[mesh.Name]bool{}
+	for _, x := range t.parts.Workloads {
+		if !x.ServiceAccountWaypoint {
+			continue
+		}
+		for k := range x.Services {
+			if t.byAccount[k] == nil {
+				t.byAccount[k] = map[mesh.Name]bool{}
+			}
+			t.byAccount[k][x.Waypoint.Name] = true
+		}
+	}
+}
+
 func (w *waypoint) cyclic() bool {
 	seen := map[*waypoint]bool{}
 	for x := w.uses; x != nil && !seen[x]; x = x.uses {
