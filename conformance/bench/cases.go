@@ -146,7 +146,7 @@ func idleTunnels(conns, streams int) func(context.Context, *trial) error {
 			return err
 		}
 		defer first.Close()
-		if r := first.Once(ctx); r.Failures > 0 {
+		if r := first.Once(); r.Failures > 0 {
 			return &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
 		}
 		if err := t.rest(ctx); err != nil {
@@ -172,7 +172,7 @@ func idleTunnels(conns, streams int) func(context.Context, *trial) error {
 		if err := perTunnel("per idle tunnel"); err != nil {
 			return err
 		}
-		if r := load.Once(ctx); r.Failures > 0 {
+		if r := load.Once(); r.Failures > 0 {
 			return &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
 		}
 		return perTunnel("per tunnel after one request")

@@ -101,7 +101,7 @@ func TestOpenLoop(t *testing.T) {
 
 func TestOnce(t *testing.T) {
 	sink, opts := pair(t)
-	r := open(t, opts).Once(t.Context())
+	r := open(t, opts).Once()
 	if want := uint64(opts.Conns * opts.Streams); r.Requests != want || r.Failures != 0 || sink.Requests.Load() != want {
 		t.Errorf("%d requests, %d at the sink, %d failures (%v), want %d", r.Requests, sink.Requests.Load(), r.Failures, r.Err, want)
 	}
@@ -121,7 +121,7 @@ func TestFailuresCount(t *testing.T) {
 			_, opts := pair(t)
 			load := open(t, opts)
 			test.change(load)
-			if r := load.Once(t.Context()); r.Failures == 0 || r.Err == nil {
+			if r := load.Once(); r.Failures == 0 || r.Err == nil {
 				t.Errorf("%d failures, error %v", r.Failures, r.Err)
 			}
 		})

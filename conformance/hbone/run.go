@@ -109,16 +109,21 @@ func newTicker(period time.Duration) (*os.File, error) {
 }
 
 // Once sends one request on every tunnel and waits for the answers.
-func (l *Load) Once(ctx context.Context) Result {
+func (l *Load) Once() Result {
+	r := Result{Latency: &Histogram{}}
+	begin := time.Now()
 	l.each(func(lc *loadConn) {
-		now := time.Now()
+		lc.done, *lc.latencies = 0, Histogram{}
 		for _, t := range lc.tunnels {
 			if !t.broken && !t.busy {
-				lc.send(t, now)
+				lc.send(t, begin)
 			}
 		}
 	})
-	return l.measure(ctx, 0, 0, func() {})
+	l.finish(&r)
+	r.Elapsed = time.Since(begin)
+	l.each(func(lc *loadConn) { lc.collect(&r) })
+	return r
 }
 
 func (l *Load) measure(ctx context.Context, warm, d time.Duration, mark func()) Result {
@@ -136,28 +141,30 @@ func (l *Load) measureUntil(ctx context.Context, warm, d time.Duration, mark, st
 	begin := time.Now()
 	wait(ctx, d)
 	r.Latency = &Histogram{}
-	collect := func(lc *loadConn) {
-		r.Requests += lc.done
-		r.Latency.Merge(lc.latencies)
-	}
-	if d > 0 {
-		l.each(collect)
-	}
+	l.each(func(lc *loadConn) { lc.collect(&r) })
 	mark()
 	r.Elapsed = time.Since(begin)
 	stop()
+	l.finish(&r)
+	return r
+}
+
+// collect adds what the connection counted. The caller holds conn.mu.
+func (lc *loadConn) collect(r *Result) {
+	r.Requests += lc.done
+	r.Latency.Merge(lc.latencies)
+}
+
+// finish waits for the last answers and adds the failures.
+func (l *Load) finish(r *Result) {
 	if err := l.drain(); err != nil {
 		l.note(err)
 		r.Failures++
-	}
-	if d == 0 {
-		l.each(collect)
 	}
 	l.each(func(lc *loadConn) { r.Failures += lc.failed })
 	if r.Failures > 0 {
 		r.Err = l.firstFailure()
 	}
-	return r
 }
 
 // drain waits until every request sent has its answer; a run that was
