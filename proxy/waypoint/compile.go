@@ -87,7 +87,7 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 	}
 	sp.chain = c.chain(sp.authz, nil, filters.LevelService, &sp.fallback)
 	for _, a := range all {
-		if a.Port == 0 || a.Port == port.Port {
+		if (a.Port == 0 || a.Port == port.Port) && (a.Waypoint == (mesh.Name{}) || a.Waypoint == c.p.o.Name) {
 			sp.routes = append(sp.routes, a)
 		}
 	}

@@ -22,12 +22,18 @@ type destination struct {
 	key       destKey
 	authority string
 	addr      netip.AddrPort // of the workload's port
-	peer      *tunnel.Peer   // nil: outside the mesh, plain TCP to addr
+	peer      peer           // nil: outside the mesh, plain TCP to addr
 
 	mu      sync.Mutex
 	idle    []idleClient // the one used last is last
 	h2s     []*h2Client
 	retired bool
+}
+
+// peer opens CONNECT streams to a node proxy: *tunnel.Peer.
+type peer interface {
+	TryOpen(t *loop.Turn, req tunnel.Request, h h2.StreamHandler) *h2.Stream
+	Open(t *loop.Turn, req tunnel.Request, o tunnel.Opener)
 }
 
 type destKey struct {
@@ -53,7 +59,7 @@ func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
 	a := ep.At(netip.Addr{})
 	d := &destination{p: p, key: key, authority: a.Authority, addr: a.Addr}
 	if key.tunnelled {
-		d.peer = p.pool.Peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
+		d.peer = p.peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
 	}
 	return d
 }

@@ -76,6 +76,7 @@ type Options struct {
 type Proxy struct {
 	o         Options
 	pool      *tunnel.Pool
+	peer      func(tunnel.Target) peer // the pool's
 	server    *tunnel.Server
 	registry  upstream.Registry
 	runtime   atomic.Pointer[Runtime]
@@ -127,6 +128,7 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
+	p.peer = func(tg tunnel.Target) peer { return p.pool.Peer(tg) }
 	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
 	return p, nil
 }

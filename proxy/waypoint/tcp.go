@@ -18,7 +18,7 @@ type tcpSession struct {
 	tun    *clientTunnel
 	sp     *servicePort
 	cl     *cluster
-	accept *tunnel.Connect // to be answered once the endpoint is there; nil: was
+	accept incoming // to be answered once the endpoint is there; nil: was
 
 	mu       sync.Mutex
 	down     pipe
@@ -50,7 +50,7 @@ type tcpUp struct {
 }
 
 // connectTCP serves a CONNECT to a port that is not HTTP.
-func (p *Proxy) connectTCP(t *loop.Turn, tun *clientTunnel, c *tunnel.Connect, sp *servicePort) {
+func (p *Proxy) connectTCP(t *loop.Turn, tun *clientTunnel, c incoming, sp *servicePort) {
 	if v := sp.authz.DecideL4(tun.l4Facts()); !v.Allowed {
 		p.refuseTCP(t, tun, sp, v.Details)
 		c.RejectInline(t, 401)

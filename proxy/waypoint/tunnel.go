@@ -58,18 +58,30 @@ func (tun *clientTunnel) closed() {
 	}
 }
 
+// incoming is a CONNECT that waits for its answer: *tunnel.Connect.
+type incoming interface {
+	AcceptInline(t *loop.Turn, h h2.StreamHandler, fields ...mesh.Field) *h2.Stream
+	RejectInline(t *loop.Turn, status int)
+	Stream() *h2.Stream
+}
+
 // connect serves a CONNECT. It runs on the connection's reader.
 func (p *Proxy) connect(t *loop.Turn, c *tunnel.Connect) {
 	tun := &clientTunnel{p: p, peer: c.Peer, principalURI: "spiffe://" + c.Peer.Principal, dst: c.Dst, host: c.Host, port: c.Port, shard: p.nextShard.Add(1)}
 	tun.client, _ = tunnel.ParseForwarded(c.Forwarded)
 	tun.baggage = tunnel.ParseBaggage(c.Baggage)
+	p.serve(t, tun, c)
+}
+
+// serve answers a CONNECT and hands its stream to a codec.
+func (p *Proxy) serve(t *loop.Turn, tun *clientTunnel, c incoming) {
 	_, sp := tun.current()
 	switch {
 	case p.draining.Load():
 		c.RejectInline(t, 503)
 		return
 	case sp == nil:
-		p.o.Log.Debug("refused a tunnel to a destination that is not served here", "authority", c.Authority, "peer", c.Peer.Principal)
+		p.o.Log.Debug("refused a tunnel to a destination that is not served here", "host", tun.host, "port", tun.port, "peer", tun.peer.Principal)
 		c.RejectInline(t, 400)
 		return
 	}
