@@ -36,6 +36,7 @@ type Connect struct {
 func (c *Connect) parse(fields []hpack.HeaderField) bool {
 	method := ""
 	regular := false
+	var baggage []byte // of several lines
 	for i := range fields {
 		f := &fields[i]
 		if len(f.Name) > 0 && f.Name[0] == ':' {
@@ -55,10 +56,12 @@ func (c *Connect) parse(fields []hpack.HeaderField) bool {
 		regular = true
 		switch f.Name {
 		case "baggage":
-			if c.Baggage != "" {
-				c.Baggage += ","
+			switch {
+			case c.Baggage == "":
+				c.Baggage = f.Value
+			case len(c.Baggage)+len(baggage) <= maxBaggage: // more is not looked at
+				baggage = append(append(baggage, ','), f.Value...)
 			}
-			c.Baggage += f.Value
 		case "forwarded":
 			c.Forwarded = f.Value
 		case "traceparent":
@@ -71,6 +74,9 @@ func (c *Connect) parse(fields []hpack.HeaderField) bool {
 	}
 	if method != "CONNECT" {
 		return false
+	}
+	if baggage != nil {
+		c.Baggage += string(baggage)
 	}
 	a, err := ParseAuthority(c.Authority)
 	if err != nil {

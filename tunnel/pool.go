@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,7 +33,10 @@ type PoolOptions struct {
 	IdleTimeout time.Duration
 	// DialTimeout covers TCP connect and handshake; 0 means 10 s.
 	DialTimeout time.Duration
-	Budget      *h2.Budget
+	// Keepalive is the silence after which a peer is pinged, and
+	// KeepaliveTimeout how long its answer may take; 0 means 10 s and 20 s.
+	Keepalive, KeepaliveTimeout time.Duration
+	Budget                      *h2.Budget
 }
 
 // Target is a peer to tunnel to. Connections are shared between equal targets:
@@ -120,8 +124,20 @@ func (p *Pool) Peer(tg Target) *Peer {
 }
 
 // Dial opens a stream to a target and waits for the peer's answer. It returns
-// a *StatusError when that is not 200.
+// a *StatusError when that is not 200. A stream that the peer refused to look
+// at (GOAWAY, REFUSED_STREAM) is tried again on another connection.
 func (p *Pool) Dial(ctx context.Context, tg Target, req Request) (*Stream, error) {
+	const tries = 3
+	for n := 1; ; n++ {
+		s, err := p.dialOnce(ctx, tg, req)
+		var se *h2.StreamError
+		if err == nil || n == tries || !errors.As(err, &se) || !se.Remote || se.Code != h2.RefusedStream {
+			return s, err
+		}
+	}
+}
+
+func (p *Pool) dialOnce(ctx context.Context, tg Target, req Request) (*Stream, error) {
 	d := &dialing{stream: newStream(nil), answer: make(chan error, 1)}
 	loop.Run(func(t *loop.Turn) {
 		pe := p.Peer(tg)
@@ -325,6 +341,9 @@ func (pe *Peer) dial() {
 	c, err := pe.connect()
 	if err != nil {
 		loop.Run(func(t *loop.Turn) { pe.dialed(t, nil, err) })
+		pe.p.mu.Lock()
+		pe.p.forgetUnused(pe)
+		pe.p.mu.Unlock()
 		return
 	}
 	loop.Run(func(t *loop.Turn) { pe.dialed(t, c, nil) })
@@ -353,7 +372,8 @@ func (pe *Peer) connect() (*clientConn, error) {
 		return nil, &TLSError{err}
 	}
 	loop.Run(func(t *loop.Turn) {
-		c.h2 = h2.New(t, sock, c, h2.Options{Client: true, Budget: pe.p.o.Budget})
+		c.h2 = h2.New(t, sock, c, h2.Options{Client: true, Budget: pe.p.o.Budget,
+			Keepalive: pe.p.o.Keepalive, Timeout: pe.p.o.KeepaliveTimeout})
 	})
 	sock.Start(c.h2)
 	return c, nil
@@ -433,15 +453,14 @@ func (pe *Peer) abort() {
 // that went away or changed.
 func (pe *Peer) Drain() {
 	pe.mu.Lock()
-	conns := pe.conns
-	pe.conns = nil
+	conns := slices.Clone(pe.conns) // they stay, for keepalive, until they are closed
 	pe.mu.Unlock()
 	for _, c := range conns {
 		loop.Run(c.h2.Drain)
 	}
 }
 
-// Conns is the number of open connections.
+// Conns is the number of open connections, those that drain included.
 func (pe *Peer) Conns() int {
 	pe.mu.Lock()
 	defer pe.mu.Unlock()
@@ -504,23 +523,31 @@ func (p *Pool) tickOnce() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for pe := range p.live {
-		pe.mu.Lock()
-		if len(pe.conns) == 0 && pe.dials == 0 && len(pe.waiting) == 0 {
-			delete(p.live, pe)
-			if p.peers[pe.key] == pe {
-				delete(p.peers, pe.key) // a caller that kept it may go on using it
-			}
-		}
-		pe.mu.Unlock()
+		p.forgetUnused(pe)
 	}
 	p.ticking = len(p.live) > 0
 	return p.ticking
 }
 
+// forgetUnused forgets a peer without connections. p.mu is held.
+func (p *Pool) forgetUnused(pe *Peer) {
+	pe.mu.Lock()
+	defer pe.mu.Unlock()
+	if len(pe.conns) > 0 || pe.dials > 0 || len(pe.waiting) > 0 {
+		return
+	}
+	delete(p.live, pe)
+	if p.peers[pe.key] == pe {
+		delete(p.peers, pe.key) // a caller that kept it may go on using it
+	}
+}
+
+// tick looks after every connection until it is closed. One that drains and
+// whose peer does not close it is ended by its keepalive: after our own end no
+// ping goes out, so none is answered.
 func (pe *Peer) tick(t *loop.Turn) {
 	pe.mu.Lock()
 	defer pe.mu.Unlock()
-	keep := pe.conns[:0]
 	for _, c := range pe.conns {
 		c.h2.Tick(t)
 		switch {
@@ -530,14 +557,8 @@ func (pe *Peer) tick(t *loop.Turn) {
 			c.idleSince = t.Now
 		case t.Now.Sub(c.idleSince) >= pe.p.o.IdleTimeout:
 			c.h2.Drain(t)
-			continue
-		}
-		if c.h2.Usable() || c.h2.Streams() > 0 {
-			keep = append(keep, c)
 		}
 	}
-	clear(pe.conns[len(keep):])
-	pe.conns = keep
 }
 
 // clientConn is one HBONE connection to a peer.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/identity"
@@ -31,6 +32,9 @@ type ServerOptions struct {
 	MaxStreams uint32
 	// HandshakeTimeout; 0 means 10 s.
 	HandshakeTimeout time.Duration
+	// Keepalive is the silence after which a peer is pinged, and
+	// KeepaliveTimeout how long its answer may take; 0 means 10 s and 20 s.
+	Keepalive, KeepaliveTimeout time.Duration
 	// Budget bounds the bytes that wait; nil means none.
 	Budget *h2.Budget
 	// ConnOpened, if set, is called when a connection was authenticated, and
@@ -48,7 +52,8 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	conns     map[*serverConn]struct{}
-	closing   bool
+	closing   bool // no new connections; those there are drain
+	killed    bool // connections are aborted
 	wg        sync.WaitGroup
 	ticker    chan struct{} // closed to stop the ticker
 
@@ -157,14 +162,18 @@ func (s *Server) serveConn(nc *net.TCPConn) {
 		defer s.o.ConnOpened(peer, remote)()
 	}
 	loop.Run(func(t *loop.Turn) {
-		c.h2 = h2.New(t, sock, c, h2.Options{MaxStreams: s.o.MaxStreams, Budget: s.o.Budget})
+		c.h2 = h2.New(t, sock, c, h2.Options{MaxStreams: s.o.MaxStreams, Budget: s.o.Budget,
+			Keepalive: s.o.Keepalive, Timeout: s.o.KeepaliveTimeout})
 	})
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
-	closing := s.closing
+	closing, killed := s.closing, s.killed
 	s.mu.Unlock()
 	sock.Start(c.h2)
-	if closing {
+	switch {
+	case killed:
+		c.h2.Abort()
+	case closing:
 		loop.Run(c.h2.Drain)
 	}
 	_ = sock.Serve(c.h2, false)
@@ -256,6 +265,9 @@ func (s *Server) wait(ctx context.Context) error {
 		case <-done:
 			return nil
 		case <-ctx.Done():
+			s.mu.Lock()
+			s.killed = true
+			s.mu.Unlock()
 			for _, c := range s.snapshot() {
 				c.h2.Abort()
 			}
@@ -282,6 +294,8 @@ type serverConn struct {
 	h2    *h2.Conn
 	peer  mesh.Peer
 	local netip.AddrPort
+
+	handlers atomic.Int64 // running; a reset stream's may outlive it
 }
 
 // Closed implements h2.Handler.
@@ -302,16 +316,26 @@ func (c *serverConn) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
 		c.s.o.Inline(t, cn)
 		return
 	}
+	if c.handlers.Add(1) > 2*int64(c.s.o.MaxStreams) {
+		// A stream that the peer resets frees its place at once, its handler
+		// only when it has noticed (CVE-2023-44487).
+		c.handlers.Add(-1)
+		st.Reset(t, h2.RefusedStream)
+		return
+	}
 	cn.stream = newStream(st)
 	if head.End {
 		cn.stream.buffer(nil, true)
 	}
 	st.Handle(cn.stream)
 	c.s.wg.Add(1)
-	go func() {
-		defer c.s.wg.Done()
-		c.s.o.Handler(cn)
-	}()
+	go c.handle(cn)
+}
+
+func (c *serverConn) handle(cn *Connect) {
+	defer c.s.wg.Done()
+	defer c.handlers.Add(-1)
+	c.s.o.Handler(cn)
 }
 
 // addrPort converts a TCP address, unwrapping IPv4 in IPv6.

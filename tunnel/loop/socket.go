@@ -326,8 +326,7 @@ func (s *Socket) serve(r *reader) error {
 func (s *Socket) readAll(r *reader) error {
 	var rerr error
 	// One RawConn.Read for the life of the connection: within the callback we
-	// read until the kernel has no more and park by returning false, so no
-	// wake-up pays for a read that ends in EAGAIN.
+	// read until the kernel has no more and park by returning false.
 	err := s.rc.Read(func(fd uintptr) bool {
 		for {
 			bp := cipherPool.Get().(*[]byte)
@@ -356,14 +355,10 @@ func (s *Socket) readAll(r *reader) error {
 				rerr = ErrAborted
 				return true
 			}
-			if n < readSize && s.tls != nil {
-				// A short read has emptied the socket. For plain TCP we look
-				// once more, because a FIN that came in the same event would
-				// never be announced again; under TLS the end is a record
-				// (close_notify), and a peer that vanishes without one is
-				// noticed by the protocol's pings.
-				return false
-			}
+			// A short read has emptied the socket, and still we look once more: a
+			// FIN or reset that came in the same event is never announced
+			// again, and the streams of a peer that was killed would hang
+			// until a ping finds out.
 		}
 	})
 	if rerr == nil {
