@@ -85,7 +85,9 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 		service: v, port: port.Port, protocol: port.Protocol, policies: policies,
 		authz: policy.CompileL7(policies), labels: telemetry.ServiceLabelsOf(v),
 	}
-	sp.chain = c.chain(sp.authz, nil, filters.LevelService, &sp.fallback)
+	if !c.serviceChain(sp) {
+		return sp
+	}
 	for _, a := range all {
 		if (a.Port == 0 || a.Port == port.Port) && (a.Waypoint == (mesh.Name{}) || a.Waypoint == c.p.o.Name) {
 			sp.routes = append(sp.routes, a)
@@ -95,19 +97,13 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 		sp.fallback = c.direct(v, port.Port)
 		return sp
 	}
-	rules := make([]router.Rule[*rule], 0, len(sp.routes))
-	for _, a := range sp.routes {
-		r := a.Route
-		rules = append(rules, router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: c.rule(r)})
+	c.tables(sp)
+	if sp.table == nil { // consumers have routes, others reach the service itself
+		sp.fallback = c.direct(v, port.Port)
 	}
-	table, errs := router.New(rules)
-	for _, e := range errs {
-		c.problem("%v", e)
-	}
-	sp.table = table
 	if sp.protocol == mesh.ProtocolTCP || sp.protocol == mesh.ProtocolTLS || sp.protocol == mesh.ProtocolSniff {
 		sp.fallback = c.direct(v, port.Port)
-		if sp.protocol == mesh.ProtocolSniff {
+		if sp.protocol == mesh.ProtocolSniff && sp.table != nil {
 			sp.tcp = sp.fallback
 			sp.fallback = nil // HTTP requests obey the routes: no match is 404
 		}
@@ -115,19 +111,55 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 	return sp
 }
 
+// tables builds the routes' tables: one for everybody, and one for each
+// namespace whose clients have routes of their own, which replace the former
+// for them (GEP-1294, consumer routes).
+func (c *compiler) tables(sp *servicePort) {
+	rules := map[string][]router.Rule[*rule]{}
+	for _, a := range sp.routes {
+		r := a.Route
+		rules[a.ConsumerNamespace] = append(rules[a.ConsumerNamespace],
+			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: c.rule(r)})
+	}
+	for consumer, list := range rules {
+		table, errs := router.New(list)
+		for _, e := range errs {
+			c.problem("%v", e)
+		}
+		if consumer == "" {
+			sp.table = table
+			continue
+		}
+		if sp.consumers == nil {
+			sp.consumers = map[string]*router.Table[*rule]{}
+		}
+		sp.consumers[consumer] = table
+	}
+}
+
 func (c *compiler) problem(format string, args ...any) {
 	c.rt.problems = append(c.rt.problems, fmt.Sprintf(format, args...))
 }
 
-// chain builds the steps of a rule, a backend, or of what precedes both. An
-// error makes the rule broken; broken is nil where it cannot occur.
-func (c *compiler) chain(authz *policy.L7, f *mesh.RouteFilters, level filters.Level, fallback **rule) filters.Chain {
+// serviceChain builds what precedes routing: authorization. Without it the
+// port is closed, to bytes as to requests, and serviceChain reports false.
+func (c *compiler) serviceChain(sp *servicePort) bool {
+	ch, err := c.chain(sp.authz, nil, filters.LevelService)
+	if err != nil {
+		sp.authz, sp.fallback = nil, &rule{broken: err.Error()}
+		return false
+	}
+	sp.chain = ch
+	return true
+}
+
+// chain builds the steps of a rule, of a backend, or of what precedes both.
+func (c *compiler) chain(authz *policy.L7, f *mesh.RouteFilters, level filters.Level) (filters.Chain, error) {
 	ch, err := filters.Compile(builtin.Specs(builtin.Deps{Policies: authz}), filters.BuildContext{Level: level, Filters: f})
 	if err != nil {
 		c.problem("%v", err)
-		*fallback = &rule{broken: err.Error()}
 	}
-	return ch
+	return ch, err
 }
 
 // noPolicies lets a rule's chain go without the authorization that has come before it.
@@ -139,18 +171,16 @@ func (c *compiler) rule(r *mesh.Route) *rule {
 		c.problem("HTTPRoute %s rule %s: %s", r.Object, ruleName(r), ru.broken)
 		return ru
 	}
-	var bad *rule
-	ru.chain = c.chain(noPolicies, &r.Filters, filters.LevelRule, &bad)
+	var err error
+	if ru.chain, err = c.chain(noPolicies, &r.Filters, filters.LevelRule); err != nil {
+		ru.broken = err.Error()
+	}
 	weights := make([]uint32, 0, len(r.Backends))
 	for i := range r.Backends {
-		b := &r.Backends[i]
-		weights = append(weights, b.Weight)
-		ru.backends = append(ru.backends, c.backend(b, &bad))
+		weights = append(weights, r.Backends[i].Weight)
+		ru.backends = append(ru.backends, c.backend(&r.Backends[i]))
 	}
 	ru.split = upstream.NewSplit(weights)
-	if bad != nil {
-		ru.broken = bad.broken
-	}
 	return ru
 }
 
@@ -161,8 +191,12 @@ func ruleName(r *mesh.Route) string {
 	return fmt.Sprint(r.Rule)
 }
 
-func (c *compiler) backend(b *mesh.Backend, bad **rule) *backend {
-	out := &backend{broken: b.Broken, chain: c.chain(noPolicies, &b.Filters, filters.LevelBackend, bad)}
+func (c *compiler) backend(b *mesh.Backend) *backend {
+	ch, err := c.chain(noPolicies, &b.Filters, filters.LevelBackend)
+	out := &backend{broken: b.Broken, chain: ch}
+	if err != nil {
+		out.broken = err.Error()
+	}
 	if out.broken != "" {
 		return out
 	}
@@ -260,8 +294,9 @@ func (c *compiler) workloadPort(w *mesh.Workload, port uint16, proto mesh.AppPro
 	cl := &cluster{key: key, protocol: proto, name: fmt.Sprintf("inbound-pod|%d||%s", port, w.Name)}
 	cl.c = upstream.ForWorkload(c.snap, w, port, upstream.Options{Registry: &c.p.registry, Previous: c.previous(key)})
 	c.destinations(cl)
-	sp.fallback = c.single(cl)
-	sp.chain = c.chain(sp.authz, nil, filters.LevelService, &sp.fallback)
+	if c.serviceChain(sp) {
+		sp.fallback = c.single(cl)
+	}
 	return sp
 }
 

@@ -32,16 +32,17 @@ type hostPort struct {
 
 // servicePort is one port of a service, or of a workload, as clients address it.
 type servicePort struct {
-	service  *mesh.Service  // nil for a workload's own address
-	workload *mesh.Workload // nil for a service
-	port     uint16
-	protocol mesh.AppProtocol
-	table    *router.Table[*rule] // nil: no routes
-	fallback *rule                // without a matching route: the service itself, or nil for 404
-	tcp      *rule                // where bytes that are not HTTP go, if not to fallback
-	authz    *policy.L7           // for TCP
-	chain    filters.Chain        // before routing: authorization
-	labels   telemetry.ServiceLabels
+	service   *mesh.Service  // nil for a workload's own address
+	workload  *mesh.Workload // nil for a service
+	port      uint16
+	protocol  mesh.AppProtocol
+	table     *router.Table[*rule]            // nil: no routes
+	consumers map[string]*router.Table[*rule] // by the client's namespace, in table's place
+	fallback  *rule                           // without a matching route: the service itself, or nil for 404
+	tcp       *rule                           // where bytes that are not HTTP go, if not to fallback
+	authz     *policy.L7                      // for TCP
+	chain     filters.Chain                   // before routing: authorization
+	labels    telemetry.ServiceLabels
 	// What it was compiled from, to be recognised in the next snapshot.
 	routes   []mesh.RouteAttachment
 	policies []*mesh.AuthorizationPolicy
@@ -97,6 +98,12 @@ func (rt *Runtime) lookup(dst netip.AddrPort, host string, port uint16) *service
 
 // match is the rule for a request, or nil.
 func (sp *servicePort) match(r *mesh.Request, m *router.Match) *rule {
+	if t := sp.consumers[r.Peer.Identity.Namespace]; t != nil {
+		if ru, ok := t.Match(r, m); ok {
+			return ru
+		}
+		return nil
+	}
 	if sp.table != nil {
 		if ru, ok := sp.table.Match(r, m); ok {
 			return ru
