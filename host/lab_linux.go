@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -151,7 +152,7 @@ func (l *Lab) join(n *Node, index int) (err error) {
 		func() error { return addBridge(n.links, "br0") },
 		func() error { return addAddr(n.links, "br0", netip.PrefixFrom(gateway, 32)) },
 		func() error { return addAddr(n.links, "br0", netip.PrefixFrom(ProbeAddr, 32)) },
-		func() error { return addVeth(l.links, up, "up0", n.ns) },
+		func() error { return addVeth(l.links, up, "up0", n.uplink, n.ns) },
 		func() error { return attach(l.links, up, "fabric0") },
 		func() error { return addAddr(n.links, "up0", netip.PrefixFrom(n.uplink, uplinks.Bits())) },
 		func() error { return setUp(n.links, "up0") },
@@ -209,7 +210,7 @@ func (n *Node) wire(p *Pod) error {
 			return p.ns.Do(func() error { return sysctls("net/ipv4/conf/all/rp_filter=0", "net/ipv4/conf/default/rp_filter=0") })
 		},
 		func() error { return setUp(links, "lo") },
-		func() error { return addVeth(n.links, p.link, "eth0", p.ns) },
+		func() error { return addVeth(n.links, p.link, "eth0", p.Address, p.ns) },
 		func() error { return attach(n.links, p.link, "br0") },
 		func() error { return addAddr(links, "eth0", host) },
 		func() error { return setUp(links, "eth0") },
@@ -271,15 +272,26 @@ func handleAt(ns *Namespace) (*netlink.Handle, error) {
 }
 
 func addBridge(h *netlink.Handle, name string) error {
-	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}); err != nil {
+	// A bridge without a hardware address of its own takes that of one of its
+	// ports, another one as ports come and go.
+	gw := gateway.As4()
+	attrs := netlink.LinkAttrs{Name: name, HardwareAddr: net.HardwareAddr{0x0a, 0x58, gw[0], gw[1], gw[2], gw[3]}}
+	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		return permission("adding bridge "+name, err)
 	}
 	return setUp(h, name)
 }
 
 // addVeth makes a pair of which name stays and peer goes to the namespace ns.
-func addVeth(h *netlink.Handle, name, peer string, ns *Namespace) error {
-	v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer, PeerNamespace: netlink.NsFd(ns.FD())}
+// The peer's hardware address follows from its IP address: whoever takes the
+// place of a pod is reached at once, and not only when the node has forgotten
+// where that one was.
+func addVeth(h *netlink.Handle, name, peer string, addr netip.Addr, ns *Namespace) error {
+	ip := addr.As4()
+	v := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer, PeerNamespace: netlink.NsFd(ns.FD()),
+		PeerHardwareAddr: net.HardwareAddr{0x0a, 0x58, ip[0], ip[1], ip[2], ip[3]},
+	}
 	if err := h.LinkAdd(v); err != nil {
 		return fmt.Errorf("adding link %s: %w", name, err)
 	}
