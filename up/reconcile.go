@@ -47,12 +47,13 @@ type reconciler struct {
 	store     *source.Store
 	ca        *identity.CA
 
-	parts  mesh.Parts
-	pods   []Pod
-	placed map[string]Pod // pods that the machine has a place for
-	nodes  map[string]*runningProxy
-	wps    map[mesh.Name]*runningProxy
-	failed chan error // a proxy ended by itself
+	parts   mesh.Parts
+	pods    []Pod
+	placed  map[string]Pod // pods that the machine has a place for
+	nodes   map[string]*runningProxy
+	wps     map[mesh.Name]*runningProxy
+	retired []*runningProxy // proxies that are not needed any more and drain
+	failed  chan error      // a proxy ended by itself
 	// hasRuntime is true once a proxy reports the metrics of this process.
 	hasRuntime bool
 }
@@ -118,7 +119,13 @@ func (r *reconciler) run(ctx context.Context) error {
 
 // follow applies what changes.
 func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
+	ctx, cancel := context.WithCancel(ctx)
 	updates := watch.run(ctx)
+	defer func() {
+		cancel()
+		for range updates { // until the watcher has ended
+		}
+	}()
 	// What others change in the background is looked at now and then.
 	sweep := time.NewTicker(500 * time.Millisecond)
 	defer sweep.Stop()
@@ -132,6 +139,7 @@ func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
 			r.publish()
 		case <-sweep.C:
 			r.removeGone()
+			r.sweepRetired()
 			if err := r.writeTables(); err != nil {
 				r.log.Error("telling pods of names and ports", "error", err)
 			}
@@ -362,7 +370,7 @@ func (r *reconciler) describe() readyEvent {
 // what goes on by then is mostly connections that they keep for reuse.
 func (r *reconciler) shutDown() {
 	began := time.Now()
-	all := r.allProxies()
+	all := append(r.allProxies(), r.retired...)
 	for _, p := range all {
 		p.cancel()
 	}

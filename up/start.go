@@ -13,11 +13,23 @@ import (
 	"cairnproxy.dev/cairn/telemetry"
 )
 
-// startProxies starts the proxies that the manifests need and that do not run,
-// and ends those that they do not need.
+// startProxies ends the proxies that the manifests do not need any more, and
+// starts those that they need and that do not run.
 func (r *reconciler) startProxies(life context.Context) error {
+	nodes, snap := r.wantedNodes(), r.store.Current()
+	for name, p := range r.nodes {
+		if !nodes[name] {
+			r.retire(p)
+			delete(r.nodes, name)
+		}
+	}
+	for name, p := range r.wps {
+		if w := snap.Waypoint(name); w == nil || !slices.Equal(w.Addresses, p.spec.Addresses) {
+			r.retire(p)
+			delete(r.wps, name)
+		}
+	}
 	var errs []error
-	nodes := r.wantedNodes()
 	for name := range nodes {
 		if r.nodes[name] == nil {
 			p, err := r.startProxy(life, r.nodeSpec(name), Pod{})
@@ -28,7 +40,6 @@ func (r *reconciler) startProxies(life context.Context) error {
 			r.nodes[name] = p
 		}
 	}
-	snap := r.store.Current()
 	for _, w := range snap.Waypoints {
 		if r.wps[w.Name] == nil && len(w.Addresses) > 0 {
 			p, err := r.startWaypoint(life, w)
@@ -39,19 +50,45 @@ func (r *reconciler) startProxies(life context.Context) error {
 			r.wps[w.Name] = p
 		}
 	}
-	for name, p := range r.wps {
-		if w := snap.Waypoint(name); w == nil || !slices.Equal(w.Addresses, p.spec.Addresses) {
-			p.cancel() // it drains by itself
-			delete(r.wps, name)
-		}
-	}
-	for name, p := range r.nodes {
-		if !nodes[name] {
-			p.cancel()
-			delete(r.nodes, name)
-		}
-	}
 	return errors.Join(errs...)
+}
+
+// retire lets a proxy drain by itself. sweepRetired clears up after it.
+func (r *reconciler) retire(p *runningProxy) {
+	p.cancel()
+	r.retired = append(r.retired, p)
+}
+
+// sweepRetired takes away the places of proxies that have ended.
+func (r *reconciler) sweepRetired() {
+	r.retired = slices.DeleteFunc(r.retired, func(p *runningProxy) bool {
+		select {
+		case <-p.done:
+			r.clearPlace(p)
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+func (r *reconciler) clearPlace(p *runningProxy) {
+	if p.place.Name != "" {
+		r.machine.removePod(p.place)
+	}
+}
+
+// awaitRetired waits for the end of a proxy of that name that still drains: its
+// successor needs its ports.
+func (r *reconciler) awaitRetired(s spec) {
+	r.retired = slices.DeleteFunc(r.retired, func(p *runningProxy) bool {
+		if p.spec.String() != s.String() {
+			return false
+		}
+		<-p.done
+		r.clearPlace(p)
+		return true
+	})
 }
 
 // wantedNodes are the nodes that have a proxy. In loopback mode that is one for
@@ -85,6 +122,7 @@ func (r *reconciler) servers(s spec, addr netip.Addr) spec {
 // else in a network namespace, like a pod.
 func (r *reconciler) startWaypoint(life context.Context, w *mesh.Waypoint) (*runningProxy, error) {
 	s := r.servers(spec{Waypoint: w.Name, Identity: w.Identity, Addresses: w.Addresses, Port: w.Port}, w.Addresses[0])
+	r.awaitRetired(s)
 	if !r.o.Netns {
 		return r.startProxy(life, s, Pod{})
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/up"
 )
 
 // echoMesh is two versions of a service behind a waypoint, and a client.
@@ -347,6 +351,70 @@ func stopDuringRequest(t *testing.T, m *testMesh, c *http.Client) {
 	}
 }
 
+// secondWaypoint is a service with a waypoint of its own.
+const secondWaypoint = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: second, namespace: shop}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: late, namespace: shop, labels: {istio.io/use-waypoint: second}}
+spec: {selector: {app: late}, ports: [{name: http, port: 8000, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: late, namespace: shop, labels: {app: late}}
+spec:
+  containers: [{name: echo, image: cairn/echo, ports: [{containerPort: 8080}]}]
+`
+
+// TestUpComesAndGoes adds a waypoint, a service and a pod to a running mesh,
+// takes them away, and adds them again.
+func TestUpComesAndGoes(t *testing.T) {
+	const addresses = "127.86.0.0/16"
+	dir := t.TempDir()
+	writeMesh(t, dir, 100, 0)
+	m := startMesh(t, dir, addresses)
+	alloc, err := up.NewLoopback(netip.MustParsePrefix(addresses))
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprintf("http://%s:8000/x", alloc.Service(mesh.Name{Namespace: "shop", Name: "late"}))
+	until := func(want string, good func(status int, pod string, err error) bool) {
+		t.Helper()
+		c := testClient(t)
+		for deadline := time.Now().Add(15 * time.Second); ; {
+			status, pod, err := ask(t.Context(), c, http.MethodGet, url)
+			if good(status, pod, err) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("status %d from %q, %v; want %s", status, pod, err, want)
+			}
+		}
+	}
+	for range 2 {
+		put(t, dir, "second.yaml", secondWaypoint)
+		var e configSeen
+		if m.event(&e); len(e.Rejected) != 0 {
+			t.Fatalf("rejected: %+v", e.Rejected)
+		}
+		until("200 from late", func(status int, pod string, err error) bool { return err == nil && status == 200 && pod == "late" })
+		if err := os.Remove(filepath.Join(dir, "second.yaml")); err != nil {
+			t.Fatal(err)
+		}
+		m.event(&e)
+		until("a refused connection", func(_ int, _ string, err error) bool { return errors.Is(err, syscall.ECONNREFUSED) })
+	}
+	if code := m.stop(); code != exitGood {
+		t.Errorf("exit code %d, want %d", code, exitGood)
+	}
+}
+
 func TestUpProcesses(t *testing.T) {
 	dir := t.TempDir()
 	writeMesh(t, dir, 100, 0)
@@ -395,6 +463,18 @@ func TestUpNetns(t *testing.T) {
 	}
 	if got := inPod("buyer", "-X", "DELETE", "-o", "/dev/null", "-w", "%{http_code}", "http://echo:8000/x"); got != "403" {
 		t.Errorf("DELETE from a pod: %s, want 403", got)
+	}
+	for range 2 {
+		var e configSeen
+		put(t, dir, "second.yaml", secondWaypoint)
+		m.event(&e)
+		inPod("buyer", "--retry", "30", "--retry-all-errors", "--retry-delay", "1", "-f", "-o", "/dev/null", "http://late:8000/x")
+		if err := os.Remove(filepath.Join(dir, "second.yaml")); err != nil {
+			t.Fatal(err)
+		}
+		if m.event(&e); e.Accepted == 0 {
+			t.Errorf("event %+v after the file went", e)
+		}
 	}
 	if got := inPod("legacy", "http://echo:8000/x"); !strings.Contains(got, `"echo-1"`) {
 		t.Errorf("from an external pod's namespace: %.300s, want echo-1", got)
