@@ -204,10 +204,7 @@ func (r *report) print(w io.Writer) {
 		fmt.Fprintf(w, "- %s: %s\n", x, strings.ReplaceAll(r.Versions[x], "\n", "; "))
 	}
 	for _, c := range r.cases {
-		head := "| |"
-		for _, x := range r.contenders {
-			head += fmt.Sprintf(" %s |", x)
-		}
+		head := "| | " + strings.Join(r.contenders, " | ") + " |"
 		both := len(r.contenders) == 2
 		if both {
 			head += " ratio |"

@@ -95,6 +95,7 @@ func TestChain(t *testing.T) {
 		Listen: at(5, 8080), Admin: at(5, 15000), Upstream: waypoint, Authority: vip.String(), Expect: principal + "waypoint", Files: files("stranger"),
 	})
 
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
 	for _, test := range []struct {
 		name, method, path string
 		from               byte
@@ -116,7 +117,7 @@ func TestChain(t *testing.T) {
 				t.Fatal(err)
 			}
 			req.Host = "example"
-			resp, err := http.DefaultClient.Do(req)
+			resp, err := client.Do(req)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +128,7 @@ func TestChain(t *testing.T) {
 			}
 		})
 	}
-	http.DefaultClient.CloseIdleConnections()
+	client.CloseIdleConnections()
 	wantLine(t, serverLog, "authority="+pod.String()+" peer="+principal+"waypoint tls=TLSv1.3 code=200")
 	wantLine(t, waypointLog, `"GET /bytes/1 HTTP/1.1" 200`)
 }
@@ -135,7 +136,8 @@ func TestChain(t *testing.T) {
 // wantLine waits until the file has the text: Envoy writes its logs late.
 func wantLine(t *testing.T, path, want string) {
 	t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.NewTimer(15 * time.Second)
+	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -145,7 +147,7 @@ func wantLine(t *testing.T, path, want string) {
 		}
 		select {
 		case <-tick.C:
-		case <-deadline:
+		case <-deadline.C:
 			t.Fatalf("%s has no %q: %s %v", path, want, text, err)
 		}
 	}

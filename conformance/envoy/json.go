@@ -1,5 +1,7 @@
 package envoy
 
+import "maps"
+
 // object and list make configurations readable as Go; they marshal to the
 // JSON that Envoy takes.
 type (
@@ -12,9 +14,7 @@ const typePrefix = "type.googleapis.com/"
 // typed is a typed_config: a message with its type URL.
 func typed(kind string, fields object) object {
 	o := object{"@type": typePrefix + kind}
-	for k, v := range fields {
-		o[k] = v
-	}
+	maps.Copy(o, fields)
 	return o
 }
 

@@ -170,6 +170,8 @@ func (c *conn) frame(kind http2.FrameType, flags http2.Flags, id uint32, p []byt
 	if c.blockID != 0 && kind != http2.FrameContinuation {
 		return fmt.Errorf("%v inside a header block", kind)
 	}
+	// A frame of another type is ignored (RFC 9113 section 4.1).
+	//exhaustive:ignore
 	switch kind {
 	case http2.FrameData:
 		return c.onData(flags, id, p)
@@ -287,6 +289,7 @@ func (c *conn) onSettings(flags http2.Flags, p []byte) error {
 	}
 	for ; len(p) >= 6; p = p[6:] {
 		val := binary.BigEndian.Uint32(p[2:])
+		//exhaustive:ignore
 		switch http2.SettingID(binary.BigEndian.Uint16(p)) {
 		case http2.SettingInitialWindowSize:
 			diff := int64(val) - c.peerWindow
@@ -340,7 +343,7 @@ func (c *conn) open(authority string, owner any) *stream {
 
 // respond answers a CONNECT with a status. The caller holds c.mu.
 func (c *conn) respond(s *stream, status int, end bool) {
-	var flags http2.Flags = http2.FlagHeadersEndHeaders
+	flags := http2.FlagHeadersEndHeaders
 	if end {
 		flags |= http2.FlagHeadersEndStream
 	}
@@ -421,7 +424,7 @@ func (c *conn) resetStream(s *stream, code http2.ErrCode) {
 	c.out = binary.BigEndian.AppendUint32(c.out, uint32(code))
 }
 
-func (c *conn) close() { c.t.mem.Conn.Close() }
+func (c *conn) close() { c.t.mem.Close() }
 
 func appendHead(b []byte, n int, kind http2.FrameType, flags http2.Flags, id uint32) []byte {
 	b = append(b, byte(n>>16), byte(n>>8), byte(n), byte(kind), byte(flags))

@@ -58,14 +58,14 @@ func (l *Load) Open(ctx context.Context, rate int, warm, d time.Duration, mark f
 func (l *Load) pace(ticks *os.File, period time.Duration) {
 	due := time.Now()
 	var b [8]byte
-	n, conn, turn := 0, 0, make([]int, len(l.conns))
+	n, turn := 0, make([]int, len(l.conns))
 	for {
 		if _, err := ticks.Read(b[:]); err != nil {
 			return
 		}
 		for range binary.NativeEndian.Uint64(b[:]) {
 			due = due.Add(period)
-			conn = n % len(l.conns)
+			conn := n % len(l.conns)
 			n++
 			l.conns[conn].due(&turn[conn], due)
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"sync"
@@ -60,15 +61,7 @@ func (s *Sink) Serve(ln net.Listener) error {
 func (s *Sink) Seen() (authorities, peers map[string]int, failure error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return copyMap(s.authorities), copyMap(s.peers), s.failure
-}
-
-func copyMap(m map[string]int) map[string]int {
-	c := make(map[string]int, len(m))
-	for k, v := range m {
-		c[k] = v
-	}
-	return c
+	return maps.Clone(s.authorities), maps.Clone(s.peers), s.failure
 }
 
 func (s *Sink) carry(sock net.Conn) {

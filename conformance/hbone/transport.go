@@ -149,7 +149,7 @@ func (t *transport) decrypt(plain []byte, handle func([]byte) error) error {
 		if err == nil {
 			continue
 		}
-		if err == (errNoData{}) {
+		if errors.Is(err, errNoData{}) {
 			return nil
 		}
 		return err

@@ -26,8 +26,7 @@ func H2spec(ctx context.Context) (string, error) {
 	err = locked(dir, "h2spec", func() error {
 		// The build cache makes this a stat when nothing changed, and a
 		// new pin in go.mod is never missed.
-		_, err := run(ctx, root, "go", "build", "-o", binary, h2specModule)
-		return err
+		return run(ctx, root, "go", "build", "-o", binary, h2specModule)
 	})
 	if err != nil {
 		return "", fmt.Errorf("building h2spec: %w", err)
@@ -42,11 +41,10 @@ var packages = map[string]string{
 	"nghttp":   "nghttp2-client",
 	"iptables": "iptables",
 	"ip":       "iproute2",
-	"taskset":  "util-linux",
 }
 
-// Program returns the path of one of curl, h2load, nghttp, iptables, ip and
-// taskset, installing its package with apt-get when the machine lacks it.
+// Program returns the path of one of curl, h2load, nghttp, iptables and ip,
+// installing its package with apt-get when the machine lacks it.
 func Program(ctx context.Context, name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
@@ -78,15 +76,14 @@ func apt(ctx context.Context, pkg string) error {
 		return fmt.Errorf("installing needs root: run `apt-get install -y %s` and try again", pkg)
 	}
 	return locked(dir, "apt", func() error {
-		_, err := run(ctx, dir, "apt-get", "install", "-y", "-qq", "--no-install-recommends", pkg)
+		err := run(ctx, dir, "apt-get", "install", "-y", "-qq", "--no-install-recommends", pkg)
 		if err == nil {
 			return nil
 		}
 		// The lists may be stale or absent: fetch them once and retry.
-		if _, update := run(ctx, dir, "apt-get", "update", "-qq"); update != nil {
+		if update := run(ctx, dir, "apt-get", "update", "-qq"); update != nil {
 			return errors.Join(err, update)
 		}
-		_, err = run(ctx, dir, "apt-get", "install", "-y", "-qq", "--no-install-recommends", pkg)
-		return err
+		return run(ctx, dir, "apt-get", "install", "-y", "-qq", "--no-install-recommends", pkg)
 	})
 }

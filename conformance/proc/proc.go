@@ -146,7 +146,11 @@ func (p *Process) Ended() <-chan struct{} { return p.done }
 func (p *Process) Err() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s ended (%v): %s", filepath.Base(p.cmd.Path), p.err, p.Tail(12))
+		how := "exit status 0"
+		if p.err != nil {
+			how = p.err.Error()
+		}
+		return fmt.Errorf("%s ended (%s): %s", filepath.Base(p.cmd.Path), how, p.Tail(12))
 	default:
 		return nil
 	}

@@ -3,6 +3,7 @@ package suite
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -172,7 +173,7 @@ func serveGRPC(t *testing.T, ln net.Listener) {
 		Streams: []grpc.StreamDesc{{StreamName: "Bidi", ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
 			for {
 				var b []byte
-				if err := s.RecvMsg(&b); err == io.EOF {
+				if err := s.RecvMsg(&b); errors.Is(err, io.EOF) {
 					return nil
 				} else if err != nil {
 					return err

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -255,7 +256,7 @@ func testGRPC(t *testing.T, addr string) {
 			t.Fatal(err)
 		}
 		var out []byte
-		if err := s.RecvMsg(&out); err != io.EOF {
+		if err := s.RecvMsg(&out); !errors.Is(err, io.EOF) {
 			t.Fatalf("after the end: %v", err)
 		}
 	})

@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -102,7 +103,8 @@ func fill(t *testing.T, text string, data any) string {
 // their logs late.
 func wantLine(t *testing.T, path string, texts ...string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -114,7 +116,7 @@ func wantLine(t *testing.T, path string, texts ...string) {
 		}
 		select {
 		case <-tick.C:
-		case <-deadline:
+		case <-deadline.C:
 			lines := slices.Sorted(strings.Lines(string(content)))
 			t.Fatalf("%s has no line with %q: %v\n%s", filepath.Base(path), texts, err, strings.Join(slices.Compact(lines), ""))
 		}
@@ -129,3 +131,6 @@ func containsAll(line string, texts []string) bool {
 	}
 	return true
 }
+
+// timedOut reports whether err is the end of a deadline.
+func timedOut(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

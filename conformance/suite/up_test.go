@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -63,6 +64,7 @@ func TestUp(t *testing.T) {
 		}
 	})
 	t.Run("grpc", func(t *testing.T) { testGRPC(t, net.JoinHostPort(host, strconv.Itoa(int(grpcPort)))) })
+	t.Run("bulk", func(t *testing.T) { testBulk(t, addr) })
 	t.Run("h2load", func(t *testing.T) { testH2load(t, addr) })
 	t.Run("h2spec", func(t *testing.T) { testH2spec(t, host, port, "/h2spec") })
 	if err := mesh.Process.Err(); err != nil {
@@ -200,6 +202,26 @@ func testWebSocket(t *testing.T, addr string) {
 	}
 	if string(got) != "\x81\x05Hello" {
 		t.Errorf("%q came back", got)
+	}
+}
+
+// testBulk uploads much, one after the other over few connections: not one may
+// fail.
+func testBulk(t *testing.T, addr string) {
+	const size = 8 << 20
+	body := patternBytes(size)
+	for _, h2 := range []bool{false, true} {
+		c := newCaller(t, addr, h2)
+		for i := range 150 {
+			resp, text, err := c.do("POST", "/bulk", bytes.NewReader(body))
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatalf("upload %d, HTTP/2 %v: %v %q", i, h2, err, text)
+			}
+			var e echoed
+			if err := json.Unmarshal(text, &e); err != nil || e.Body != size {
+				t.Fatalf("upload %d, HTTP/2 %v: %d bytes arrived (%v)", i, h2, e.Body, err)
+			}
+		}
 	}
 }
 

@@ -208,7 +208,7 @@ func testNowhere(t *testing.T, c *chain) {
 			conn.SetDeadline(time.Now().Add(15 * time.Second))
 			io.WriteString(conn, "GET /app/x HTTP/1.1\r\nHost: x\r\n\r\n")
 			got, err := io.ReadAll(conn)
-			if err, ok := err.(net.Error); ok && err.Timeout() {
+			if timedOut(err) {
 				t.Error("the connection stayed open")
 			}
 			if strings.Contains(string(got), "200 OK") {

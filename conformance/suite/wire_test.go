@@ -203,7 +203,7 @@ func testConnects(t *testing.T, c *chain) {
 			if err == nil && !strings.HasPrefix(status, "4") && !strings.HasPrefix(status, "5") {
 				t.Errorf("CONNECT %q was answered with %q", authority, status)
 			}
-			if err, ok := err.(net.Error); ok && err.Timeout() {
+			if timedOut(err) {
 				t.Errorf("CONNECT %q was never answered", authority)
 			}
 		})
@@ -285,7 +285,7 @@ func testBrokenH2(t *testing.T, c *chain) {
 			}
 			for {
 				frame, err := f.ReadFrame()
-				if err, ok := err.(net.Error); ok && err.Timeout() {
+				if timedOut(err) {
 					t.Fatal("the connection lives on as if nothing had been wrong")
 				}
 				if err != nil {
@@ -351,7 +351,7 @@ func testBrokenH1(t *testing.T, c *chain) {
 func answers(t *testing.T, conn net.Conn) {
 	br := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(br, nil)
-	if err, ok := err.(net.Error); ok && err.Timeout() {
+	if timedOut(err) {
 		t.Fatal("neither answered nor ended")
 	}
 	if err != nil {

@@ -246,7 +246,7 @@ func wantNoAnswerOn(t *testing.T, conn net.Conn) {
 	conn.SetDeadline(time.Now().Add(15 * time.Second))
 	io.WriteString(conn, "GET /app/x HTTP/1.1\r\nHost: x\r\n\r\n") // may fail: the end may have come
 	got, err := io.ReadAll(conn)
-	if err, ok := err.(net.Error); ok && err.Timeout() {
+	if timedOut(err) {
 		t.Fatal("the connection stays open")
 	}
 	if strings.Contains(string(got), "HTTP/1.1 200") {

@@ -30,7 +30,6 @@ func install(ctx context.Context) error {
 		{"curl", program("curl")},
 		{"nghttp", program("nghttp")},
 		{"h2load", program("h2load")},
-		{"taskset", program("taskset")},
 		{"ip", program("ip")},
 		{"iptables", program("iptables")},
 	}
