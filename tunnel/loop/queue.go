@@ -13,14 +13,14 @@ const (
 	LowWater  = 64 << 10
 )
 
-var chunkPool = sync.Pool{New: func() any { b := make([]byte, 0, ChunkSize); return &b }}
+// chunkPool holds arrays: a pointer to one goes in and out without an allocation.
+var chunkPool = sync.Pool{New: func() any { return new([ChunkSize]byte) }}
 
-func getChunk() []byte { return (*chunkPool.Get().(*[]byte))[:0] }
+func getChunk() []byte { return chunkPool.Get().(*[ChunkSize]byte)[:0] }
 
 func putChunk(b []byte) {
 	if cap(b) == ChunkSize {
-		b = b[:0]
-		chunkPool.Put(&b)
+		chunkPool.Put((*[ChunkSize]byte)(b[:ChunkSize]))
 	}
 }
 
