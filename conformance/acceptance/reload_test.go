@@ -1,7 +1,9 @@
 package acceptance
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -307,7 +309,22 @@ func TestScale(t *testing.T) {
 	for _, s := range []string{"echo", "direct"} {
 		loads[s] = startLoad(t, 10, "", "http://"+m.addr(t, "demo", s)+"/delay/5ms", who)
 	}
+	slow := make(chan error)
+	slows := 0
 	for _, n := range []int{3, 1, 2, 1} {
+		if n == 1 { // what is under way in a pod that goes is finished there
+			for range 6 {
+				slows++
+				go func() {
+					code, _, err := do(context.Background(), client(t, "", false), "GET", "http://"+m.addr(t, "demo", "echo")+"/delay/700ms")
+					if err == nil && code != 200 {
+						err = errors.New(status(code, nil))
+					}
+					slow <- err
+				}()
+			}
+			eventually(t, 5*time.Second, func() error { return answers(t, "", "http://"+m.addr(t, "demo", "echo")+"/delay/100ms", 200) })
+		}
 		if err := os.WriteFile(path, fmt.Appendf(nil, scaled, n), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -325,6 +342,11 @@ func TestScale(t *testing.T) {
 				}
 				return nil
 			})
+		}
+	}
+	for range slows {
+		if err := <-slow; err != nil {
+			t.Errorf("a slow request under way when its pod was taken away: %v", err)
 		}
 	}
 	for name, l := range loads {
