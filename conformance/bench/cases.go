@@ -230,10 +230,14 @@ func (w *window) judge(r hbone.Result) error {
 	if share > maxWaited {
 		return &rejected{fmt.Sprintf("the proxy waited for its core %.0f%% of the time", 100*share)}
 	}
+	loadShare := own.Waited.Seconds() / wall
+	if loadShare > maxWaited {
+		return &rejected{fmt.Sprintf("the load waited for its core %.0f%% of the time", 100*loadShare)}
+	}
 	v := w.trial.values
 	v["requests"] = float64(r.Requests)
 	v[waited.name] = 100 * share
-	v[loadWaited.name] = 100 * own.Waited.Seconds() / wall
+	v[loadWaited.name] = 100 * loadShare
 	v[cost.name] = float64(r.Requests) / cpu
 	v[perRequest.name] = cpu / float64(r.Requests) * 1e6
 	v[rate.name] = float64(r.Requests) / wall
