@@ -84,7 +84,8 @@ func (m *memConn) pending() int {
 }
 
 // maxTLSAnswers bounds what TLS itself has to say, which is answers to key
-// updates, to a peer that does not read.
-const maxTLSAnswers = 64 << 10
+// updates, to a peer that does not read. A chunk that the flusher has sealed and
+// not yet taken counts with it, so the bound is well above one chunk.
+const maxTLSAnswers = 4 * ChunkSize
 
 var errTLSAnswers = errors.New("tls: key updates are asked for and not read")
