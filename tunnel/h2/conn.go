@@ -88,7 +88,8 @@ func (o Options) withDefaults() Options {
 }
 
 // Budget bounds the bytes that wait in streams, over all connections that
-// share it. While it is overdrawn, connections do not get their windows back.
+// share it. While it is overdrawn, stream windows do not grow and connections
+// get little of their windows back.
 type Budget struct {
 	Limit int64
 	used  atomic.Int64

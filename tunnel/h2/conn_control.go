@@ -3,6 +3,7 @@ package h2
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -62,12 +63,15 @@ func (c *Conn) applySetting(t *loop.Turn, w []*Stream, id uint16, v uint32) ([]*
 		d := int64(v) - c.peerInit
 		c.peerInit = int64(v)
 		for _, s := range c.streams {
-			s.sendWin += d
-			if s.sendWin > maxWindow {
+			if s.sendWin += d; s.sendWin > maxWindow {
 				return w, connErr(FlowControlError, "window overflow by INITIAL_WINDOW_SIZE")
 			}
-			if d > 0 && s.waiting() && c.drain(t, s, noQuantum) {
-				w = append(w, s)
+		}
+		if d > 0 { // the oldest first
+			for _, id := range slices.Sorted(maps.Keys(c.streams)) {
+				if s := c.streams[id]; s != nil && s.waiting() && c.drain(t, s, noQuantum) {
+					w = append(w, s)
+				}
 			}
 		}
 	case settingMaxFrameSize:
@@ -327,6 +331,7 @@ func (c *Conn) Tick(t *loop.Turn) bool {
 	}
 	if !dead && !c.closed {
 		c.returnWindow(t)
+		c.returnUpTo(t, min(c.unacked, trickle))
 	}
 	c.q.Unlock()
 	if dead {

@@ -83,12 +83,23 @@ func (c *Conn) giveBack(t *loop.Turn, s *Stream, n int64) {
 // returnWindow gives the connection's window back once a quarter is used,
 // unless too many bytes wait already. q is held.
 func (c *Conn) returnWindow(t *loop.Turn) {
-	if c.unacked < c.o.ConnWindow/4 || c.o.Budget.over() {
+	if !c.o.Budget.over() {
+		c.returnUpTo(t, c.unacked)
+	}
+}
+
+// trickle is what a connection gets back per Tick all the same while the
+// budget is overdrawn. What waits may wait for a peer whose own budget is
+// overdrawn by what waits for us (or that shares ours): somebody must go on.
+const trickle = 64 << 10
+
+func (c *Conn) returnUpTo(t *loop.Turn, n int64) {
+	if c.unacked < c.o.ConnWindow/4 {
 		return
 	}
-	c.appendWindow(t, 0, c.unacked)
-	c.recvWin += c.unacked
-	c.unacked = 0
+	c.appendWindow(t, 0, n)
+	c.recvWin += n
+	c.unacked -= n
 }
 
 func (c *Conn) appendWindow(t *loop.Turn, id uint32, n int64) {

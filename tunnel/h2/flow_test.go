@@ -214,6 +214,13 @@ func TestConnectionWindowIsReturned(t *testing.T) {
 	b.add(-2000)
 	s.turn(func(t *loop.Turn) { s.c.Tick(t) })
 	s.wantSent("WINDOW 0 32768")
+	// Over the budget for long, it still gets a trickle.
+	b.add(2000)
+	s.send(data(1, 16384), data(1, 16384))
+	s.wantSent()
+	s.turn(func(t *loop.Turn) { s.c.Tick(t) })
+	s.wantSent("WINDOW 0 32768")
+	b.add(-2000)
 	// Data of streams that are gone counts as well.
 	s.turn(func(t *loop.Turn) { s.last.Reset(t, Cancel) })
 	s.send(data(1, 16384), data(1, 16384))
