@@ -127,10 +127,10 @@ func (c *Conn) onGoAway(t *loop.Turn, id uint32, p []byte) error {
 	c.refusing = true
 	var refused []*Stream
 	if c.o.Client {
-		for sid, s := range c.streams {
-			if sid > last {
-				refused = append(refused, s)
-				c.remove(s)
+		for _, id := range slices.Sorted(maps.Keys(c.streams)) {
+			if id > last {
+				refused = append(refused, c.streams[id])
+				c.remove(c.streams[id])
 			}
 		}
 		c.endIfDone(t)
