@@ -2,7 +2,7 @@
 //
 //	manifests ──► source/file ──► source.Store ──► *mesh.Snapshot
 //	                 ▲                                  │
-//	             Allocator                     reconcile (mesh.go)
+//	             Allocator                     reconciler
 //	                                  ┌─────────────────┼────────────────┐
 //	                                  ▼                 ▼                ▼
 //	                            node proxies        waypoints       pods (Runner)

@@ -3,7 +3,6 @@ package up
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,17 +35,19 @@ type process struct {
 	log       *slog.Logger
 	place     Pod
 	start     startFunc
-	bound     func(boundPorts)
+	serving   func(boundPorts)
 }
 
 // run keeps the process running until ctx ends, and then waits for it to drain.
-func (p *process) run(ctx context.Context) {
+// It returns nil then, and also when the process has ended in order by itself:
+// it was told to.
+func (p *process) run(ctx context.Context) error {
 	delay := time.Duration(0)
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := p.once(ctx)
-		if ctx.Err() != nil {
-			return
+		if ctx.Err() != nil || err == nil {
+			return nil
 		}
 		delay = nextDelay(delay, time.Since(began))
 		p.log.Error("a proxy's process ended; starting it again", "proxy", p.spec.String(), "in", delay.String(), "error", err)
@@ -57,6 +58,7 @@ func (p *process) run(ctx context.Context) {
 		}
 		t.Stop()
 	}
+	return nil
 }
 
 // once starts the process and waits for its end.
@@ -86,14 +88,12 @@ func (p *process) once(ctx context.Context) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	linked := make(chan error, 1)
 	go func() {
-		parent := &parentEnd{store: p.store, issuer: p.issuer, serving: func(s serving) { p.bound(s.Bound) }}
+		parent := &parentEnd{store: p.store, issuer: p.issuer, serving: func(s serving) { p.serving(s.Bound) }}
 		linked <- parent.run(life, ours)
 	}()
 	err = wait()
 	end()
-	if lerr := <-linked; err == nil {
-		err = errors.Join(errors.New("exit status 0"), lerr)
-	}
+	<-linked // it fails with the process, which says more
 	return err
 }
 
@@ -129,12 +129,12 @@ func RunProxy(ctx context.Context, arg string, accessLog io.Writer, log *slog.Lo
 		return fmt.Errorf("opening the link to the parent: %w; this command is for `cairn up` alone", err)
 	}
 	child := newChildEnd(conn)
-	last := boundPorts(nil)
+	told, last := false, boundPorts(nil)
 	b, err := build(s, deps{
 		store: child.store, issuer: child, accessLog: accessLog, log: log,
-		bound: func(b boundPorts) {
-			if last == nil || !maps.Equal(last, b) {
-				last = b
+		serving: func(b boundPorts) {
+			if !told || !maps.Equal(last, b) {
+				told, last = true, b
 				_ = child.serving(serving{b}) // the parent is gone: run sees it too
 			}
 		},

@@ -2,11 +2,13 @@ package up
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"cairnproxy.dev/cairn/identity"
@@ -51,8 +53,9 @@ type deps struct {
 	issuer    identity.Issuer
 	accessLog io.Writer
 	log       *slog.Logger
-	// bound is told where a node proxy's ports are bound, again and again.
-	bound func(boundPorts)
+	// serving is called once the proxy serves, and again and again after that,
+	// with where a node proxy's ports are bound.
+	serving func(boundPorts)
 }
 
 // builtProxy is a proxy that is ready to run.
@@ -100,7 +103,7 @@ func buildNode(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*builtPr
 	}
 	sh.Config = p.ConfigDump
 	run := func(ctx context.Context) error {
-		report := func(ctx context.Context) error { return reportBound(ctx, p, d.bound) }
+		report := func(ctx context.Context) error { return reportBound(ctx, p, d.serving) }
 		return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready()), report)
 	}
 	return &builtProxy{run: run, node: p}, nil
@@ -145,49 +148,97 @@ func buildWaypoint(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*bui
 		return nil, err
 	}
 	sh.Config = p.ConfigDump
-	run := func(ctx context.Context) error { return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready())) }
+	run := func(ctx context.Context) error {
+		report := func(ctx context.Context) error {
+			select {
+			case <-p.Ready():
+				d.serving(nil)
+			case <-ctx.Done():
+			}
+			return nil
+		}
+		return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready()), report)
+	}
 	return &builtProxy{run: run}, nil
-}
-
-// dialHere connects from this process's network namespace.
-func dialHere(ctx context.Context, _ Pod, to netip.AddrPort) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", to.String())
 }
 
 // runningProxy is a proxy that has been started, here or in its own process.
 type runningProxy struct {
 	spec   spec
-	dial   dialFunc
-	place  Pod // where it runs, for dial
+	place  Pod // where it runs; without a name: here
 	cancel context.CancelFunc
 	done   chan struct{}
 	node   *ztunnel.Proxy // set for node proxies of this process
+
+	err  error // what came of it, once done is closed
+	told bool  // its end has been logged
+
+	serving chan struct{} // closed once it serves
+	once    sync.Once
 
 	mu    sync.Mutex
 	bound boundPorts
 }
 
-// start runs a proxy in this process; ended is told what came of it.
-func (p *runningProxy) start(ctx context.Context, d deps, ended func(error)) error {
-	d.bound = p.setBound
+func newRunningProxy(s spec, place Pod) *runningProxy {
+	return &runningProxy{spec: s, place: place, done: make(chan struct{}), serving: make(chan struct{})}
+}
+
+// awaitServing waits until the proxy serves. It reports false if it has ended
+// or ctx has.
+func (p *runningProxy) awaitServing(ctx context.Context) bool {
+	select {
+	case <-p.serving:
+		return true
+	case <-p.done:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// failure returns what came of a proxy, if it has ended. An orderly end that
+// nobody here asked for is told as errQuit.
+func (p *runningProxy) failure() (ended bool, err error) {
+	select {
+	case <-p.done:
+	default:
+		return false, nil
+	}
+	if p.err == nil {
+		return true, errQuit
+	}
+	if errors.Is(p.err, syscall.EADDRINUSE) {
+		return true, fmt.Errorf("%w; end what runs there, or choose other addresses with --range", p.err)
+	}
+	return true, p.err
+}
+
+// errQuit is the end of a proxy that was told to quit, by a signal to its
+// process or at its admin server.
+var errQuit = errors.New("it was told to quit")
+
+// start runs a proxy in this process.
+func (p *runningProxy) start(ctx context.Context, d deps) error {
+	d.serving = p.setServing
 	b, err := build(p.spec, d)
 	if err != nil {
 		return err
 	}
-	p.node, p.dial = b.node, dialHere
+	p.node = b.node
 	ctx, p.cancel = context.WithCancel(ctx)
-	p.done = make(chan struct{})
 	go func() {
 		defer close(p.done)
-		ended(b.run(ctx))
+		p.err = b.run(ctx)
 	}()
 	return nil
 }
 
-func (p *runningProxy) setBound(b boundPorts) {
+func (p *runningProxy) setServing(b boundPorts) {
 	p.mu.Lock()
 	p.bound = b
 	p.mu.Unlock()
+	p.once.Do(func() { close(p.serving) })
 }
 
 // ports says where the proxy's captured ports are bound.

@@ -3,7 +3,6 @@ package up
 import (
 	"context"
 	"net"
-	"net/http"
 	"net/netip"
 	"time"
 
@@ -43,44 +42,4 @@ func awaitAccept(ctx context.Context, p Pod, at netip.AddrPort, dial dialFunc) b
 		case <-t.C:
 		}
 	}
-}
-
-// readyPath is where a proxy says that it serves.
-const readyPath = "/healthz/ready"
-
-// awaitReady waits until the proxy answers that it is ready, or ctx ends.
-func (p *runningProxy) awaitReady(ctx context.Context) bool {
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return p.dial(ctx, p.place, p.spec.Ready)
-		},
-	}}
-	t := time.NewTicker(probeEvery)
-	defer t.Stop()
-	for {
-		if askReady(ctx, client, p.spec.Ready) {
-			return true
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-p.done:
-			return false
-		case <-t.C:
-		}
-	}
-}
-
-func askReady(ctx context.Context, client *http.Client, at netip.AddrPort) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+readyPath, nil)
-	if err != nil {
-		return false
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return false
-	}
-	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
 }

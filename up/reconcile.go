@@ -53,7 +53,8 @@ type reconciler struct {
 	nodes   map[string]*runningProxy
 	wps     map[mesh.Name]*runningProxy
 	retired []*runningProxy // proxies that are not needed any more and drain
-	failed  chan error      // a proxy ended by itself
+	// again is when proxies that failed are started again; zero for never.
+	again time.Time
 	// hasRuntime is true once a proxy reports the metrics of this process.
 	hasRuntime bool
 }
@@ -67,7 +68,6 @@ func newReconciler(o Options, dir string) (*reconciler, error) {
 		o: o, dir: dir, log: o.Log, ca: ca, store: source.NewStore(),
 		report: &reporter{out: o.Out, json: o.JSON},
 		placed: map[string]Pod{}, nodes: map[string]*runningProxy{}, wps: map[mesh.Name]*runningProxy{},
-		failed: make(chan error, 1),
 	}
 	if r.hostAlloc, err = NewLoopback(o.Range); err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func (r *reconciler) run(ctx context.Context) error {
 		return &ProblemsError{first.problems}
 	}
 	defer r.shutDown()
-	if err := r.apply(life, first.config); err != nil {
+	if err := r.apply(ctx, life, first.config); err != nil {
 		return err
 	}
 	if err := r.awaitServing(ctx); err != nil {
@@ -133,13 +133,12 @@ func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-r.failed:
-			return err
 		case <-r.runner.Changed():
 			r.publish()
-		case <-sweep.C:
+		case now := <-sweep.C:
 			r.removeGone()
 			r.sweepRetired()
+			r.sweepFailed(life, now)
 			if err := r.writeTables(); err != nil {
 				r.log.Error("telling pods of names and ports", "error", err)
 			}
@@ -147,7 +146,7 @@ func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
 			if !ok {
 				return nil
 			}
-			if err := r.update(life, u); err != nil {
+			if err := r.update(ctx, life, u); err != nil {
 				return err
 			}
 		}
@@ -155,20 +154,20 @@ func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
 }
 
 // update takes one report of the watcher, and passes it on.
-func (r *reconciler) update(life context.Context, u update) error {
+func (r *reconciler) update(ctx, life context.Context, u update) error {
 	if u.config == nil {
 		return r.report.config(0, u.problems)
 	}
-	if err := r.apply(life, u.config); err != nil {
+	if err := r.apply(ctx, life, u.config); err != nil {
 		// The machine refuses what the manifests may say: a port in use, say.
 		r.log.Error("applying the new configuration", "error", err)
 	}
 	return r.report.config(u.config.objects, nil)
 }
 
-// apply makes c run. The order matters: a pod's place before its proxy takes
-// it in, names before programs that look them up.
-func (r *reconciler) apply(life context.Context, c *config) error {
+// apply makes c run; what it starts ends with life. The order matters: a pod's
+// place before its proxy takes it in, names before programs that look them up.
+func (r *reconciler) apply(ctx, life context.Context, c *config) error {
 	r.parts, r.pods = c.parts, c.pods
 	var errs []error
 	for _, p := range c.pods {
@@ -180,7 +179,7 @@ func (r *reconciler) apply(life context.Context, c *config) error {
 		errs = append(errs, r.takeIn(p))
 	}
 	// Where ports are bound is known once the node proxies serve.
-	errs = append(errs, r.awaitProxies(life, slices.Collect(maps.Values(r.nodes))), r.writeTables())
+	errs = append(errs, r.awaitProxies(ctx, slices.Collect(maps.Values(r.nodes))), r.writeTables())
 	r.runner.Set(life, c.pods, r.env)
 	r.removeGone()
 	return errors.Join(errs...)
@@ -293,8 +292,6 @@ func (r *reconciler) awaitServing(ctx context.Context) error {
 	defer cancel()
 	for late := r.latePods(); len(late) > 0; late = r.latePods() {
 		select {
-		case err := <-r.failed:
-			return err
 		case <-r.runner.Changed():
 		case <-wait.Done():
 			if ctx.Err() == nil {
@@ -314,15 +311,13 @@ func (r *reconciler) awaitProxies(ctx context.Context, proxies []*runningProxy) 
 	wait, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
 	for _, p := range proxies {
-		if p.awaitReady(wait) || ctx.Err() != nil {
+		if p.awaitServing(wait) || ctx.Err() != nil {
 			continue
 		}
-		select {
-		case err := <-r.failed:
-			return err
-		default:
-			return fmt.Errorf("%s does not serve after %s; see the log above", p.spec, startWithin)
+		if ended, err := p.failure(); ended {
+			return fmt.Errorf("%s: %w", p.spec, err)
 		}
+		return fmt.Errorf("%s does not serve after %s; see the log above", p.spec, startWithin)
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"syscall"
+	"time"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/proxy/ztunnel"
@@ -137,13 +137,12 @@ func (r *reconciler) startWaypoint(life context.Context, w *mesh.Waypoint) (*run
 // startProxy starts a proxy: in this process, or in its own if that is wanted
 // or if it has a place of its own to run in.
 func (r *reconciler) startProxy(life context.Context, s spec, place Pod) (*runningProxy, error) {
-	ended := r.proxyEnded(s)
-	p := &runningProxy{spec: s, place: place}
+	p := newRunningProxy(s, place)
 	issuer := r.ca.Issuer(0)
 	if place.Name == "" && (!r.o.Processes || s.InPod) {
 		p.spec.Shared = r.hasRuntime
 		r.hasRuntime = true
-		err := p.start(life, deps{store: r.store, issuer: issuer, accessLog: r.o.AccessLog, log: r.log.With("proxy", s.String())}, ended)
+		err := p.start(life, deps{store: r.store, issuer: issuer, accessLog: r.o.AccessLog, log: r.log.With("proxy", s.String())})
 		if err != nil {
 			return nil, fmt.Errorf("starting %s: %w", s, err)
 		}
@@ -151,34 +150,63 @@ func (r *reconciler) startProxy(life context.Context, s spec, place Pod) (*runni
 	}
 	child := &process{
 		spec: s, self: r.o.Self, args: r.o.ProxyArgs, store: r.store, issuer: issuer, accessLog: r.o.AccessLog, stderr: r.o.Stderr,
-		log: r.log, place: place, start: r.machine.start, bound: p.setBound,
+		log: r.log, place: place, start: r.machine.start, serving: p.setServing,
 	}
-	p.dial = r.machine.dial
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(life)
-	p.done = make(chan struct{})
 	go func() {
 		defer close(p.done)
-		child.run(ctx)
+		p.err = child.run(ctx)
 	}()
 	return p, nil
 }
 
-// proxyEnded returns what the end of a proxy is told to: if it failed, so does
-// the mesh.
-func (r *reconciler) proxyEnded(s spec) func(error) {
-	return func(err error) {
-		if err == nil {
-			return
-		}
-		if errors.Is(err, syscall.EADDRINUSE) {
-			err = fmt.Errorf("%w; end what runs there, or choose other addresses with --range", err)
-		}
-		select {
-		case r.failed <- fmt.Errorf("%s: %w", s, err):
-		default: // one failure is enough
+// startAgainAfter is when proxies of this process that failed are started again.
+const startAgainAfter = 2 * time.Second
+
+// sweepFailed looks for proxies that have ended by themselves. One that was
+// told to quit stays away, and its traffic is refused; the others are started
+// again after a while.
+func (r *reconciler) sweepFailed(life context.Context, now time.Time) {
+	for name, p := range r.nodes {
+		if r.tellFailure(p, now) {
+			delete(r.nodes, name)
 		}
 	}
+	for name, p := range r.wps {
+		if r.tellFailure(p, now) {
+			r.clearPlace(p)
+			delete(r.wps, name)
+		}
+	}
+	if r.again.IsZero() || now.Before(r.again) {
+		return
+	}
+	r.again = time.Time{}
+	errs := []error{r.startProxies(life)}
+	for _, p := range r.pods {
+		errs = append(errs, r.takeIn(p))
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.log.Error("starting proxies again", "error", err)
+		r.again = now.Add(startAgainAfter)
+	}
+}
+
+// tellFailure reports whether p has failed and is to be started again.
+func (r *reconciler) tellFailure(p *runningProxy, now time.Time) bool {
+	ended, err := p.failure()
+	if !ended || p.told {
+		return false
+	}
+	if errors.Is(err, errQuit) {
+		p.told = true
+		r.log.Warn("a proxy was told to quit and has ended; what it served is refused", "proxy", p.spec.String())
+		return false
+	}
+	r.log.Error("a proxy failed; what it served is refused until it is started again", "proxy", p.spec.String(), "error", err)
+	r.again = now.Add(startAgainAfter)
+	return true
 }
 
 // takeIn gives a pod in a network namespace to its node's proxy.

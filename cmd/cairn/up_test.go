@@ -415,6 +415,40 @@ func TestUpComesAndGoes(t *testing.T) {
 	}
 }
 
+// TestUpWaypointStops stops the waypoint: what it served is refused, not
+// passed around it.
+func TestUpWaypointStops(t *testing.T) {
+	for name, mode := range map[string]string{"together": "--processes=false", "apart": "--processes"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeMesh(t, dir, 100, 0)
+			m := startMesh(t, dir, "127.88.0.0/16", mode)
+			c, url := testClient(t), "http://"+m.service("echo")+"/x"
+			if status, _, err := ask(t.Context(), c, http.MethodGet, url); err != nil || status != http.StatusOK {
+				t.Fatalf("status %d, %v", status, err)
+			}
+			if status, _, err := ask(t.Context(), c, http.MethodPost, "http://"+m.ready.Waypoints[0].Admin+"/quitquitquit"); err != nil || status != http.StatusOK {
+				t.Fatalf("telling the waypoint to quit: status %d, %v", status, err)
+			}
+			for {
+				conn, err := net.Dial("tcp", m.ready.Waypoints[0].Address+":15008")
+				if err != nil {
+					break
+				}
+				conn.Close()
+			}
+			for range 20 {
+				if status, pod, err := ask(t.Context(), c, http.MethodGet, url); err == nil {
+					t.Fatalf("without its waypoint: status %d from %q, want a refused connection", status, pod)
+				}
+			}
+			if code := m.stop(); code != exitGood {
+				t.Errorf("exit code %d, want %d", code, exitGood)
+			}
+		})
+	}
+}
+
 func TestUpProcesses(t *testing.T) {
 	dir := t.TempDir()
 	writeMesh(t, dir, 100, 0)
