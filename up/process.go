@@ -39,15 +39,15 @@ type process struct {
 }
 
 // run keeps the process running until ctx ends, and then waits for it to drain.
-// It returns nil then, and also when the process has ended in order by itself:
-// it was told to.
-func (p *process) run(ctx context.Context) error {
+// It returns then, and also when the process has ended in order by itself: it
+// was told to.
+func (p *process) run(ctx context.Context) {
 	delay := time.Duration(0)
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := p.once(ctx)
 		if ctx.Err() != nil || err == nil {
-			return nil
+			return
 		}
 		delay = nextDelay(delay, time.Since(began))
 		p.log.Error("a proxy's process ended; starting it again", "proxy", p.spec.String(), "in", delay.String(), "error", err)
@@ -58,7 +58,6 @@ func (p *process) run(ctx context.Context) error {
 		}
 		t.Stop()
 	}
-	return nil
 }
 
 // once starts the process and waits for its end.
@@ -86,14 +85,16 @@ func (p *process) once(ctx context.Context) error {
 	theirs.Close()
 	// The link outlives ctx: a proxy that drains may need a certificate.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	linked := make(chan error, 1)
+	linked := make(chan struct{})
 	go func() {
+		defer close(linked)
 		parent := &parentEnd{store: p.store, issuer: p.issuer, serving: func(s serving) { p.serving(s.Bound) }}
-		linked <- parent.run(life, ours)
+		// Its error is the process's, which wait tells.
+		_ = parent.run(life, ours)
 	}()
 	err = wait()
 	end()
-	<-linked // it fails with the process, which says more
+	<-linked
 	return err
 }
 

@@ -156,7 +156,7 @@ func (r *reconciler) startProxy(life context.Context, s spec, place Pod) (*runni
 	ctx, p.cancel = context.WithCancel(life)
 	go func() {
 		defer close(p.done)
-		p.err = child.run(ctx)
+		child.run(ctx)
 	}()
 	return p, nil
 }

@@ -142,7 +142,8 @@ func TestZtunnelRefuses(t *testing.T) {
 		{"no environment", nil, certs, exitFailed, "PROXY_MODE"},
 		{"no mesh", map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop/web/web", "XDS_ADDRESS": ""}, certs, exitFailed, "LOCAL_XDS_PATH"},
 		{
-			"missing file", map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop/web/web", "LOCAL_XDS_PATH": "/nonexistent.yaml"},
+			"missing file",
+			map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop/web/web", "LOCAL_XDS_PATH": "/nonexistent.yaml"},
 			certs, exitFailed, "/nonexistent.yaml",
 		},
 	}
