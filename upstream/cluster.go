@@ -34,6 +34,9 @@ type Options struct {
 	// Source is the client, or the proxy itself, for services that prefer
 	// endpoints near it; nil takes all endpoints alike.
 	Source *mesh.Workload
+	// Only, if set, leaves out workloads that it says no to: for a proxy that
+	// serves some workloads alone.
+	Only func(*mesh.Workload) bool
 	// Previous is the cluster that served the same purpose in the snapshot
 	// before. It is returned again, with its place in the round, when nothing
 	// of it changed.
@@ -69,7 +72,7 @@ func ForService(s *mesh.Snapshot, v *mesh.Service, port uint16, o Options) *Clus
 	for _, e := range s.Endpoints(v.Key) {
 		w := e.Workload
 		target, ok := e.TargetPort(v, port)
-		if !ok || v.Port(port) == nil || len(w.Addresses) == 0 && w.Hostname == "" {
+		if !ok || v.Port(port) == nil || len(w.Addresses) == 0 && w.Hostname == "" || o.Only != nil && !o.Only(w) {
 			continue
 		}
 		rank, ok := rank(v, o.Source, w)

@@ -230,9 +230,19 @@ func (c *compiler) serviceCluster(v *mesh.Service, port uint16) *cluster {
 	sp := v.Port(port)
 	cl := &cluster{key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v),
 		name: fmt.Sprintf("inbound-vip|%d|%s|%s", port, protocolName(sp.Protocol), v.Key.Hostname)}
-	cl.c = upstream.ForService(c.snap, v, port, upstream.Options{Registry: &c.p.registry, Previous: c.previous(key)})
+	cl.c = upstream.ForService(c.snap, v, port, upstream.Options{Registry: &c.p.registry, Only: c.only(), Previous: c.previous(key)})
 	c.destinations(cl)
 	return cl
+}
+
+// only restricts the waypoint of a service account to that account's
+// workloads: the node proxies bring it services' traffic, and the services may
+// have other endpoints, which have no business here.
+func (c *compiler) only() func(*mesh.Workload) bool {
+	if c.rt.waypoint.ForServiceAccount == "" {
+		return nil
+	}
+	return c.ours
 }
 
 func (c *compiler) previous(key clusterKey) *upstream.Cluster {

@@ -66,15 +66,20 @@ func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
 
 // callHTTP1 gives the exchange a connection that speaks HTTP/1.1.
 func (d *destination) callHTTP1(t *loop.Turn, x *exchange) {
-	for c := d.unpark(); c != nil; c = d.unpark() {
-		if c.attach(x) {
-			x.up, x.idleReuse = c, true
-			x.upstreamReady(t)
-			return
+	// A second try goes out on a fresh connection: when one idle connection
+	// turned out to be dead, the others are likely to be, too.
+	if x.attempts == 1 {
+		for c := d.unpark(); c != nil; c = d.unpark() {
+			if c.attach(x) {
+				x.up, x.idleReuse = c, true
+				x.upstreamReady(t)
+				return
+			}
 		}
 	}
 	c := &h1Client{d: d, x: x}
 	x.up = c
+	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
 	d.open(t, c, func(out pipe) { c.out = out }, c.readyPlain)
 }
 
@@ -111,12 +116,12 @@ func (d *destination) dialPlain(h opener, plain func(t *loop.Turn, out *plainPip
 		loop.Run(func(t *loop.Turn) { h.Opened(t, nil, err) })
 		return
 	}
-	out := &plainPipe{sock: sock, h: h}
+	out := newPlainPipe(sock, h)
 	sock.Start(out)
 	loop.Run(func(t *loop.Turn) { plain(t, out) })
 	stop := context.AfterFunc(d.p.ctx, sock.Abort)
 	defer stop()
-	out.serve()
+	out.serve(d.p.ctx)
 }
 
 const dialTimeout = 10 * time.Second
@@ -181,6 +186,20 @@ func (d *destination) closeIdle(t *loop.Turn, before time.Time) {
 	}
 }
 
+// closeIdleH2 does the same for HTTP/2 connections.
+func (d *destination) closeIdleH2(t *loop.Turn, before time.Time) {
+	d.mu.Lock()
+	all := slices.Clone(d.h2s)
+	d.mu.Unlock()
+	for _, c := range all {
+		c.tick(t)
+		if c.idle(t, before) {
+			d.forgetH2(c)
+			c.drain(t)
+		}
+	}
+}
+
 // retire lets the destination run out: no configuration names it any more.
 func (d *destination) retire(t *loop.Turn) {
 	d.mu.Lock()
@@ -213,9 +232,14 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange) {
 	}
 	c := newH2Client(d)
 	c.waiting = append(c.waiting, call)
-	d.h2s = append(d.h2s, c)
+	if c.draining = d.retired; !d.retired {
+		d.h2s = append(d.h2s, c)
+	}
 	d.mu.Unlock()
-	d.open(t, c, func(pipe) {}, c.readyPlain)
+	c.mu.Lock()
+	d.p.timers.start(&c.timer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
+	c.mu.Unlock()
+	d.open(t, c, func(out pipe) { c.opened(t, out) }, c.readyPlain)
 }
 
 // forgetH2 takes a connection that has ended out of use.

@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -65,6 +66,7 @@ type exchange struct {
 	replay      []byte      // request bytes sent so far, for another try
 	noReplay    bool        // more were sent than replay may hold
 	attempts    int
+	interim     int  // 1xx heads so far
 	idleReuse   bool // this try went out on a connection that had been idle
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
@@ -137,7 +139,11 @@ func (x *exchange) reset() {
 	x.reqDone, x.reqSent, x.upReady, x.respStarted, x.upFinished = false, false, false, false, false
 	x.reqBuf, x.replay, x.noReplay = shrink(x.reqBuf), shrink(x.replay), false
 	x.reqTrailers = nil
-	x.attempts, x.idleReuse, x.local = 0, false, false
+	x.path = shrink(x.path)
+	if cap(x.fx.Append()) > 4<<10 {
+		x.fx = filters.Exchange{}
+	}
+	x.attempts, x.interim, x.idleReuse, x.local = 0, 0, false, false
 	x.owedReq, x.owedResp = 0, 0
 	x.bytesIn, x.bytesOut = 0, 0
 	x.upStart, x.upDuration = time.Time{}, 0
@@ -235,7 +241,8 @@ func (x *exchange) upstreamReady(t *loop.Turn) {
 	trailers := x.reqTrailers
 	x.reqSent = x.reqDone
 	x.up.sendHead(t, x, body, x.reqDone && trailers == nil)
-	if x.up == nil { // it could not be sent; another try follows
+	if x.up == nil { // it could not be sent; reconnect follows
+		x.phase = connecting
 		x.upReady, x.reqSent = false, false
 		return
 	}
@@ -257,11 +264,20 @@ func (x *exchange) responseInterim(t *loop.Turn, resp *mesh.Response) {
 	}
 }
 
+// maxInterim bounds the 1xx heads of one response: flow control does not.
+const maxInterim = 32
+
+// tooManyInterim counts a 1xx head, and reports whether the endpoint overdoes it.
+func (x *exchange) tooManyInterim() bool {
+	x.interim++
+	return x.interim > maxInterim
+}
+
+var errInterim = errors.New("endpoint sends interim responses without end")
+
 // responseHead passes the response's head on: x.resp and x.respF are filled.
 func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) {
-	if x.tryDeadline.shard != nil {
-		x.tryDeadline.stop()
-	}
+	x.tryDeadline.stop()
 	x.upDuration = t.Now.Sub(x.upStart)
 	x.filterResponse()
 	if v, ok := x.resp.Fields.Get("grpc-status"); ok {
@@ -316,6 +332,10 @@ func (x *exchange) complete(t *loop.Turn) {
 	up := x.up
 	x.up = nil
 	if up != nil {
+		if x.owedResp > 0 { // the connection goes on: it must get its window back
+			up.credit(t, x.owedResp)
+			x.owedResp = 0
+		}
 		if x.reqSent {
 			up.release(t)
 		} else {
@@ -340,12 +360,8 @@ func (x *exchange) finish(t *loop.Turn) {
 }
 
 func (x *exchange) stopTimers() {
-	if x.deadline.shard != nil {
-		x.deadline.stop()
-	}
-	if x.tryDeadline.shard != nil {
-		x.tryDeadline.stop()
-	}
+	x.deadline.stop()
+	x.tryDeadline.stop()
 }
 
 // leaveDest gives back what pick took.
@@ -429,17 +445,25 @@ func (x *exchange) retry(t *loop.Turn) {
 		x.hint.Exclude(x.ep)
 	}
 	x.leaveDest()
-	if x.tryDeadline.shard != nil {
-		x.tryDeadline.stop()
-	}
+	x.tryDeadline.stop()
 	if x.upReady {
 		// What was sent comes again, before what has come since.
 		x.reqBuf = append(append([]byte(nil), x.replay...), x.reqBuf...)
 		x.replay = x.replay[:0]
-		// These bytes were credited or owed already.
+		// These bytes were credited or are owed already.
 		x.owedReq -= len(x.reqBuf)
 	}
 	x.upReady, x.reqSent, x.idleReuse = false, false, false
+	x.phase = connecting
+	x.connect(t)
+}
+
+// reconnect looks for another connection after one that looked free was not.
+// Nothing was tried yet, so it does not count.
+func (x *exchange) reconnect(t *loop.Turn) {
+	x.leaveDest()
+	x.tryDeadline.stop()
+	x.attempts--
 	x.phase = connecting
 	x.connect(t)
 }

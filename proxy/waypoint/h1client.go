@@ -3,6 +3,7 @@ package waypoint
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel"
@@ -24,9 +25,9 @@ type h1Client struct {
 	dead bool
 
 	// The rest belongs to the exchange that is served and is guarded by its
-	// lock, or, before the answer to CONNECT, to the connection's reader.
+	// lock; answered is written by the connection's reader, which alone reads
+	// it without.
 	answered bool // CONNECT was answered with 200
-	used     bool // has served an exchange before
 	raw      bool // after 101, or a TCP service's bytes
 	gotHead  bool
 	in       []byte
@@ -38,7 +39,28 @@ type h1Client struct {
 	gotBytes bool
 	closing  bool
 	buf      []byte
+
+	connectTimer timer
 }
+
+// connectTimeout bounds how long an endpoint's node proxy may take over a
+// CONNECT, the dial to it included.
+const connectTimeout = 15 * time.Second
+
+// connectTimedOut gives up a connection that was asked for and did not come.
+func (c *h1Client) connectTimedOut(t *loop.Turn) {
+	x, _ := c.served(false)
+	if x == nil {
+		return
+	}
+	defer x.mu.Unlock()
+	if c.connectTimer.expired() && !c.answered {
+		c.abort(t)
+		x.upstreamFailed(t, errConnectTimeout)
+	}
+}
+
+var errConnectTimeout = failure{flag: flagConnectFailure, reason: "connection timeout", cause: "no answer to CONNECT in time"}
 
 // attach gives an idle connection to x. It fails if the connection has ended.
 func (c *h1Client) attach(x *exchange) bool {
@@ -51,20 +73,32 @@ func (c *h1Client) attach(x *exchange) bool {
 	return true
 }
 
-// served returns the exchange that is served, locked, or nil.
-func (c *h1Client) served() *exchange {
-	c.mu.Lock()
-	x := c.x
-	c.mu.Unlock()
-	if x == nil {
-		return nil
-	}
-	x.mu.Lock()
-	if x.up != endpointSide(c) {
+// served returns the exchange that is served, locked. It is nil when the
+// connection is idle, or when the exchange has turned away from it. An idle
+// connection is marked dead with drop, so that none attaches to it any more.
+func (c *h1Client) served(drop bool) (x *exchange, dropped bool) {
+	for {
+		c.mu.Lock()
+		x := c.x
+		if x == nil {
+			dropped = drop && !c.dead
+			c.dead = c.dead || drop
+			c.mu.Unlock()
+			return nil, dropped
+		}
+		c.mu.Unlock()
+		x.mu.Lock()
+		if x.up == endpointSide(c) {
+			return x, false
+		}
 		x.mu.Unlock()
-		return nil
+		c.mu.Lock()
+		same := c.x == x
+		c.mu.Unlock()
+		if same { // it gave up; nobody else attaches before it has let go
+			return nil, false
+		}
 	}
-	return x
 }
 
 // Opened implements tunnel.Opener: the connection is there and CONNECT was sent.
@@ -73,22 +107,13 @@ func (c *h1Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
 		c.lost(t, connectFailure(err))
 		return
 	}
-	c.mu.Lock()
-	gone := c.x == nil
-	c.dead = c.dead || gone
-	c.mu.Unlock()
-	if gone { // the exchange gave up waiting
+	x, _ := c.served(true)
+	if x == nil { // the exchange gave up waiting
 		st.Reset(t, h2.Cancel)
 		return
 	}
-	if x := c.served(); x != nil {
-		if c.out == nil {
-			c.out = st
-		}
-		x.mu.Unlock()
-	} else {
-		st.Reset(t, h2.Cancel)
-	}
+	c.out = st
+	x.mu.Unlock()
 }
 
 // Headers implements h2.StreamHandler: the answer to CONNECT.
@@ -116,13 +141,14 @@ func (c *h1Client) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 
 // ready tells the exchange that bytes can be sent.
 func (c *h1Client) ready(t *loop.Turn, out pipe) {
-	x := c.served()
+	x, _ := c.served(true)
 	if x == nil {
 		c.markDead()
 		out.Reset(t, h2.Cancel)
 		return
 	}
 	c.answered = true
+	c.connectTimer.stop()
 	c.out = out
 	x.upstreamReady(t)
 	x.mu.Unlock()
@@ -136,14 +162,18 @@ func (c *h1Client) markDead() (x *exchange, first bool) {
 	return c.x, first
 }
 
-// lost ends the connection's use and tells the exchange, if one is served.
+// lost ends the connection's use and tells the exchange, if one is served. It
+// fills in how far that one had come.
 func (c *h1Client) lost(t *loop.Turn, f failure) {
 	_, first := c.markDead()
 	if !first {
 		return
 	}
 	c.d.forget(c)
-	if x := c.served(); x != nil {
+	if x, _ := c.served(false); x != nil {
+		c.connectTimer.stop()
+		f.sent = c.answered
+		f.answered = c.gotBytes
 		x.upstreamFailed(t, f)
 		x.mu.Unlock()
 	}
@@ -151,9 +181,12 @@ func (c *h1Client) lost(t *loop.Turn, f failure) {
 
 // Data implements h2.StreamHandler.
 func (c *h1Client) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
-	x := c.served()
+	x, dropped := c.served(true)
 	if x == nil { // idle: the endpoint closes, or speaks out of turn
-		c.dropIdle(t)
+		if dropped {
+			c.d.forget(c)
+			c.out.Reset(t, h2.Cancel)
+		}
 		return
 	}
 	defer x.mu.Unlock()
@@ -198,6 +231,9 @@ func (c *h1Client) parse(t *loop.Turn, x *exchange, b []byte) bool {
 			return c.protocolError(t, x, err)
 		}
 		if x.resp.Status/100 == 1 && x.resp.Status != 101 {
+			if x.tooManyInterim() {
+				return c.protocolError(t, x, errInterim)
+			}
 			x.responseInterim(t, &x.resp)
 			continue
 		}
@@ -306,7 +342,7 @@ func (c *h1Client) dropIdle(t *loop.Turn) {
 
 // Reset implements h2.StreamHandler.
 func (c *h1Client) Reset(t *loop.Turn, _ *h2.Stream, err error) {
-	f := failure{flag: flagConnectionTermination, reason: "connection termination", cause: err.Error(), sent: c.answered, answered: c.gotBytes}
+	f := failure{flag: flagConnectionTermination, reason: "connection termination", cause: err.Error()}
 	if !c.answered {
 		f.flag, f.reason = flagConnectFailure, "connection failure"
 	}
@@ -315,7 +351,7 @@ func (c *h1Client) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 
 // Writable implements h2.StreamHandler.
 func (c *h1Client) Writable(t *loop.Turn, _ *h2.Stream) {
-	if x := c.served(); x != nil {
+	if x, _ := c.served(false); x != nil {
 		x.upstreamWritable(t)
 		x.mu.Unlock()
 	}
@@ -385,18 +421,23 @@ func (c *h1Client) congested() bool { return c.out != nil && c.out.Congested() }
 
 // release implements endpointSide: the connection waits for the next exchange.
 func (c *h1Client) release(t *loop.Turn) {
+	// A request that the endpoint answered and has not taken off our hands is
+	// one that the next would wait behind.
+	unread := c.out.Congested()
 	c.mu.Lock()
 	c.x = nil
-	reuse := !c.dead && !c.closing && !c.raw
+	reuse := !c.dead && !c.closing && !c.raw && !unread
 	if !reuse {
 		c.dead = true
 	}
 	c.mu.Unlock()
+	if c.raw { // both halves have ended; what waits to be sent still is
+		return
+	}
 	if !reuse {
 		c.out.Reset(t, h2.NoError)
 		return
 	}
-	c.used = true
 	c.in = c.in[:0]
 	if cap(c.arena) > 4<<10 {
 		c.arena = nil
@@ -406,6 +447,7 @@ func (c *h1Client) release(t *loop.Turn) {
 
 // abort implements endpointSide.
 func (c *h1Client) abort(t *loop.Turn) {
+	c.connectTimer.stop()
 	c.mu.Lock()
 	c.x = nil
 	dead := c.dead

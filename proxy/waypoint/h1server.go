@@ -27,12 +27,12 @@ type h1Server struct {
 	body    h1.Body
 	f       h1.Framing // of the request at hand
 
-	chunked    bool // the response is sent in chunks
-	closing    bool // the response at hand is the last
-	clientDone bool // the client ended its half
-	feeding    bool // feed is on the stack
-	credited   int  // bytes to give back at the end of feed
-	headTimer  timer
+	chunked    bool   // the response is sent in chunks
+	closing    bool   // the response at hand is the last
+	clientDone bool   // the client ended its half
+	feeding    bool   // feed is on the stack
+	credited   int    // bytes to give back at the end of feed
+	headTimer  timer  // of an incomplete head; then of the wait for an answer; at last of the client's end
 	buf        []byte // a head or chunk under construction
 }
 
@@ -65,14 +65,26 @@ func (s *h1Server) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 // Data implements h2.StreamHandler.
 func (s *h1Server) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 	s.x.mu.Lock()
+	defer s.x.mu.Unlock()
 	s.clientDone = s.clientDone || end
+	if s.state == h1Dead {
+		s.out.Consumed(t, len(b)) // see endOutput
+		if end {
+			s.headTimer.stop()
+		}
+		return
+	}
 	s.feed(t, b)
 	if end && s.state == h1Wait {
-		// It has half-closed, or gone: TCP does not tell the one from the other.
-		seq := s.x.seq
-		s.x.tun.p.timers.start(&s.headTimer, s.x.tun.shard, t.Now, goneAfter, func(t *loop.Turn) { s.maybeGone(t, seq) })
+		s.watchGone(t)
 	}
-	s.x.mu.Unlock()
+}
+
+// watchGone begins to doubt a client that has ended its half and waits for an
+// answer: it has half-closed, or gone. TCP does not tell the one from the other.
+func (s *h1Server) watchGone(t *loop.Turn) {
+	seq := s.x.seq
+	s.x.tun.p.timers.start(&s.headTimer, s.x.tun.shard, t.Now, goneAfter, func(t *loop.Turn) { s.maybeGone(t, seq) })
 }
 
 // goneAfter is how long an endpoint may take to begin its answer to a client
@@ -83,7 +95,7 @@ const goneAfter = time.Second
 func (s *h1Server) maybeGone(t *loop.Turn, seq uint32) {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	if s.x.seq == seq && s.state == h1Wait && !s.x.respStarted && s.x.phase != idle {
+	if s.headTimer.expired() && s.x.seq == seq && s.state == h1Wait && !s.x.respStarted && s.x.phase != idle {
 		s.gone(t)
 	}
 }
@@ -100,16 +112,17 @@ func (s *h1Server) Reset(t *loop.Turn, _ *h2.Stream, _ error) {
 // Writable implements h2.StreamHandler.
 func (s *h1Server) Writable(t *loop.Turn, _ *h2.Stream) {
 	s.x.mu.Lock()
+	defer s.x.mu.Unlock()
 	s.x.downstreamWritable(t)
-	s.x.mu.Unlock()
+	if s.state == h1Head && !s.feeding && (len(s.in) > 0 || s.clientDone) {
+		s.feed(t, nil) // a request that was held
+	}
 }
 
 func (s *h1Server) die() {
 	s.state = h1Dead
 	s.in = nil
-	if s.headTimer.shard != nil {
-		s.headTimer.stop()
-	}
+	s.headTimer.stop()
 }
 
 // feed parses as far as it can. b is borrowed; what must wait is copied to s.in.
@@ -125,6 +138,10 @@ func (s *h1Server) feed(t *loop.Turn, b []byte) {
 	s.feeding = true
 	rest := s.parse(t, b)
 	s.feeding = false
+	if s.state == h1Dead {
+		s.credited += len(rest)
+		rest = nil
+	}
 	switch {
 	case len(rest) == 0:
 		s.in = shrink(s.in)
@@ -155,6 +172,11 @@ func (s *h1Server) parse(t *loop.Turn, b []byte) (rest []byte) {
 				}
 				return nil
 			}
+			if s.out.Congested() {
+				// The client does not read its responses: it gets no more
+				// before it does. Writable follows.
+				return b
+			}
 			n := h1.FindHeadEnd(b, s.scanned)
 			if n < 0 {
 				return s.partialHead(t, b)
@@ -168,7 +190,7 @@ func (s *h1Server) parse(t *loop.Turn, b []byte) (rest []byte) {
 			b = b[n:]
 			if err != nil {
 				s.badRequest(t, err)
-				return nil
+				return b
 			}
 			if done {
 				s.state = h1Wait
@@ -191,7 +213,7 @@ func (s *h1Server) parse(t *loop.Turn, b []byte) (rest []byte) {
 			s.x.tunnelData(t, b, s.clientDone)
 			return nil
 		default:
-			return nil
+			return b
 		}
 	}
 }
@@ -199,11 +221,11 @@ func (s *h1Server) parse(t *loop.Turn, b []byte) (rest []byte) {
 func (s *h1Server) partialHead(t *loop.Turn, b []byte) []byte {
 	if err := h1.HeadTooLarge(b, nil); err != nil {
 		s.badRequest(t, err)
-		return nil
+		return b
 	}
 	if s.clientDone {
 		s.badRequest(t, h1.ErrUnexpectedEnd)
-		return nil
+		return b
 	}
 	s.scanned = len(b)
 	if s.headTimer.shard == nil {
@@ -215,11 +237,9 @@ func (s *h1Server) partialHead(t *loop.Turn, b []byte) []byte {
 func (s *h1Server) headTimedOut(t *loop.Turn) {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	s.headTimer.shard = nil
-	if s.state != h1Head || len(s.in) == 0 {
+	if !s.headTimer.expired() || s.state != h1Head || len(s.in) == 0 {
 		return
 	}
-	s.in = nil
 	s.x.start = t.Now
 	s.x.localError(t, 408, "request_header_timeout")
 }
@@ -227,13 +247,11 @@ func (s *h1Server) headTimedOut(t *loop.Turn) {
 // request begins an exchange with a complete head and returns what of rest it
 // has not used.
 func (s *h1Server) request(t *loop.Turn, head, rest []byte) []byte {
-	if s.headTimer.shard != nil {
-		s.headTimer.stop()
-	}
+	s.headTimer.stop()
 	s.arena = append(s.arena[:0], head...)
 	if err := h1.ParseRequest(s.arena, nil, &s.x.req, &s.f); err != nil {
 		s.badRequest(t, err)
-		return nil
+		return rest
 	}
 	s.x.reqF = s.f
 	s.body.Reset(s.f, nil)
@@ -242,12 +260,15 @@ func (s *h1Server) request(t *loop.Turn, head, rest []byte) []byte {
 	s.credited += n - len(data)
 	if err != nil {
 		s.badRequest(t, err)
-		return nil
+		return rest[n:]
 	}
 	trailers := s.body.Trailers()
 	s.state = h1Body
 	if done {
 		s.state = h1Wait
+		if s.clientDone {
+			s.watchGone(t)
+		}
 	}
 	if done && len(trailers) > 0 {
 		s.x.begin(t, data, false)
@@ -314,7 +335,7 @@ func (s *h1Server) sendHead(t *loop.Turn, body []byte, end bool) {
 	if !x.reqDone && end || x.tun.p.draining.Load() {
 		s.closing = true
 	}
-	f.Close = s.closing
+	f.Close = s.closing && f.Upgrade == ""
 	s.chunked = f.Length == h1.Chunked && !f.NoBody
 	s.buf = h1.AppendResponse(s.buf[:0], &x.resp, f)
 	if s.chunked {
@@ -390,18 +411,37 @@ func (s *h1Server) finished(t *loop.Turn, clean bool) {
 		return
 	}
 	s.state = h1Head
+	s.arena = shrink(s.arena)
 	if !s.feeding && (len(s.in) > 0 || s.clientDone) {
 		s.feed(t, nil)
 	}
 }
 
-// endOutput ends our half. What the client still sends is discarded without
-// credit: it is told by the end of our half, and stops at its window if not.
+// lingerTimeout is how long a client may go on sending after we ended our half.
+const lingerTimeout = 2 * time.Second
+
+// endOutput ends our half. What the client still sends is discarded: a client
+// that first writes all of its request must come to read why nobody wants it.
+// One that does not stop is reset.
 func (s *h1Server) endOutput(t *loop.Turn) {
 	if s.state == h1Dead {
 		return
 	}
+	n := len(s.in)
 	s.die()
 	s.out.Write(t, nil, true)
 	s.x.tun.closed()
+	if s.clientDone {
+		return
+	}
+	if !s.feeding { // else feed knows what is left
+		s.credit(t, n)
+	}
+	s.x.tun.p.timers.start(&s.headTimer, s.x.tun.shard, t.Now, lingerTimeout, func(t *loop.Turn) {
+		s.x.mu.Lock()
+		defer s.x.mu.Unlock()
+		if s.headTimer.expired() {
+			s.out.StopReading(t)
+		}
+	})
 }

@@ -3,10 +3,10 @@ package waypoint
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel"
-	"cairnproxy.dev/cairn/tunnel/h1"
 	"cairnproxy.dev/cairn/tunnel/h2"
 	"cairnproxy.dev/cairn/tunnel/loop"
 	"golang.org/x/net/http2/hpack"
@@ -18,10 +18,15 @@ type h2Client struct {
 	d     *destination
 	inner innerConn
 
-	mu      sync.Mutex
-	waiting []*h2Call // until CONNECT is answered
-	ready   bool
-	dead    bool
+	mu        sync.Mutex
+	st        pipe      // the CONNECT stream, once there is one
+	waiting   []*h2Call // until CONNECT is answered
+	ready     bool
+	draining  bool
+	dead      bool
+	idleSince time.Time // zero: has streams
+	timer     timer     // of CONNECT's answer
+
 	// Reader only.
 	answered bool
 }
@@ -49,7 +54,7 @@ func (c *h2Client) submit(call *h2Call) submission {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.dead:
+	case c.dead || c.draining:
 	case !c.ready && len(c.waiting) < h2ClientStreams:
 		c.waiting = append(c.waiting, call)
 		return submitLater
@@ -61,9 +66,10 @@ func (c *h2Client) submit(call *h2Call) submission {
 	return submitFull
 }
 
-// drain ends the connection after its calls.
+// drain ends the connection after its calls, those that wait for it included.
 func (c *h2Client) drain(t *loop.Turn) {
 	c.mu.Lock()
+	c.draining = true
 	ready := c.ready && !c.dead
 	c.mu.Unlock()
 	if ready {
@@ -71,11 +77,68 @@ func (c *h2Client) drain(t *loop.Turn) {
 	}
 }
 
+// idle reports whether the connection has had no calls since before. It is
+// called about once a second.
+func (c *h2Client) idle(t *loop.Turn, before time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.ready || c.dead:
+		return false
+	case c.inner.conn.Streams() > 0:
+		c.idleSince = time.Time{}
+	case c.idleSince.IsZero():
+		c.idleSince = t.Now
+	default:
+		return c.idleSince.Before(before)
+	}
+	return false
+}
+
+// tick keeps the inner connection's time: see h2.Conn.Tick.
+func (c *h2Client) tick(t *loop.Turn) {
+	c.mu.Lock()
+	conn := c.inner.conn
+	c.mu.Unlock()
+	if conn != nil {
+		conn.Tick(t)
+	}
+}
+
+// opened notes the CONNECT stream. It is too late when nobody waits any more.
+func (c *h2Client) opened(t *loop.Turn, st pipe) {
+	c.mu.Lock()
+	c.st = st
+	dead := c.dead
+	c.mu.Unlock()
+	if dead {
+		st.Reset(t, h2.Cancel)
+	}
+}
+
 // Opened implements tunnel.Opener.
 func (c *h2Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
 	if err != nil {
 		c.lost(t, connectFailure(err))
+		return
 	}
+	c.opened(t, st)
+}
+
+// connectTimedOut gives the connection up when CONNECT was not answered.
+func (c *h2Client) connectTimedOut(t *loop.Turn) {
+	c.mu.Lock()
+	late := c.timer.expired() && !c.ready && !c.dead
+	c.dead = c.dead || late
+	st := c.st
+	c.mu.Unlock()
+	if !late {
+		return
+	}
+	if st != nil {
+		st.Reset(t, h2.Cancel)
+	}
+	c.lost(t, errConnectTimeout)
 }
 
 // Headers implements h2.StreamHandler for the CONNECT stream: its answer.
@@ -96,18 +159,30 @@ func (c *h2Client) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 		return
 	}
 	c.established(t, st)
+	if h.End {
+		c.Data(t, st, nil, true)
+	}
 }
 
 // established starts the HTTP/2 connection and the calls that waited for it.
 func (c *h2Client) established(t *loop.Turn, out pipe) {
 	c.answered = true
-	c.inner.out = out
 	c.mu.Lock()
-	c.inner.conn = h2.New(t, &c.inner, c, h2.Options{Client: true, Budget: c.d.p.o.Budget})
+	c.timer.stop()
+	if c.dead { // nobody waited so long
+		c.mu.Unlock()
+		out.Reset(t, h2.Cancel)
+		return
+	}
+	c.inner.out = out
+	c.inner.conn = h2.New(t, &c.inner, c, h2.Options{Client: true, Budget: c.d.p.o.Budget, Keepalive: innerKeepalive, Timeout: innerTimeout})
 	c.ready = true
-	calls := c.waiting
+	calls, draining := c.waiting, c.draining
 	c.waiting = nil
 	c.mu.Unlock()
+	if draining {
+		defer c.inner.conn.Drain(t)
+	}
 	for _, call := range calls {
 		if x := call.served(); x != nil {
 			call.c = c
@@ -126,7 +201,7 @@ func (c *h2Client) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 
 // Reset implements h2.StreamHandler for the CONNECT stream.
 func (c *h2Client) Reset(t *loop.Turn, _ *h2.Stream, err error) {
-	if c.answered {
+	if c.inner.conn != nil {
 		c.inner.close(t, err)
 		return
 	}
@@ -141,6 +216,7 @@ func (c *h2Client) Open(t *loop.Turn, s *h2.Stream, _ *h2.Head) { s.Reset(t, h2.
 
 // Closed implements h2.Handler.
 func (c *h2Client) Closed(t *loop.Turn, err error) {
+	c.inner.out.StopReading(t)
 	c.lost(t, failure{flag: flagConnectionTermination, reason: "connection termination", cause: err.Error()})
 }
 
@@ -148,6 +224,7 @@ func (c *h2Client) Closed(t *loop.Turn, err error) {
 func (c *h2Client) lost(t *loop.Turn, f failure) {
 	c.mu.Lock()
 	c.dead = true
+	c.timer.stop()
 	calls := c.waiting
 	c.waiting = nil
 	c.mu.Unlock()
@@ -168,7 +245,6 @@ type h2Call struct {
 	gotHead  bool
 	left     int64 // of the declared content; negative: none was declared
 	trailers mesh.Fields
-	over     bool
 }
 
 // served returns the exchange, locked, or nil if it has turned away.
@@ -195,13 +271,14 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	f := requestToH2(buf[:0], &x.req, &x.reqF, path)
 	k.st = k.c.inner.conn.Open(t, k, f, end && len(body) == 0)
 	if k.st == nil {
+		// Others were quicker, or the endpoint has just said that it goes away.
 		x.up = nil
 		seq := x.seq
 		t.Defer(func(t *loop.Turn) { // the exchange may not change under its caller
 			x.mu.Lock()
 			defer x.mu.Unlock()
-			if x.seq == seq {
-				x.upstreamFailed(t, failure{flag: flagConnectFailure, reason: "connection failure", cause: "endpoint's connection takes no more streams"})
+			if x.seq == seq && x.up == nil {
+				x.reconnect(t)
 			}
 		})
 		return
@@ -220,7 +297,11 @@ func (k *h2Call) sendData(t *loop.Turn, b []byte, end bool) {
 func (k *h2Call) sendTrailers(t *loop.Turn, trailers mesh.Fields) {
 	if k.st != nil {
 		var buf [8]hpack.HeaderField
-		k.st.WriteTrailers(t, appendFields(buf[:0], trailers, k.x.req.Proto == 1))
+		alias := k.x.req.Proto == 1
+		if alias {
+			trailers = cloneFields(trailers) // they may have to wait for the window
+		}
+		k.st.WriteTrailers(t, appendFields(buf[:0], trailers, alias))
 	}
 }
 
@@ -232,7 +313,13 @@ func (k *h2Call) credit(t *loop.Turn, n int) {
 
 func (k *h2Call) congested() bool { return k.st != nil && k.st.Congested() }
 
-func (k *h2Call) release(*loop.Turn) {}
+// release implements endpointSide. An endpoint that has answered without taking
+// all of the request never will.
+func (k *h2Call) release(t *loop.Turn) {
+	if local, _ := k.st.Ended(); !local {
+		k.st.Reset(t, h2.Cancel)
+	}
+}
 
 func (k *h2Call) abort(t *loop.Turn) {
 	if k.st != nil {
@@ -271,6 +358,10 @@ func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 	if x.resp.Status < 200 {
 		if h.End {
 			k.fail(t, x, errMalformed)
+			return
+		}
+		if x.tooManyInterim() {
+			k.fail(t, x, errInterim)
 			return
 		}
 		x.responseInterim(t, &x.resp)
@@ -333,5 +424,3 @@ func (k *h2Call) Writable(t *loop.Turn, _ *h2.Stream) {
 		x.mu.Unlock()
 	}
 }
-
-var _ = h1.Chunked

@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"errors"
+	"sync"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel/h1"
@@ -15,13 +16,16 @@ import (
 type h2Server struct {
 	tun   *clientTunnel
 	inner innerConn
+
+	lingerMu sync.Mutex
+	linger   timer // guarded by lingerMu
 }
 
 func newH2Server(t *loop.Turn, tun *clientTunnel, out pipe) *h2Server {
 	s := &h2Server{tun: tun}
 	s.inner.out = out
 	s.inner.q.Init(&s.inner)
-	s.inner.conn = h2.New(t, &s.inner, s, h2.Options{MaxStreams: 100, Budget: tun.p.o.Budget})
+	s.inner.conn = h2.New(t, &s.inner, s, h2.Options{MaxStreams: 100, Budget: tun.p.o.Budget, Keepalive: innerKeepalive, Timeout: innerTimeout})
 	return s
 }
 
@@ -41,10 +45,19 @@ func (s *h2Server) Reset(t *loop.Turn, _ *h2.Stream, err error) { s.inner.close(
 // Writable implements h2.StreamHandler for the CONNECT stream.
 func (s *h2Server) Writable(t *loop.Turn, _ *h2.Stream) { s.inner.writable(t) }
 
-// Closed implements h2.Handler.
-func (s *h2Server) Closed(*loop.Turn, error) {
+// Closed implements h2.Handler. When it was not the client that ended the
+// connection, what it still sends is discarded for a while, so that it comes to
+// read why.
+func (s *h2Server) Closed(t *loop.Turn, err error) {
 	s.tun.p.removeH2Server(s)
 	s.tun.closed()
+	var ce *h2.ConnError
+	if !errors.As(err, &ce) {
+		return
+	}
+	s.lingerMu.Lock()
+	defer s.lingerMu.Unlock()
+	s.tun.p.timers.start(&s.linger, s.tun.shard, t.Now, lingerTimeout, func(t *loop.Turn) { s.inner.out.StopReading(t) })
 }
 
 // drain announces the end to the client.
@@ -165,7 +178,11 @@ func (r *h2Request) sendData(t *loop.Turn, b []byte, end bool) { r.st.Write(t, b
 
 func (r *h2Request) sendTrailers(t *loop.Turn, trailers mesh.Fields) {
 	var buf [8]hpack.HeaderField
-	r.st.WriteTrailers(t, appendFields(buf[:0], trailers, r.x.respAlias()))
+	alias := r.x.respAlias()
+	if alias {
+		trailers = cloneFields(trailers) // they may have to wait for the window
+	}
+	r.st.WriteTrailers(t, appendFields(buf[:0], trailers, alias))
 }
 
 func (r *h2Request) credit(t *loop.Turn, n int) {

@@ -1,7 +1,11 @@
 package waypoint
 
 import (
+	"context"
+	"errors"
 	"io"
+	"sync"
+	"sync/atomic"
 
 	"cairnproxy.dev/cairn/tunnel/h2"
 	"cairnproxy.dev/cairn/tunnel/loop"
@@ -17,23 +21,51 @@ type pipe interface {
 	Congested() bool
 	// Consumed returns credit for received bytes.
 	Consumed(t *loop.Turn, n int)
+	// StopReading ends the other half too once ours has ended in good order.
+	StopReading(t *loop.Turn)
 	Reset(t *loop.Turn, code h2.ErrCode)
 }
 
 // plainPipe is a pipe over a TCP connection of its own, for endpoints outside
 // the mesh. Its events go to an h2.StreamHandler with a nil stream.
 type plainPipe struct {
-	sock *loop.Socket
-	h    h2.StreamHandler
-	dead bool // reader only
+	sock    *loop.Socket
+	h       h2.StreamHandler
+	waiting atomic.Int64  // received bytes that are not Consumed
+	once    sync.Once     // of done
+	done    chan struct{} // closed when the output was ended or reset
 }
 
-// serve is the connection's reader.
-func (p *plainPipe) serve() { _ = p.sock.Serve(p, true); p.sock.WaitFlushed(); p.sock.Close() }
+func newPlainPipe(sock *loop.Socket, h h2.StreamHandler) *plainPipe {
+	return &plainPipe{sock: sock, h: h, done: make(chan struct{})}
+}
+
+// serve is the connection's reader, until both directions have ended or ctx has.
+func (p *plainPipe) serve(ctx context.Context) {
+	if err := p.sock.Serve(p, true); errors.Is(err, io.EOF) {
+		select {
+		case <-p.done:
+			p.sock.WaitFlushed()
+		case <-ctx.Done():
+		}
+	}
+	p.sock.Close()
+}
+
+// plainWindow is how many bytes of an endpoint may wait in a plain connection's
+// exchange; with more, its socket is not read. At plainResume it is again.
+const (
+	plainWindow = 256 << 10
+	plainResume = plainWindow / 2
+)
 
 // Data implements loop.Handler.
 func (p *plainPipe) Data(t *loop.Turn, b []byte) (int, error) {
+	p.waiting.Add(int64(len(b)))
 	p.h.Data(t, nil, b, false)
+	if p.waiting.Load() > plainWindow {
+		p.sock.Pause()
+	}
 	return len(b), nil
 }
 
@@ -53,8 +85,11 @@ func (p *plainPipe) Write(t *loop.Turn, b []byte, end bool) {
 	p.sock.Write(t, b)
 	if end {
 		p.sock.CloseWrite(t)
+		p.end()
 	}
 }
+
+func (p *plainPipe) end() { p.once.Do(func() { close(p.done) }) }
 
 func (p *plainPipe) Write2(t *loop.Turn, a, b []byte, end bool) {
 	p.sock.Write(t, a)
@@ -72,100 +107,22 @@ func (p *plainPipe) Congested() bool {
 	return true
 }
 
-// Consumed does nothing: the kernel's receive buffer is bounded, and the
-// reader takes only what the other side's congestion lets it (see exchange).
-func (p *plainPipe) Consumed(*loop.Turn, int) {}
-
-func (p *plainPipe) Reset(*loop.Turn, h2.ErrCode) { p.sock.Reset() }
-
-// innerConn carries an HTTP/2 connection inside a pipe.
-type innerConn struct {
-	q    loop.Queue
-	out  pipe
-	conn *h2.Conn
-	rest []byte // an incomplete frame; touched by the pipe's reader only
-	dead bool   // reader only
-}
-
-// Queue implements h2.Carrier.
-func (c *innerConn) Queue() *loop.Queue { return &c.q }
-
-// Abort implements h2.Carrier.
-func (c *innerConn) Abort() { loop.Run(func(t *loop.Turn) { c.out.Reset(t, h2.Cancel) }) }
-
-// Flush implements loop.Flusher: it moves what is queued into the pipe while
-// that takes it. The lock is held throughout, so that frames stay in order.
-func (c *innerConn) Flush(t *loop.Turn) {
-	c.q.Lock()
-	c.q.Flushed()
-	for c.q.Size() > 0 && !c.out.Congested() {
-		b := c.q.Take()
-		c.out.Write(t, b, false)
-		c.q.Release(b)
-	}
-	if c.q.Size() == 0 && c.q.Ended() {
-		c.out.Write(t, nil, true)
-	}
-	drained := c.q.WantDrained && c.q.Size() <= loop.LowWater
-	if drained {
-		c.q.WantDrained = false
-	}
-	c.q.Unlock()
-	if drained {
-		c.conn.Drained(t)
+// Consumed lets the reader go on when it was paused.
+func (p *plainPipe) Consumed(_ *loop.Turn, n int) {
+	if left := p.waiting.Add(-int64(n)); left <= plainResume && left+int64(n) > plainResume {
+		p.sock.Resume()
 	}
 }
 
-// feed gives received bytes to the connection. It reports false once the
-// connection is over.
-func (c *innerConn) feed(t *loop.Turn, b []byte, end bool) bool {
-	if c.dead {
-		return false
-	}
-	n := len(b)
-	if len(c.rest) > 0 {
-		c.rest = append(c.rest, b...)
-		b = c.rest
-	}
-	used, err := c.conn.Data(t, b)
-	if used < len(b) {
-		if len(c.rest) > 0 {
-			c.rest = c.rest[:copy(c.rest, b[used:])]
-		} else {
-			c.rest = append(c.rest, b[used:]...)
-		}
+// StopReading gives the connection up: TCP cannot end the other half alone.
+func (p *plainPipe) StopReading(t *loop.Turn) { p.Reset(t, h2.NoError) }
+
+// Reset closes the connection, with RST unless it is no error.
+func (p *plainPipe) Reset(_ *loop.Turn, code h2.ErrCode) {
+	if code == h2.NoError {
+		p.sock.Abort()
 	} else {
-		c.rest = nil
+		p.sock.Reset()
 	}
-	// The inner connection has windows of its own: the carrier's credit goes
-	// back at once.
-	c.out.Consumed(t, n)
-	if err == nil && end {
-		err = io.EOF
-	}
-	if err != nil {
-		c.close(t, err)
-		return false
-	}
-	return true
-}
-
-// close ends the connection's streams and, after what is queued, its output.
-func (c *innerConn) close(t *loop.Turn, err error) {
-	if c.dead {
-		return
-	}
-	c.dead = true
-	c.rest = nil
-	c.conn.Closed(t, err)
-	c.q.Lock()
-	c.q.End(t)
-	c.q.Unlock()
-}
-
-// writable goes on flushing after congestion.
-func (c *innerConn) writable(t *loop.Turn) {
-	c.q.Lock()
-	c.q.Mark(t)
-	c.q.Unlock()
+	p.end()
 }

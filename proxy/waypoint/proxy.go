@@ -213,13 +213,7 @@ func listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 // drain ends the tunnels in good order.
 func (p *Proxy) drain() {
 	p.draining.Store(true)
-	p.mu.Lock()
-	h2s := make([]*h2Server, 0, len(p.h2Servers))
-	for s := range p.h2Servers {
-		h2s = append(h2s, s)
-	}
-	p.mu.Unlock()
-	for _, s := range h2s {
+	for _, s := range p.allH2Servers() {
 		loop.Run(s.drain)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.o.DrainTimeout)
@@ -320,8 +314,22 @@ func (p *Proxy) closeIdle() {
 	loop.Run(func(t *loop.Turn) {
 		for _, d := range ds {
 			d.closeIdle(t, t.Now.Add(-idleTimeout))
+			d.closeIdleH2(t, t.Now.Add(-idleTimeout))
+		}
+		for _, s := range p.allH2Servers() {
+			s.inner.conn.Tick(t)
 		}
 	})
+}
+
+func (p *Proxy) allH2Servers() []*h2Server {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]*h2Server, 0, len(p.h2Servers))
+	for s := range p.h2Servers {
+		all = append(all, s)
+	}
+	return all
 }
 
 // addH2Server makes drain announce the end inside the tunnel too.

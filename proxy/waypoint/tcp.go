@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type tcpSession struct {
 	hint     upstream.Hint
 	attempts int
 	early    []byte // the client's bytes, before the endpoint is there
+	timer    timer  // of the endpoint's answer
 	ready    bool
 	downEnd  bool // the client ended its half
 	upEnd    bool
@@ -122,6 +124,7 @@ func (s *tcpSession) connect(t *loop.Turn) {
 	ep.Acquire()
 	u := &tcpUp{s: s, ep: ep, d: s.cl.dests[ep]}
 	s.up = u
+	s.tun.p.timers.start(&s.timer, s.tun.shard, t.Now, connectTimeout, u.timedOut)
 	u.d.open(t, u, func(out pipe) { u.out = out }, u.readyPlain)
 }
 
@@ -150,6 +153,19 @@ func (u *tcpUp) Opened(t *loop.Turn, st *h2.Stream, err error) {
 	default:
 		u.out = st
 	}
+}
+
+// timedOut gives up an endpoint that does not answer.
+func (u *tcpUp) timedOut(t *loop.Turn) {
+	u.s.mu.Lock()
+	defer u.s.mu.Unlock()
+	if !u.s.timer.expired() || u.dead || u.s.ready {
+		return
+	}
+	if u.out != nil {
+		u.out.Reset(t, h2.Cancel)
+	}
+	u.failed(t, errors.New(errConnectTimeout.cause))
 }
 
 // failed tries another endpoint, or gives up. s is locked.
@@ -189,9 +205,16 @@ func (u *tcpUp) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 	if status/100 == 1 {
 		return
 	}
+	u.answered = true
+	u.answer(t, st, status)
+	if h.End && status == 200 {
+		u.Data(t, st, nil, true)
+	}
+}
+
+func (u *tcpUp) answer(t *loop.Turn, st *h2.Stream, status int) {
 	u.s.mu.Lock()
 	defer u.s.mu.Unlock()
-	u.answered = true
 	if status != 200 {
 		st.Reset(t, h2.NoError)
 		u.failed(t, &tunnel.StatusError{Code: status})
@@ -215,6 +238,7 @@ func (u *tcpUp) ready(t *loop.Turn, out pipe) {
 		return
 	}
 	u.out = out
+	s.timer.stop()
 	s.ready = true
 	s.opened = s.series()
 	s.opened.Opened()
@@ -358,6 +382,7 @@ func (s *tcpSession) endIfDone(t *loop.Turn) {
 func (s *tcpSession) finish(t *loop.Turn) {
 	s.over = true
 	s.early = nil
+	s.timer.stop()
 	if s.up != nil {
 		s.up.release()
 	}

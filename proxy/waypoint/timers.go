@@ -37,8 +37,8 @@ type timer struct {
 }
 
 // start sets m to fire d from now, on the sweeper's goroutine and without locks.
-// A deadline that fires while its owner stops it fires all the same: the owner
-// checks its state.
+// A deadline that fires while its owner stops it fires all the same: fire asks
+// expired, or looks at the owner's state.
 func (ts *timers) start(m *timer, shard uint32, now time.Time, d time.Duration, fire func(t *loop.Turn)) {
 	m.stop()
 	s := &ts.shards[shard%uint32(len(ts.shards))]
@@ -71,6 +71,24 @@ func (m *timer) stop() {
 	m.unlink()
 	s.mu.Unlock()
 	m.shard = nil
+}
+
+// expired is for fire to call, under the owner's lock: it reports whether the
+// deadline is still the one that passed. While fire was on its way, the owner
+// may have stopped it or set another.
+func (m *timer) expired() bool {
+	s := m.shard
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	set := m.list != nil
+	s.mu.Unlock()
+	if set {
+		return false
+	}
+	m.shard = nil
+	return true
 }
 
 // unlink takes m off its list; the shard is locked.

@@ -85,6 +85,10 @@ func (p *Proxy) serve(t *loop.Turn, tun *clientTunnel, c incoming) {
 		c.RejectInline(t, 400)
 		return
 	}
+	if _, ended := c.Stream().Ended(); ended { // a tunnel that nothing will come through
+		c.RejectInline(t, 400)
+		return
+	}
 	p.tunnels.Add(1)
 	switch sp.protocol {
 	case mesh.ProtocolTCP, mesh.ProtocolTLS:
@@ -201,21 +205,24 @@ func (s *sniffer) Data(t *loop.Turn, st *h2.Stream, b []byte, end bool) {
 
 // hand gives the stream to a codec.
 func (s *sniffer) hand(t *loop.Turn, k kind, b []byte, end bool) {
-	if s.timer.shard != nil {
-		s.timer.stop()
-	}
+	s.timer.stop()
 	switch k {
 	case kindHTTP2:
 		h := newH2Server(t, s.tun, s.st)
 		s.tun.p.addH2Server(h)
+		if s.tun.p.draining.Load() {
+			h.drain(t)
+		}
 		s.next = h
 	case kindHTTP1:
 		s.next = newH1Server(s.tun, s.st)
 	default:
 		s.next = s.tun.p.relayTCP(t, s.tun, s.st)
 	}
-	s.st.Handle(s.next)
+	// What came first goes first: until Handle, later events come to s and
+	// wait for its lock.
 	s.next.Data(t, s.st, b, end)
+	s.st.Handle(s.next)
 	s.got = nil
 }
 
@@ -226,8 +233,7 @@ const sniffTimeout = 5 * time.Second
 func (s *sniffer) timedOut(t *loop.Turn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.timer.shard = nil
-	if s.next == nil && !s.ended {
+	if s.timer.expired() && s.next == nil && !s.ended {
 		s.hand(t, kindBytes, s.got, false)
 	}
 }
@@ -241,11 +247,15 @@ func (s *sniffer) Reset(t *loop.Turn, st *h2.Stream, err error) {
 		return
 	}
 	s.ended = true
-	if s.timer.shard != nil {
-		s.timer.stop()
-	}
+	s.timer.stop()
 	s.tun.closed()
 }
 
 // Writable implements h2.StreamHandler.
-func (s *sniffer) Writable(*loop.Turn, *h2.Stream) {}
+func (s *sniffer) Writable(t *loop.Turn, st *h2.Stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil {
+		s.next.Writable(t, st)
+	}
+}

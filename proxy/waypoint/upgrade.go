@@ -12,6 +12,9 @@ func (x *exchange) switched(t *loop.Turn) {
 	x.phase = upgraded
 	if s, ok := x.down.(*h1Server); ok {
 		s.state = h1Tunnel
+		if len(s.in) > 0 || s.clientDone {
+			s.feed(t, nil) // the client did not wait for the answer
+		}
 	}
 }
 

@@ -1,0 +1,631 @@
+package waypoint
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/tunnel/h1"
+	"cairnproxy.dev/cairn/tunnel/h2"
+	"cairnproxy.dev/cairn/tunnel/loop"
+)
+
+var (
+	simSeed  = flag.Uint64("seed", 0, "run one schedule of TestSchedules, and say what happens")
+	simCount = flag.Int("seeds", 0, "how many schedules TestSchedules runs; 0 means 1500, or 200 with -short")
+)
+
+// TestSchedules runs clients, a waypoint and workloads in memory under random
+// schedules: which connection delivers how many bytes next, who stops reading,
+// what breaks. Whatever happens, each request gets exactly one of its own
+// response, a local reply, or a reset; exactly one record; and nothing is left
+// behind. In half of the schedules nothing breaks, and all responses must be whole.
+func TestSchedules(t *testing.T) {
+	if *simSeed != 0 {
+		runSchedule(t, *simSeed, true)
+		return
+	}
+	n := *simCount
+	if n == 0 {
+		n = 1500
+		if testing.Short() {
+			n = 200
+		}
+	}
+	for i := range n {
+		runSchedule(t, uint64(i+1), false)
+		if t.Failed() {
+			t.Fatalf("seed %d: repeat it with -run TestSchedules -seed %d", i+1, i+1)
+		}
+	}
+}
+
+// call is one request of a schedule: what is asked, what the workload does
+// about it, and what became of it.
+type call struct {
+	id     int
+	method string
+	// The request.
+	reqLen   int
+	declared bool // its length
+	trailer  bool
+	expect   bool
+	final    bool // the connection's last
+	http10   bool
+	upgrade  bool
+	pad      int // bytes of a large field
+	fields   int // and many small ones
+	// The response.
+	status   int
+	respLen  int
+	respMode int // of HTTP/1.1: 0 length, 1 chunks, 2 until close
+	rtrailer bool
+	interim  int
+	rpad     int
+	epClose  bool
+	early    bool  // it does not wait for the request
+	fault    fault // only in schedules that break things
+	faultAt  int
+
+	// What became of it.
+	sent      bool // its first byte
+	seen      int  // times that a workload saw it
+	got       int  // bytes of the response's content
+	head      bool
+	local     int // status of a local reply
+	done      bool
+	broken    bool
+	trailerOK bool
+}
+
+// fault is what a workload does wrong.
+type fault uint8
+
+const (
+	noFault fault = iota
+	faultReset
+	faultEnd     // the stream ends early
+	faultGarbage // bytes that are no response
+	faultHang    // no answer
+	faultRefuse  // REFUSED_STREAM
+	faultExtra   // bytes behind the response
+)
+
+func (c *call) over() bool { return c.done || c.broken }
+
+func (c *call) noContent() bool {
+	return c.method == "HEAD" || c.status == 204 || c.status == 304
+}
+
+// pattern is the content of the message n at offset at.
+func pattern(n, at int) byte { return byte(n*31 + at*7 + at>>8) }
+
+func appendPattern(b []byte, id, from, n int) []byte {
+	for i := range n {
+		b = append(b, pattern(id, from+i))
+	}
+	return b
+}
+
+func checkPattern(b []byte, id, from int) error {
+	for i, c := range b {
+		if c != pattern(id, from+i) {
+			return fmt.Errorf("message %d: content differs at byte %d: %#x, want %#x", id, from+i, c, pattern(id, from+i))
+		}
+	}
+	return nil
+}
+
+func (c *call) path() string { return fmt.Sprintf("/r/%d", c.id) }
+
+// sim is one schedule.
+type sim struct {
+	*lab
+	rng     *rand.Rand
+	seed    uint64
+	verbose bool
+	breaks  bool // things go wrong
+	calls   []*call
+	actors  []actor
+	hbone   []*wire
+	svcs    []*mesh.Service
+	works   []*mesh.Workload
+	ending  bool // no more faults; everything is read
+	errs    []error
+	steps   int
+}
+
+// actor is something that can act on its own.
+type actor interface {
+	ready() bool
+	act(t *loop.Turn)
+}
+
+func (s *sim) logf(format string, args ...any) {
+	if s.verbose {
+		s.t.Logf("%6d "+format, append([]any{s.steps}, args...)...)
+	}
+}
+
+func (s *sim) fail(format string, args ...any) { s.errs = append(s.errs, fmt.Errorf(format, args...)) }
+
+func (s *sim) chance(percent int) bool { return s.rng.IntN(100) < percent }
+
+// size is a length: mostly small, at times larger than a window.
+func (s *sim) size() int {
+	switch n := s.rng.IntN(100); {
+	case n < 25:
+		return 0
+	case n < 75:
+		return s.rng.IntN(200)
+	case n < 92:
+		return s.rng.IntN(20_000)
+	case n < 96:
+		return []int{65535, 65536, 16384, 16375, 1 << 18, 65535 * 2}[s.rng.IntN(6)]
+	}
+	return s.rng.IntN(300_000)
+}
+
+// piece is how many of at most n bytes move at once.
+func (s *sim) piece(n int) int {
+	if n <= 0 {
+		return 0
+	}
+	switch k := s.rng.IntN(10); {
+	case s.ending || k < 6:
+		return n
+	case k < 7:
+		return 1 + s.rng.IntN(min(n, 8))
+	case k < 8:
+		return 1 + s.rng.IntN(min(n, 200))
+	}
+	return 1 + s.rng.IntN(n)
+}
+
+func (s *sim) newCall() *call {
+	c := &call{id: len(s.calls) + 1, status: 200}
+	c.method = []string{"GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE"}[s.rng.IntN(8)]
+	if c.method != "GET" && c.method != "HEAD" {
+		c.reqLen = s.size()
+	}
+	c.declared = s.chance(60)
+	c.trailer = !c.declared && s.chance(15)
+	c.expect = c.reqLen > 0 && s.chance(8)
+	c.final, c.http10 = s.chance(6), s.chance(5)
+	if c.http10 {
+		c.trailer, c.expect = false, false
+	}
+	if s.chance(5) {
+		c.pad = s.rng.IntN(40_000)
+	}
+	if s.chance(4) {
+		c.fields = 80
+	}
+	if s.chance(15) {
+		c.status = []int{204, 304, 404, 500, 201}[s.rng.IntN(5)]
+	}
+	if c.status != 204 && c.status != 304 {
+		c.respLen = s.size()
+	}
+	c.respMode = []int{0, 0, 0, 1, 1, 2}[s.rng.IntN(6)]
+	c.rtrailer = c.respMode == 1 && s.chance(25)
+	if s.chance(8) {
+		c.interim = 1 + s.rng.IntN(2)
+	}
+	if s.chance(5) {
+		c.rpad = s.rng.IntN(40_000)
+	}
+	c.epClose = s.chance(8)
+	c.upgrade = c.method == "GET" && s.chance(6)
+	if s.breaks {
+		c.early = s.chance(10)
+		if s.chance(20) {
+			c.fault = fault(1 + s.rng.IntN(6))
+			c.faultAt = s.rng.IntN(1 + c.respLen + 100)
+			if s.chance(30) {
+				c.faultAt = 0
+			}
+		}
+	}
+	if c.upgrade {
+		c.early, c.declared, c.trailer, c.expect, c.http10, c.status = false, false, false, false, false, 200
+	}
+	s.calls = append(s.calls, c)
+	return c
+}
+
+func runSchedule(t testing.TB, seed uint64, verbose bool) {
+	s := &sim{rng: rand.New(rand.NewPCG(seed, 7)), seed: seed, verbose: verbose}
+	s.breaks = s.chance(50)
+	for i := range 3 {
+		s.works = append(s.works, labWorkload(i+1))
+	}
+	for i, proto := range []mesh.AppProtocol{mesh.ProtocolHTTP, mesh.ProtocolHTTP2, mesh.ProtocolSniff} {
+		// One workload each: which of several is chosen is drawn elsewhere, and
+		// a schedule must repeat itself.
+		s.svcs = append(s.svcs, labService(i+1, proto, s.works[i]))
+	}
+	parts := mesh.Parts{Services: s.svcs, Workloads: s.works}
+	timeouts := s.breaks && s.chance(50)
+	if timeouts {
+		for i, v := range s.svcs {
+			r := mesh.Route{Backends: []mesh.Backend{to(v, 1)}, Timeout: 5 * time.Second}
+			if s.chance(50) {
+				r.BackendTimeout = 2 * time.Second
+			}
+			parts.Attachments = append(parts.Attachments, route(fmt.Sprint("r", i), i, v, r))
+		}
+	}
+	s.lab = newLab(t, parts)
+	s.lab.serve = s.serveConnect
+	for range 1 + s.rng.IntN(2) {
+		s.hbone = append(s.hbone, s.client())
+	}
+	for range 1 + s.rng.IntN(4) {
+		s.newTunnel(s.hbone[s.rng.IntN(len(s.hbone))])
+	}
+	s.logf("breaks=%v timeouts=%v", s.breaks, timeouts)
+	s.run()
+	s.end()
+	for _, err := range s.errs {
+		t.Errorf("seed %d: %v", seed, err)
+	}
+}
+
+const maxSteps = 200_000
+
+// run plays the schedule until nothing is left to do.
+func (s *sim) run() {
+	for s.steps = 0; s.steps < maxSteps && len(s.errs) == 0; s.steps++ {
+		if s.breaks && !s.ending {
+			s.disturb()
+		}
+		if s.rng.IntN(400) == 0 {
+			s.now = s.now.Add(time.Duration(s.rng.IntN(300)) * time.Millisecond)
+			s.do(s.p.timers.sweep)
+		}
+		if s.rng.IntN(600) == 0 && !s.ending {
+			s.publish()
+		}
+		if !s.step() {
+			if s.ending {
+				return
+			}
+			s.ending = true // what nobody answers is given up
+			s.giveUp()
+		}
+		if s.steps > maxSteps/2 {
+			s.ending = true
+		}
+	}
+	if s.steps >= maxSteps {
+		s.fail("the schedule does not end")
+	}
+}
+
+// step does one thing that can be done, or reports that there is none.
+func (s *sim) step() bool {
+	n := len(s.wires) + len(s.actors)
+	at := s.rng.IntN(n)
+	for i := range n {
+		k := (at + i) % n
+		if k < len(s.wires) {
+			if w := s.wires[k]; w.pending() {
+				w.pump(s.piece(1 << 16))
+				return true
+			}
+			continue
+		}
+		if a := s.actors[k-len(s.wires)]; a.ready() {
+			s.do(a.act)
+			return true
+		}
+	}
+	for _, w := range s.works { // in order: maps are not
+		p := s.peers[dialOf(w)]
+		if p != nil && len(p.waiting) > 0 {
+			if s.breaks && s.chance(15) {
+				p.dialed(errors.New("dial: refused"))
+			} else {
+				p.max = 1 + s.rng.IntN(8)
+				p.dialed(nil)
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// disturb breaks something, rarely.
+func (s *sim) disturb() {
+	switch s.rng.IntN(12_000) {
+	case 0, 1, 2:
+		w := s.wires[s.rng.IntN(len(s.wires))]
+		s.logf("a connection breaks")
+		w.Abort()
+	case 3, 4, 5:
+		w := s.wires[s.rng.IntN(len(s.wires))]
+		if !w.closed {
+			s.logf("a connection drains")
+			s.do(w.conn.Drain)
+		}
+	case 6:
+		s.logf("the waypoint drains")
+		s.p.draining.Store(true)
+	case 7, 8:
+		s.now = s.now.Add(3 * time.Second)
+		s.do(s.p.timers.sweep)
+	case 9, 10:
+		s.p.closeIdle()
+	case 11, 12, 13: // an endpoint comes or goes
+		s.parts.Workloads = s.works[s.rng.IntN(2):]
+		s.publish()
+	}
+}
+
+// giveUp is the clients' answer to everything that hangs.
+func (s *sim) giveUp() {
+	for _, c := range s.calls {
+		if c.sent && !c.over() && c.fault != faultHang && !s.breaks {
+			s.fail("call %d is stuck: %+v", c.id, *c)
+		}
+	}
+	if s.verbose {
+		s.logf("waiting: %d bytes", s.budget.Used())
+		for _, a := range s.actors {
+			switch a := a.(type) {
+			case *h1Cli:
+				s.logf("client: %d to write, %d owed, %d in flight, open %v ended %v congested %v", len(a.out), a.owed, len(a.flight), a.st != nil, a.ended, a.st != nil && a.st.Congested())
+			case *workload:
+				s.logf("workload: over %v, %d to write, %d owed, call %v done %v got %d started %v congested %v", a.over, len(a.out), a.owed, a.x, a.reqDone, a.got, a.started, a.st.Congested())
+			}
+		}
+	}
+	for range 40 { // deadlines pass
+		s.now = s.now.Add(500 * time.Millisecond)
+		s.do(s.p.timers.sweep)
+		s.settle()
+	}
+	for _, c := range s.calls {
+		if c.sent && !c.over() && c.fault == noFault && !s.hanging() {
+			s.fail("call %d is stuck for ever: %+v", c.id, *c)
+		}
+	}
+	for _, w := range s.hbone {
+		w.Abort()
+	}
+}
+
+// hanging reports whether a workload leaves a call without an answer: others
+// may wait behind it.
+func (s *sim) hanging() bool {
+	for _, c := range s.calls {
+		if c.fault == faultHang && c.seen > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// end checks what must hold when all is over.
+func (s *sim) end() {
+	if len(s.errs) > 0 {
+		return
+	}
+	lines := s.lines()
+	count := map[string]int{}
+	for _, l := range lines {
+		if f := strings.Split(l, `"`); len(f) > 9 {
+			for _, x := range f {
+				if strings.HasPrefix(x, "call-") {
+					count[x]++
+				}
+			}
+		}
+	}
+	for _, c := range s.calls {
+		n := count[fmt.Sprintf("call-%d", c.id)]
+		switch {
+		case n > 1:
+			s.fail("call %d has %d records", c.id, n)
+		case n == 0 && (c.seen > 0 || c.done && c.local != 431 && c.local != 400):
+			s.fail("call %d has no record: %+v", c.id, *c)
+		}
+		if !s.breaks {
+			if !c.done || c.local != 0 || !c.head {
+				s.fail("call %d did not get its response: %+v", c.id, *c)
+			}
+		}
+	}
+	for _, w := range s.works {
+		if p := s.peers[dialOf(w)]; p != nil {
+			for _, c := range p.conns {
+				c.Abort()
+			}
+		}
+	}
+	s.settle()
+	if n := s.budget.Used(); n != 0 {
+		s.fail("%d bytes are still counted as waiting", n)
+	}
+	if n := s.p.tunnels.Load(); n != 0 {
+		s.fail("%d tunnels are still counted", n)
+	}
+	for _, cl := range s.p.runtime.Load().clusters {
+		for _, ep := range cl.c.Endpoints() {
+			if ep.Active() != 0 {
+				s.fail("endpoint %s still has %d requests", ep.Authority(), ep.Active())
+			}
+		}
+	}
+	if len(s.p.h2Servers) != 0 {
+		s.fail("%d HTTP/2 servers are left", len(s.p.h2Servers))
+	}
+}
+
+// newTunnel plans a tunnel of requests.
+func (s *sim) newTunnel(w *wire) {
+	svc := s.rng.IntN(len(s.svcs))
+	var todo []*call
+	for range 1 + s.rng.IntN(6) {
+		todo = append(todo, s.newCall())
+	}
+	if s.chance(45) {
+		for _, c := range todo {
+			c.upgrade, c.http10, c.expect, c.final = false, false, c.expect && s.chance(20), false
+		}
+		s.actors = append(s.actors, &h2Cli{s: s, w: w, to: vip(s.svcs[svc]), todo: todo, most: 1 + s.rng.IntN(4)})
+		return
+	}
+	for i, c := range todo {
+		if svc == 1 {
+			c.upgrade = false // its endpoints speak HTTP/2
+		}
+		if c.upgrade {
+			todo = todo[:i+1]
+			for _, x := range s.calls[c.id:] {
+				x.broken, x.sent = true, false
+			}
+			s.calls = s.calls[:c.id]
+			break
+		}
+	}
+	s.actors = append(s.actors, &h1Cli{s: s, w: w, to: vip(s.svcs[svc]), todo: todo, depth: 1 + s.rng.IntN(3)})
+}
+
+// judge takes a response head and says whether it is a workload's.
+func (s *sim) judge(c *call, resp *mesh.Response) {
+	c.head = true
+	id, ok := resp.Fields.Get("x-id")
+	if !ok {
+		c.local = resp.Status
+		if !s.breaks {
+			s.fail("call %d got %d from the waypoint", c.id, resp.Status)
+		}
+		return
+	}
+	if id != fmt.Sprint(c.id) {
+		s.fail("call %d got the response of %s", c.id, id)
+	}
+	want := c.status
+	if c.upgrade {
+		want = 101
+	}
+	if resp.Status != want {
+		s.fail("call %d got status %d, want %d", c.id, resp.Status, want)
+	}
+	if pad, _ := resp.Fields.Get("x-pad"); len(pad) != c.rpad || strings.Trim(pad, "p") != "" {
+		s.fail("call %d got a padding of %d bytes, want %d", c.id, len(pad), c.rpad)
+	}
+}
+
+// took takes content of a response.
+func (s *sim) took(c *call, b []byte) {
+	if c.local != 0 {
+		c.got += len(b)
+		return
+	}
+	if err := checkPattern(b, c.id, c.got); err != nil {
+		s.fail("response: %w", err)
+	}
+	c.got += len(b)
+}
+
+// finished ends a call whose response is complete.
+func (s *sim) finished(c *call, trailers mesh.Fields) {
+	s.logf("call %d is complete: local %d, %d bytes", c.id, c.local, c.got)
+	if c.done {
+		s.fail("call %d is complete twice", c.id)
+	}
+	c.done = true
+	if c.local != 0 {
+		return
+	}
+	want := c.respLen
+	if c.noContent() {
+		want = 0
+	}
+	if c.upgrade {
+		return
+	}
+	if c.respMode == 2 && c.fault == faultEnd {
+		return // nobody can tell
+	}
+	if c.got != want {
+		s.fail("call %d is complete after %d bytes, want %d: %+v", c.id, c.got, want, *c)
+	}
+	if v, ok := trailers.Get("x-sum"); ok && v != fmt.Sprint("sum-", c.id) {
+		s.fail("call %d has trailer %q", c.id, v)
+	} else if ok {
+		c.trailerOK = true
+	}
+}
+
+func (s *sim) broke(c *call, why string) {
+	if !c.over() {
+		s.logf("call %d is broken: %s", c.id, why)
+		c.broken = true
+		if !s.breaks {
+			s.fail("call %d was broken: %s: %+v", c.id, why, *c)
+		}
+	}
+}
+
+// request appends the head of an HTTP/1.1 request.
+func (c *call) request(b []byte) []byte {
+	v := "HTTP/1.1"
+	if c.http10 {
+		v = "HTTP/1.0"
+	}
+	b = fmt.Appendf(b, "%s %s %s\r\nHost: web\r\nX-Request-Id: call-%d\r\n", c.method, c.path(), v, c.id)
+	for i := range c.fields {
+		b = fmt.Appendf(b, "X-F%d: v%d\r\n", i, c.id)
+	}
+	if c.pad > 0 {
+		b = fmt.Appendf(b, "X-Pad: %s\r\n", strings.Repeat("p", c.pad))
+	}
+	switch {
+	case c.reqLen == 0 && !c.trailer:
+	case c.declared || c.http10:
+		b = fmt.Appendf(b, "Content-Length: %d\r\n", c.reqLen)
+	default:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	if c.expect {
+		b = append(b, "Expect: 100-continue\r\n"...)
+	}
+	if c.final {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	if c.upgrade {
+		b = append(b, "Connection: Upgrade\r\nUpgrade: echo\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// content appends the request's content as HTTP/1.1 frames it.
+func (c *call) content(b []byte, rng *rand.Rand) []byte {
+	if c.reqLen == 0 && !c.trailer {
+		return b
+	}
+	if c.declared || c.http10 {
+		return appendPattern(b, -c.id, 0, c.reqLen)
+	}
+	for at := 0; at < c.reqLen; {
+		n := 1 + rng.IntN(min(c.reqLen-at, 40_000))
+		b = h1.AppendChunk(b, appendPattern(nil, -c.id, at, n))
+		at += n
+	}
+	var tr mesh.Fields
+	if c.trailer {
+		tr = mesh.Fields{{Name: "x-sum", Value: fmt.Sprint("sum-", c.id)}}
+	}
+	return h1.AppendLastChunk(b, tr)
+}
+
+var _ = h2.NoError
