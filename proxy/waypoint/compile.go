@@ -31,7 +31,8 @@ func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
 		snapshot: snap, waypoint: snap.Waypoint(p.o.Name),
 		services: map[netip.AddrPort]*servicePort{}, hosts: map[hostPort]*servicePort{},
 		workloads: map[netip.Addr]*mesh.Workload{}, ports: map[netip.AddrPort]*servicePort{},
-		clusters: map[clusterKey]*cluster{},
+		clusters: map[clusterKey]*cluster{}, asked: map[netip.AddrPort]askedPort{},
+		id: p.runtimes.Add(1),
 	}}
 	if c.rt.waypoint == nil {
 		return c.rt
@@ -310,6 +311,9 @@ func (c *compiler) workloadPort(w *mesh.Workload, port uint16, proto mesh.AppPro
 	return sp
 }
 
+// maxAsked bounds the ports that clients make us compile.
+const maxAsked = 1024
+
 // find is Runtime.lookup, and compiles ports of our workloads that no service
 // tells of when they are asked for.
 func (p *Proxy) find(rt *Runtime, dst netip.AddrPort, host string, port uint16) *servicePort {
@@ -320,6 +324,14 @@ func (p *Proxy) find(rt *Runtime, dst netip.AddrPort, host string, port uint16) 
 	if w == nil || dst.Port() == hbonePort {
 		return nil
 	}
-	c := &compiler{p: p, snap: rt.snapshot, rt: &Runtime{snapshot: rt.snapshot, waypoint: rt.waypoint, clusters: map[clusterKey]*cluster{}}}
-	return c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, policy.AttachedTo(rt.snapshot, nil, rt.waypoint))
+	rt.askedMu.Lock()
+	defer rt.askedMu.Unlock()
+	a, ok := rt.asked[dst]
+	if !ok && len(rt.asked) < maxAsked {
+		c := &compiler{p: p, snap: rt.snapshot, rt: &Runtime{snapshot: rt.snapshot, waypoint: rt.waypoint, clusters: map[clusterKey]*cluster{}}}
+		a.port = c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, policy.AttachedTo(rt.snapshot, nil, rt.waypoint))
+		a.clusters = c.rt.clusters
+		rt.asked[dst] = a
+	}
+	return a.port
 }

@@ -23,6 +23,10 @@ func (x *exchange) route(t *loop.Turn) bool {
 		x.reply(t, 404, "")
 		return false
 	}
+	x.req.Destination = x.tun.destination(x.port)
+	if x.req.Authority == "" {
+		x.supplyHost()
+	}
 	x.fx.Reset()
 	x.fx.Req, x.fx.Resp = &x.req, nil
 	// Authorization first: whoever may not come in learns nothing of the routes.
@@ -86,6 +90,16 @@ func (x *exchange) filterResponse() {
 	x.fx.Resp = &x.resp
 	x.backend.chain.Response(&x.fx, 0)
 	x.rule.chain.Response(&x.fx, 0)
+}
+
+// supplyHost gives a host to a request of HTTP/1.0 without one: what goes on is
+// HTTP/1.1 or 2, where there must be one, and policies see what the endpoint sees.
+func (x *exchange) supplyHost() {
+	if v := x.port.service; v != nil {
+		x.req.Authority, x.req.Host = v.Key.Hostname, v.Key.Hostname
+		return
+	}
+	x.req.Authority, x.req.Host = x.req.Destination.String(), x.req.Destination.Addr().String()
 }
 
 // keepPath keeps the client's path for the log, before filters rewrite it.

@@ -84,6 +84,7 @@ type Proxy struct {
 	draining  atomic.Bool
 	tunnels   atomic.Int64
 	nextShard atomic.Uint32
+	runtimes  atomic.Uint64
 	ready     chan struct{}
 
 	// ctx ends when Run is over, for dials of plain connections.
@@ -264,10 +265,18 @@ func (p *Proxy) destination(ep *upstream.Endpoint) *destination {
 // retire lets go of destinations that rt does not name.
 func (p *Proxy) retire(rt *Runtime) {
 	used := map[*destination]bool{}
-	for _, cl := range rt.clusters {
-		for _, d := range cl.dests {
-			used[d] = true
+	use := func(clusters map[clusterKey]*cluster) {
+		for _, cl := range clusters {
+			for _, d := range cl.dests {
+				used[d] = true
+			}
 		}
+	}
+	use(rt.clusters)
+	rt.askedMu.Lock() // to the end: nobody asks for another meanwhile
+	defer rt.askedMu.Unlock()
+	for _, a := range rt.asked {
+		use(a.clusters)
 	}
 	var old []*destination
 	p.mu.Lock()

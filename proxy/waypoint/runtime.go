@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"net/netip"
+	"sync"
 	"time"
 
 	"cairnproxy.dev/cairn/filters"
@@ -12,7 +13,7 @@ import (
 	"cairnproxy.dev/cairn/upstream"
 )
 
-// Runtime is a snapshot compiled for one waypoint. It never changes.
+// Runtime is a snapshot compiled for one waypoint. It does not change.
 type Runtime struct {
 	snapshot *mesh.Snapshot
 	waypoint *mesh.Waypoint // nil: the snapshot does not know us, nothing is served
@@ -23,6 +24,17 @@ type Runtime struct {
 	ports     map[netip.AddrPort]*servicePort // of workloads, where a service tells the protocol
 	clusters  map[clusterKey]*cluster
 	problems  []string // rules that did not compile
+	id        uint64   // of this Runtime among all of the Proxy's
+
+	// asked holds ports of workloads that no service tells of, from when they
+	// are first asked for. It is all that changes.
+	askedMu sync.Mutex
+	asked   map[netip.AddrPort]askedPort
+}
+
+type askedPort struct {
+	port     *servicePort
+	clusters map[clusterKey]*cluster
 }
 
 type hostPort struct {

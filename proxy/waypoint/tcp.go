@@ -53,7 +53,7 @@ type tcpUp struct {
 
 // connectTCP serves a CONNECT to a port that is not HTTP.
 func (p *Proxy) connectTCP(t *loop.Turn, tun *clientTunnel, c incoming, sp *servicePort) {
-	if v := sp.authz.DecideL4(tun.l4Facts()); !v.Allowed {
+	if v := sp.authz.DecideL4(tun.l4Facts(sp)); !v.Allowed {
 		p.refuseTCP(t, tun, sp, v.Details)
 		c.RejectInline(t, 401)
 		tun.closed()
@@ -76,7 +76,7 @@ func (p *Proxy) relayTCP(t *loop.Turn, tun *clientTunnel, st *h2.Stream) h2.Stre
 		tun.closed()
 		return s
 	}
-	if v := sp.authz.DecideL4(tun.l4Facts()); !v.Allowed {
+	if v := sp.authz.DecideL4(tun.l4Facts(sp)); !v.Allowed {
 		p.refuseTCP(t, tun, sp, v.Details)
 		st.Reset(t, h2.ConnectError)
 		tun.closed()

@@ -33,10 +33,12 @@ type clientTunnel struct {
 	seriesNext  int
 }
 
-// resolved remembers what the tunnel's destination is in one Runtime.
+// resolved remembers what the tunnel's destination is in one Runtime. It names
+// the Runtime and does not point to it: an idle tunnel must not keep a whole
+// configuration of the past alive.
 type resolved struct {
-	rt   *Runtime
-	port *servicePort
+	runtime uint64
+	port    *servicePort
 }
 
 // current returns the configuration in force and what the tunnel is for in it,
@@ -44,8 +46,8 @@ type resolved struct {
 func (tun *clientTunnel) current() (*Runtime, *servicePort) {
 	rt := tun.p.runtime.Load()
 	r := tun.seen.Load()
-	if r == nil || r.rt != rt {
-		r = &resolved{rt, tun.p.find(rt, tun.dst, tun.host, tun.port)}
+	if r == nil || r.runtime != rt.id {
+		r = &resolved{rt.id, tun.p.find(rt, tun.dst, tun.host, tun.port)}
 		tun.seen.Store(r)
 	}
 	return rt, r.port
@@ -104,8 +106,22 @@ func (p *Proxy) serve(t *loop.Turn, tun *clientTunnel, c incoming) {
 	}
 }
 
-func (tun *clientTunnel) l4Facts() policy.L4Facts {
-	return policy.L4Facts{Peer: tun.peer.Identity, Principal: tun.peer.Principal, Source: tun.peer.Addr.Addr(), Destination: tun.dst}
+func (tun *clientTunnel) l4Facts(sp *servicePort) policy.L4Facts {
+	return policy.L4Facts{Peer: tun.peer.Identity, Principal: tun.peer.Principal, Source: tun.peer.Addr.Addr(), Destination: tun.destination(sp)}
+}
+
+// destination is the address that policies look at: the one that was dialled.
+// A client that dialled a name is judged as if it had dialled the service's
+// address: the name must not be a way around policies on ports.
+func (tun *clientTunnel) destination(sp *servicePort) netip.AddrPort {
+	if tun.dst.IsValid() {
+		return tun.dst
+	}
+	var a netip.Addr
+	if sp.service != nil && len(sp.service.VIPs) > 0 {
+		a = sp.service.VIPs[0]
+	}
+	return netip.AddrPortFrom(a, tun.port)
 }
 
 // sniffer looks at the first bytes of a tunnel and hands it to the codec that
