@@ -373,3 +373,9 @@ func needProgram(t *testing.T, names ...string) {
 		}
 	}
 }
+
+// tryCommand returns what a program prints, if it is here and succeeds.
+func tryCommand(args []string) (string, bool) {
+	out, err := exec.Command(args[0], args[1:]...).Output()
+	return string(out), err == nil
+}
