@@ -28,63 +28,66 @@ func (c *Conn) onSettings(t *loop.Turn, flags byte, id uint32, p []byte) error {
 		return err
 	}
 	c.q.Lock()
-	var w []*Stream
-	var err error
-	for ; len(p) > 0 && err == nil; p = p[6:] {
-		if err = c.rate.other(t.Now); err != nil {
-			break
+	before := c.peerInit
+	for ; len(p) > 0; p = p[6:] {
+		err := c.rate.other(t.Now)
+		if err == nil {
+			err = c.applySetting(binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:]))
 		}
-		w, err = c.applySetting(t, w, binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:]))
+		if err != nil {
+			c.q.Unlock()
+			return err
+		}
 	}
-	if err == nil {
-		b := c.q.Reserve(t, frameHeaderLen)
-		*b = appendFrame(*b, 0, frameSettings, flagAck, 0)
+	b := c.q.Reserve(t, frameHeaderLen)
+	*b = appendFrame(*b, 0, frameSettings, flagAck, 0)
+	var w []*Stream
+	if c.peerInit > before {
+		// Behind the ack, with which the peer knows of its windows; the oldest first.
+		for _, id := range slices.Sorted(maps.Keys(c.streams)) {
+			if s := c.streams[id]; s != nil && s.waiting() && c.drain(t, s, noQuantum) {
+				w = append(w, s)
+			}
+		}
 	}
 	c.q.Unlock()
 	tellWritable(t, w)
-	return err
+	return nil
 }
 
 // applySetting obeys one setting of the peer's. q is held.
-func (c *Conn) applySetting(t *loop.Turn, w []*Stream, id uint16, v uint32) ([]*Stream, error) {
+func (c *Conn) applySetting(id uint16, v uint32) error {
 	switch id {
 	case settingHeaderTableSize:
 		c.henc.SetMaxDynamicTableSizeLimit(min(v, 4096))
 	case settingEnablePush:
 		if v > 1 || (v == 1 && c.o.Client) {
-			return w, connErr(ProtocolError, "bad ENABLE_PUSH")
+			return connErr(ProtocolError, "bad ENABLE_PUSH")
 		}
 	case settingMaxConcurrentStreams:
 		c.peerMax = v
 	case settingInitialWindowSize:
 		if v > maxWindow {
-			return w, connErr(FlowControlError, "INITIAL_WINDOW_SIZE too large")
+			return connErr(FlowControlError, "INITIAL_WINDOW_SIZE too large")
 		}
 		d := int64(v) - c.peerInit
 		c.peerInit = int64(v)
 		for _, s := range c.streams {
 			if s.sendWin += d; s.sendWin > maxWindow {
-				return w, connErr(FlowControlError, "window overflow by INITIAL_WINDOW_SIZE")
-			}
-		}
-		if d > 0 { // the oldest first
-			for _, id := range slices.Sorted(maps.Keys(c.streams)) {
-				if s := c.streams[id]; s != nil && s.waiting() && c.drain(t, s, noQuantum) {
-					w = append(w, s)
-				}
+				return connErr(FlowControlError, "window overflow by INITIAL_WINDOW_SIZE")
 			}
 		}
 	case settingMaxFrameSize:
 		if v < maxFrameSize || v > 1<<24-1 {
-			return w, connErr(ProtocolError, "bad MAX_FRAME_SIZE")
+			return connErr(ProtocolError, "bad MAX_FRAME_SIZE")
 		}
 		c.peerFrame = int(v)
 	case settingEnableConnect:
 		if v > 1 {
-			return w, connErr(ProtocolError, "bad ENABLE_CONNECT_PROTOCOL")
+			return connErr(ProtocolError, "bad ENABLE_CONNECT_PROTOCOL")
 		}
 	}
-	return w, nil
+	return nil
 }
 
 func (c *Conn) onPing(t *loop.Turn, flags byte, id uint32, p []byte) error {
