@@ -247,8 +247,7 @@ func TestKeepaliveEndsBlackHole(t *testing.T) {
 
 func TestServerKeepaliveEndsBlackHole(t *testing.T) {
 	handler, streams := hold(t)
-	r := newRig(t, handler)
-	r.server.o.Keepalive, r.server.o.KeepaliveTimeout = 1, time.Millisecond
+	r := newRig(t, handler, func(o *ServerOptions) { o.Keepalive, o.KeepaliveTimeout = 1, time.Millisecond })
 	hole := newBlackHole(t, r.addr)
 	tg := r.target()
 	tg.Addr = addrPort(hole.ln.Addr())

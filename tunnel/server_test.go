@@ -22,8 +22,9 @@ import (
 // Peers that the handshake must keep out.
 func TestHandshakeRefuses(t *testing.T) {
 	refused := make(chan error, 1)
-	r := newRig(t, func(c *Connect) { c.Reject(503) })
-	r.server.o.HandshakeFailed = func(_ netip.AddrPort, err error) { refused <- err }
+	r := newRig(t, func(c *Connect) { c.Reject(503) }, func(o *ServerOptions) {
+		o.HandshakeFailed = func(_ netip.AddrPort, err error) { refused <- err }
+	})
 	own := func() *tls.Config { return r.cache.Client(clientID, []string{serverID.String()}) }
 	otherCA, err := identity.NewCA("elsewhere.local")
 	if err != nil {
@@ -83,9 +84,10 @@ func TestHandshakeRefuses(t *testing.T) {
 
 func TestPlaintextAndSilenceOnTheTLSPort(t *testing.T) {
 	refused := make(chan error, 1)
-	r := newRig(t, func(c *Connect) { c.Reject(503) })
-	r.server.o.HandshakeFailed = func(_ netip.AddrPort, err error) { refused <- err }
-	r.server.o.HandshakeTimeout = 50 * time.Millisecond
+	r := newRig(t, func(c *Connect) { c.Reject(503) }, func(o *ServerOptions) {
+		o.HandshakeFailed = func(_ netip.AddrPort, err error) { refused <- err }
+		o.HandshakeTimeout = 50 * time.Millisecond
+	})
 	for name, text := range map[string]string{
 		"http1": "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "preface": http2.ClientPreface, "silent": "", "half-a-record": "\x16\x03\x01\x02\x00\x01",
 		"zeroes": strings.Repeat("\x00", 1000),

@@ -30,14 +30,18 @@ type rig struct {
 	pool   *Pool
 }
 
-func newRig(t *testing.T, handler func(*Connect)) *rig {
+func newRig(t *testing.T, handler func(*Connect), options ...func(*ServerOptions)) *rig {
 	t.Helper()
 	ca, err := identity.NewCA("cluster.local")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &rig{cache: identity.NewCache(ca.Issuer(time.Hour), identity.CacheOptions{})}
-	r.server = NewServer(ServerOptions{TLS: r.cache.Server(serverID), Handler: handler})
+	o := ServerOptions{TLS: r.cache.Server(serverID), Handler: handler}
+	for _, set := range options {
+		set(&o)
+	}
+	r.server = NewServer(o)
 	ln := listen(t)
 	r.addr = addrPort(ln.Addr())
 	served := make(chan error, 1)
