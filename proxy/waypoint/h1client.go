@@ -45,7 +45,7 @@ type h1Client struct {
 
 // connectTimeout bounds how long an endpoint's node proxy may take over a
 // CONNECT, the dial to it included.
-const connectTimeout = 15 * time.Second
+const connectTimeout = 10 * time.Second
 
 // connectTimedOut gives up a connection that was asked for and did not come.
 func (c *h1Client) connectTimedOut(t *loop.Turn) {
@@ -203,7 +203,10 @@ func (c *h1Client) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 	if !c.parse(t, x, b) {
 		return
 	}
-	if end {
+	switch {
+	case end && c.raw: // it ends with its answer to the upgrade
+		x.tunnelResponse(t, nil, true)
+	case end:
 		c.ended(t, x)
 	}
 }

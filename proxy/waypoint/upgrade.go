@@ -10,6 +10,7 @@ func (x *exchange) switched(t *loop.Turn) {
 	x.stopTimers()
 	x.down.sendHead(t, nil, false)
 	x.phase = upgraded
+	x.reqDone = false // the request is, but not what the client has to say
 	if s, ok := x.down.(*h1Server); ok {
 		s.state = h1Tunnel
 		if len(s.in) > 0 || s.clientDone {
