@@ -69,11 +69,15 @@ func (c *check) match(f *facts) bool {
 		return slices.Contains(c.ports, f.destination.Port())
 	case attrSNI:
 		return c.texts.match("") // HTTP in a tunnel carries none
+	default:
+		if f.request == nil {
+			return c.not // not reached: request attributes are not compiled for L4
+		}
+		return c.matchRequest(f.request)
 	}
-	r := f.request
-	if r == nil {
-		return c.not // not reached: request attributes are not compiled for L4
-	}
+}
+
+func (c *check) matchRequest(r *mesh.Request) bool {
 	switch c.attr {
 	case attrHost:
 		return c.fold.match(r.Host) || r.Authority != r.Host && c.fold.match(r.Authority)
@@ -83,8 +87,9 @@ func (c *check) match(f *facts) bool {
 		return c.texts.match(r.Path) || matchTemplate(c.templates, r.Path)
 	case attrHeader:
 		return c.matchHeader(r)
+	default:
+		return false
 	}
-	return false
 }
 
 func contains(list []netip.Prefix, a netip.Addr) bool {

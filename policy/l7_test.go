@@ -26,9 +26,11 @@ func plainRequest(method, path string) *mesh.Request {
 
 func from(s mesh.AuthzSource) mesh.AuthzRule  { return mesh.AuthzRule{From: []mesh.AuthzSource{s}} }
 func to(o mesh.AuthzOperation) mesh.AuthzRule { return mesh.AuthzRule{To: []mesh.AuthzOperation{o}} }
+
 func when(key string, values ...string) mesh.AuthzRule {
 	return mesh.AuthzRule{When: []mesh.AuthzCondition{{Key: key, Values: values}}}
 }
+
 func whenNot(key string, values ...string) mesh.AuthzRule {
 	return mesh.AuthzRule{When: []mesh.AuthzCondition{{Key: key, NotValues: values}}}
 }

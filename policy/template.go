@@ -31,7 +31,7 @@ func parseTemplate(s string) (template, error) {
 		return template{}, fmt.Errorf("path template %q does not begin with /", s)
 	}
 	last := false
-	for _, segment := range strings.Split(s[1:], "/") {
+	for segment := range strings.SplitSeq(s[1:], "/") {
 		switch {
 		case segment == oneSegment && !last:
 		case segment == anySegments && !last:

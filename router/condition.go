@@ -49,7 +49,7 @@ func (c *condition) equalsJoined(fields mesh.Fields) bool {
 		if fields[i].Name != c.name {
 			continue
 		}
-		ok := true
+		var ok bool
 		if n > 0 {
 			if rest, ok = strings.CutPrefix(rest, separator(c.name)); !ok {
 				return false

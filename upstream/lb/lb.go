@@ -143,7 +143,8 @@ func (l *LeastRequest) Pick() int {
 	if n < 2 {
 		return l.random.Pick()
 	}
-	i, j := l.random.position(), 0
+	i := l.random.position()
+	var j int
 	if l.random.equal {
 		// Always a second one: drawing the same twice would be no choice.
 		if j = rand.IntN(n - 1); j >= i {
