@@ -12,8 +12,10 @@ import (
 // FuzzAuthority holds that what is accepted names one host and port, and is
 // the same when written out and read again.
 func FuzzAuthority(f *testing.F) {
-	for _, s := range []string{"10.0.0.1:80", "[fd00::1]:15008", "web.ns.svc.cluster.local:8080", "[::ffff:10.1.2.3]:1", "A.B:65535", "",
-		":80", "a:", "a:0", "a:65536", "[fe80::1%eth0]:80", "u@h:80", "a:80:80", "10.0.0.1:080", "*.example.com:443", "[::1]", "1.2.3:4"} {
+	for _, s := range []string{
+		"10.0.0.1:80", "[fd00::1]:15008", "web.ns.svc.cluster.local:8080", "[::ffff:10.1.2.3]:1", "A.B:65535", "",
+		":80", "a:", "a:0", "a:65536", "[fe80::1%eth0]:80", "u@h:80", "a:80:80", "10.0.0.1:080", "*.example.com:443", "[::1]", "1.2.3:4",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -46,8 +48,10 @@ func FuzzAuthority(f *testing.F) {
 // FuzzBaggage holds that reading never fails, that what it finds was there, and
 // that what is written is read again.
 func FuzzBaggage(f *testing.F) {
-	for _, s := range []string{"k8s.cluster.name=c,k8s.namespace.name=ns,k8s.deployment.name=d,service.name=s,service.version=v1,cloud.region=r,cloud.availability_zone=z",
-		"k8s.pod.name=a;p=q , k8s.job.name= b", "k8s.cronjob.name==", ",,,=,;", "service.name", "k8s.deployment.name=a=b"} {
+	for _, s := range []string{
+		"k8s.cluster.name=c,k8s.namespace.name=ns,k8s.deployment.name=d,service.name=s,service.version=v1,cloud.region=r,cloud.availability_zone=z",
+		"k8s.pod.name=a;p=q , k8s.job.name= b", "k8s.cronjob.name==", ",,,=,;", "service.name", "k8s.deployment.name=a=b",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -62,8 +66,10 @@ func FuzzBaggage(f *testing.F) {
 		default:
 			t.Errorf("%q gave type %q", s, b.WorkloadType)
 		}
-		w := &mesh.Workload{ClusterID: b.Cluster, Namespace: b.Namespace, WorkloadType: b.WorkloadType, WorkloadName: b.WorkloadName,
-			CanonicalName: b.Service, CanonicalRevision: b.Version, Region: b.Region, Zone: b.Zone}
+		w := &mesh.Workload{
+			ClusterID: b.Cluster, Namespace: b.Namespace, WorkloadType: b.WorkloadType, WorkloadName: b.WorkloadName,
+			CanonicalName: b.Service, CanonicalRevision: b.Version, Region: b.Region, Zone: b.Zone,
+		}
 		text := string(AppendBaggage([]byte("x"), w))[1:]
 		if b.WorkloadName == "" {
 			b.WorkloadType = "" // it is not sent without a name
@@ -76,8 +82,10 @@ func FuzzBaggage(f *testing.F) {
 
 // FuzzForwarded is FuzzBaggage for the forwarded header.
 func FuzzForwarded(f *testing.F) {
-	for _, s := range []string{`for="10.0.0.1:5"`, `for="[fd00::1]:99";host=web.ns`, `host="a";for=1.2.3.4:5, for=x`, `For="[::ffff:1.2.3.4]:1"; HOST=b`,
-		`for=;host=`, `;;;=,`, `for="1.2.3.4"`, `for=unknown;by=_x`} {
+	for _, s := range []string{
+		`for="10.0.0.1:5"`, `for="[fd00::1]:99";host=web.ns`, `host="a";for=1.2.3.4:5, for=x`, `For="[::ffff:1.2.3.4]:1"; HOST=b`,
+		`for=;host=`, `;;;=,`, `for="1.2.3.4"`, `for=unknown;by=_x`,
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -372,8 +372,10 @@ func (pe *Peer) connect() (*clientConn, error) {
 		return nil, &TLSError{err}
 	}
 	loop.Run(func(t *loop.Turn) {
-		c.h2 = h2.New(t, sock, c, h2.Options{Client: true, Budget: pe.p.o.Budget,
-			Keepalive: pe.p.o.Keepalive, Timeout: pe.p.o.KeepaliveTimeout})
+		c.h2 = h2.New(t, sock, c, h2.Options{
+			Client: true, Budget: pe.p.o.Budget,
+			Keepalive: pe.p.o.Keepalive, Timeout: pe.p.o.KeepaliveTimeout,
+		})
 	})
 	sock.Start(c.h2)
 	return c, nil

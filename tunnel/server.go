@@ -156,14 +156,18 @@ func (s *Server) serveConn(nc *net.TCPConn) {
 		}
 		return
 	}
-	c := &serverConn{s: s, sock: sock, local: addrPort(sock.LocalAddr()),
-		peer: mesh.Peer{Identity: peer, Principal: peer.Principal(), Addr: remote}}
+	c := &serverConn{
+		s: s, sock: sock, local: addrPort(sock.LocalAddr()),
+		peer: mesh.Peer{Identity: peer, Principal: peer.Principal(), Addr: remote},
+	}
 	if s.o.ConnOpened != nil {
 		defer s.o.ConnOpened(peer, remote)()
 	}
 	loop.Run(func(t *loop.Turn) {
-		c.h2 = h2.New(t, sock, c, h2.Options{MaxStreams: s.o.MaxStreams, Budget: s.o.Budget,
-			Keepalive: s.o.Keepalive, Timeout: s.o.KeepaliveTimeout})
+		c.h2 = h2.New(t, sock, c, h2.Options{
+			MaxStreams: s.o.MaxStreams, Budget: s.o.Budget,
+			Keepalive: s.o.Keepalive, Timeout: s.o.KeepaliveTimeout,
+		})
 	})
 	s.mu.Lock()
 	s.conns[c] = struct{}{}

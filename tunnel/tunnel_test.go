@@ -30,7 +30,7 @@ type rig struct {
 	pool   *Pool
 }
 
-func newRig(t *testing.T, handler func(*Connect), options ...func(*ServerOptions)) *rig {
+func newRig(t testing.TB, handler func(*Connect), options ...func(*ServerOptions)) *rig {
 	t.Helper()
 	ca, err := identity.NewCA("cluster.local")
 	if err != nil {
@@ -61,7 +61,7 @@ func (r *rig) target() Target {
 	return Target{Addr: r.addr, Own: clientID, Expect: []string{serverID.String()}}
 }
 
-func (r *rig) dial(t *testing.T, authority string) (*Stream, error) {
+func (r *rig) dial(t testing.TB, authority string) (*Stream, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -106,7 +106,7 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 }
 
 // forward accepts and relays to a TCP server.
-func forward(t *testing.T, to net.Addr) func(*Connect) {
+func forward(t testing.TB, to net.Addr) func(*Connect) {
 	return func(c *Connect) {
 		conn, err := dialTCP(t.Context(), netip.Addr{}, addrPort(to))
 		if err != nil {
@@ -118,7 +118,7 @@ func forward(t *testing.T, to net.Addr) func(*Connect) {
 }
 
 // through returns an application's connection that is relayed over the rig.
-func (r *rig) through(t *testing.T, authority string) (app *net.TCPConn, relayed chan error) {
+func (r *rig) through(t testing.TB, authority string) (app *net.TCPConn, relayed chan error) {
 	t.Helper()
 	app, proxy := tcpPair(t)
 	st, err := r.dial(t, authority)
@@ -130,7 +130,7 @@ func (r *rig) through(t *testing.T, authority string) (app *net.TCPConn, relayed
 	return app, relayed
 }
 
-func echoServer(t *testing.T) net.Listener {
+func echoServer(t testing.TB) net.Listener {
 	ln := listen(t)
 	go func() {
 		for {
@@ -269,8 +269,10 @@ func TestConnectTellsWhatWasSent(t *testing.T) {
 		c.Reject(503)
 	})
 	req := Request{Authority: "web.ns.svc.cluster.local:8080", Fields: mesh.Fields{
-		{Name: "baggage", Value: "service.name=a"}, {Name: "forwarded", Value: `for="10.1.1.1:5"`},
-		{Name: "traceparent", Value: string(AppendTraceparent(nil))}}}
+		{Name: "baggage", Value: "service.name=a"},
+		{Name: "forwarded", Value: `for="10.1.1.1:5"`},
+		{Name: "traceparent", Value: string(AppendTraceparent(nil))},
+	}}
 	_, _ = r.pool.Dial(t.Context(), r.target(), req)
 	c := <-got
 	if c.Host != "web.ns.svc.cluster.local" || c.Port != 8080 || c.Dst.IsValid() {

@@ -223,6 +223,8 @@ func (c *Conn) onReset(t *loop.Turn, id uint32, p []byte) error {
 		c.q.Unlock()
 		return connErr(ProtocolError, "RST_STREAM on an idle stream")
 	}
+	// One that crossed our end, or comes behind it, has cost us nothing.
+	early := s != nil && !s.localEnd
 	if s != nil {
 		c.remove(s)
 		c.ended.add(id)
@@ -236,6 +238,9 @@ func (c *Conn) onReset(t *loop.Turn, id uint32, p []byte) error {
 	}
 	if c.o.Client {
 		return nil
+	}
+	if !early {
+		return c.rate.other(t.Now)
 	}
 	return c.rate.reset(t.Now)
 }

@@ -344,6 +344,12 @@ func TestFloods(t *testing.T) {
 			id := uint32(2*i + 1)
 			return append(s.get(id), rst(id, Cancel)...)
 		}, maxResets + 1},
+		{"rst-of-nothing", func(s *script, i int) []byte {
+			if i == 0 {
+				return append(s.post(1), rst(1, Cancel)...)
+			}
+			return rst(1, Cancel)
+		}, maxOthers + 1},
 		{"ping", func(*script, int) []byte { return ping("12345678") }, maxControls},
 		{"settings", func(*script, int) []byte { return settings() }, maxControls},
 		{"settings-entries", func(*script, int) []byte {

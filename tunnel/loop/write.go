@@ -206,12 +206,18 @@ func (s *Socket) discard(b []byte) {
 
 // rawWrite is the argument and result of one write on the descriptor.
 type rawWrite struct {
-	b   []byte
-	iov []syscall.Iovec
-	err error
+	b    []byte   // for write(2)
+	bufs [][]byte // for writev(2), if not nil
+	n    int      // how much writev took
+	iov  []syscall.Iovec
+	err  error
 }
 
 func (w *rawWrite) run(fd uintptr) {
+	if w.bufs != nil {
+		w.n, w.err = writev(fd, &w.iov, w.bufs)
+		return
+	}
 	for len(w.b) > 0 {
 		n, err := syscall.Write(int(fd), w.b)
 		if n > 0 {
@@ -242,17 +248,14 @@ func (s *Socket) tryWrite(b []byte) ([]byte, error) {
 // writev writes borrowed slices with one system call and returns a copy of
 // what the kernel did not take.
 func (s *Socket) writev(ob *[]byte, bufs [][]byte) ([]byte, error) {
-	n := 0
+	var n int
 	var err error
 	if len(bufs) == 1 {
 		var rest []byte
 		rest, err = s.tryWrite(bufs[0])
 		n = len(bufs[0]) - len(rest)
 	} else {
-		cerr := s.rc.Control(func(fd uintptr) { n, err = writev(fd, &s.w.iov, bufs) })
-		if cerr != nil {
-			err = cerr
-		}
+		n, err = s.tryWritev(bufs)
 	}
 	rest := (*ob)[:0]
 	for i, b := range bufs {
@@ -271,6 +274,17 @@ func (s *Socket) writev(ob *[]byte, bufs [][]byte) ([]byte, error) {
 	s.borrowed = s.borrowed[:0]
 	s.q.Unlock()
 	return rest, err
+}
+
+// tryWritev writes without blocking and returns how much the kernel took.
+func (s *Socket) tryWritev(bufs [][]byte) (n int, err error) {
+	s.w.bufs, s.w.n, s.w.err = bufs, 0, nil
+	err = s.rc.Control(s.wFunc)
+	s.w.bufs = nil
+	if err == nil {
+		err = s.w.err
+	}
+	return s.w.n, err
 }
 
 // writev is one writev(2) without blocking; EAGAIN counts as nothing written.
