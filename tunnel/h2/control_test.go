@@ -349,7 +349,7 @@ func TestFloods(t *testing.T) {
 				return append(s.post(1), rst(1, Cancel)...)
 			}
 			return rst(1, Cancel)
-		}, maxOthers + 1},
+		}, maxOthers + 2},
 		{"ping", func(*script, int) []byte { return ping("12345678") }, maxControls},
 		{"settings", func(*script, int) []byte { return settings() }, maxControls},
 		{"settings-entries", func(*script, int) []byte {
