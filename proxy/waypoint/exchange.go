@@ -83,7 +83,9 @@ type exchange struct {
 	path           []byte // as the client sent it
 	deadline       timer
 	tryDeadline    timer
-	seq            uint32 // counts exchanges of this struct, for late timers
+	onDeadline     func(*loop.Turn) // routeTimedOut and tryTimedOut, made once
+	onTryDeadline  func(*loop.Turn)
+	seq            uint32 // counts exchanges of this struct, for what is late
 }
 
 type phase uint8
@@ -233,9 +235,10 @@ func (x *exchange) upstreamReady(t *loop.Turn) {
 	x.upReady = true
 	x.upStart = t.Now
 	if d := x.rule.backendTimeout; d > 0 {
-		seq := x.seq
-		attempt := x.attempts
-		x.tun.p.timers.start(&x.tryDeadline, x.tun.shard, t.Now, d, func(t *loop.Turn) { x.timedOut(t, seq, attempt) })
+		if x.onTryDeadline == nil {
+			x.onTryDeadline = x.tryTimedOut
+		}
+		x.tun.p.timers.start(&x.tryDeadline, x.tun.shard, t.Now, d, x.onTryDeadline)
 	}
 	body := x.reqBuf
 	trailers := x.reqTrailers
@@ -476,21 +479,33 @@ func (x *exchange) abandon(t *loop.Turn) {
 	x.reset()
 }
 
-// timedOut fires the route's or the try's deadline (attempt 0: the route's).
-func (x *exchange) timedOut(t *loop.Turn, seq uint32, attempt int) {
+// routeTimedOut fires when the whole has taken too long.
+func (x *exchange) routeTimedOut(t *loop.Turn) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.seq != seq || x.phase == idle || x.phase == upgraded || attempt != 0 && (attempt != x.attempts || x.respStarted) {
+	if x.deadline.expired() {
+		x.timedOut(t, "response_timeout")
+	}
+}
+
+// tryTimedOut fires when an endpoint has not begun to answer.
+func (x *exchange) tryTimedOut(t *loop.Turn) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.tryDeadline.expired() && !x.respStarted {
+		x.timedOut(t, "upstream_per_try_timeout")
+	}
+}
+
+func (x *exchange) timedOut(t *loop.Turn, details string) {
+	if x.phase == idle || x.phase == upgraded {
 		return
 	}
 	if up := x.up; up != nil {
 		x.up = nil
 		up.abort(t)
 	}
-	x.flag, x.details = flagTimeout, "response_timeout"
-	if attempt != 0 {
-		x.details = "upstream_per_try_timeout"
-	}
+	x.flag, x.details = flagTimeout, details
 	if x.respStarted {
 		x.down.abort(t)
 		x.abandon(t)

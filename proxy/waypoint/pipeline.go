@@ -47,8 +47,10 @@ func (x *exchange) route(t *loop.Turn) bool {
 		return false
 	}
 	if x.rule.timeout > 0 {
-		seq := x.seq
-		x.tun.p.timers.start(&x.deadline, x.tun.shard, t.Now, x.rule.timeout, func(t *loop.Turn) { x.timedOut(t, seq, 0) })
+		if x.onDeadline == nil {
+			x.onDeadline = x.routeTimedOut
+		}
+		x.tun.p.timers.start(&x.deadline, x.tun.shard, t.Now, x.rule.timeout, x.onDeadline)
 	}
 	if !x.run(t, x.rule.chain) {
 		return false
