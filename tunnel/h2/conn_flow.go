@@ -203,29 +203,24 @@ func tellWritable(t *loop.Turn, ss []*Stream) {
 // drain sends what waits in s, at most limit bytes. It reports whether the
 // handler wants to be told that there is room again. q is held.
 func (c *Conn) drain(t *loop.Turn, s *Stream, limit int64) bool {
-	for limit > 0 && s.pendLen() > 0 {
-		b := s.pending[s.pendOff:]
-		n := c.sendable(s, int64(len(b)))
+	for limit > 0 && s.pend.n > 0 {
+		n := c.sendable(s, int64(s.pend.front()))
 		if n = min(n, limit); n <= 0 {
 			break
 		}
 		limit -= n
-		last := int(n) == len(b)
+		b := s.pend.take(int(n))
 		// Accounted for first: with its end sent, the stream may be removed.
-		s.pendOff += int(n)
-		c.o.Budget.add(-int(n))
-		c.appendData(t, s, b[:n], last && s.pendEnd && s.trailers == nil)
+		c.o.Budget.add(-len(b))
+		c.appendData(t, s, b, s.pend.n == 0 && s.pendEnd && s.trailers == nil)
+		s.pend.taken(len(b))
 	}
-	if s.pendLen() > 0 {
-		if s.sendWin > 0 {
-			c.block(s) // the connection is what it waits for
-		}
-		s.compact()
-	} else {
-		s.pending, s.pendOff = nil, 0
+	if s.pend.n == 0 {
 		c.flushEnd(t, s)
+	} else if s.sendWin > 0 {
+		c.block(s) // the connection is what it waits for
 	}
-	if s.wantWritable && s.pendLen() <= lowPending {
+	if s.wantWritable && s.pend.n <= lowPending {
 		s.wantWritable = false
 		return true
 	}
@@ -320,6 +315,7 @@ func (c *Conn) remove(s *Stream) {
 }
 
 func (c *Conn) dropPending(s *Stream) {
-	c.o.Budget.add(-s.pendLen())
-	s.pending, s.pendOff, s.trailers = nil, 0, nil
+	c.o.Budget.add(-s.pend.n)
+	s.pend.clear()
+	s.trailers = nil
 }

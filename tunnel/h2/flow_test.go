@@ -1,7 +1,9 @@
 package h2
 
 import (
+	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -373,21 +375,60 @@ func TestStuckCarrier(t *testing.T) {
 	}
 }
 
-// Pending bytes are not held long after they were sent.
-func TestPendingIsCompacted(t *testing.T) {
+// Pending bytes are not held after they were sent.
+func TestPendingMemory(t *testing.T) {
 	s := start(t, Options{})
 	st := s.posted(1)
 	s.write(st, 65535, false)
+	s.write(st, 60000, false)
 	for range 400 {
 		s.write(st, 10000, false)
 		s.send(window(0, 10000), window(1, 10000))
 	}
-	s.write(st, 60000, false)
-	for range 100 {
-		s.write(st, 10000, false)
-		s.send(window(0, 10000), window(1, 10000))
+	if st.pend.n != 60000 || len(st.pend.chunks) > 60000/pendChunk+3 {
+		t.Errorf("%d bytes wait in %d chunks", st.pend.n, len(st.pend.chunks))
 	}
-	if st.pendLen() != 60000 || cap(st.pending) > 1<<20 {
-		t.Errorf("%d bytes wait in a buffer of %d", st.pendLen(), cap(st.pending))
+	s.send(window(0, 1<<20), window(1, 1<<20))
+	if st.pend.n != 0 || len(st.pend.chunks) != 0 || cap(st.pend.chunks) > 16 {
+		t.Errorf("%d bytes wait in %d chunks when all is sent", st.pend.n, len(st.pend.chunks))
+	}
+	// A short response takes a short piece of memory.
+	s.send(settings(settingInitialWindowSize, 0))
+	st = s.posted(3)
+	s.write(st, 100, false)
+	if c := cap(st.pend.chunks[0]); c > 1024 {
+		t.Errorf("100 bytes wait in a chunk of %d", c)
+	}
+}
+
+func TestPendingQueue(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	var p pending
+	var want []byte
+	for range 20000 {
+		if rng.IntN(3) > 0 {
+			b := slab[rng.IntN(1000):][:rng.IntN(1+rng.IntN(50000))]
+			p.push(b)
+			want = append(want, b...)
+		}
+		for range rng.IntN(4) {
+			if p.front() == 0 {
+				break
+			}
+			k := 1 + rng.IntN(p.front())
+			b := p.take(k)
+			if !bytes.Equal(b, want[:k]) {
+				t.Fatal("the bytes do not come out as they went in")
+			}
+			want = want[k:]
+			p.taken(k)
+		}
+		if p.n != len(want) {
+			t.Fatalf("%d bytes wait, want %d", p.n, len(want))
+		}
+		if len(want) > 1<<20 {
+			p.clear()
+			want = nil
+		}
 	}
 }

@@ -97,7 +97,7 @@ func (p *peerOf) bounds(rest int) {
 	c := p.c
 	waiting := 0
 	for _, s := range c.streams {
-		waiting += s.pendLen()
+		waiting += s.pend.n
 	}
 	switch {
 	case p.err == nil && rest >= frameHeaderLen+maxFrameSize:

@@ -377,7 +377,7 @@ func (w *world) check(e *end) {
 	var waiting int64
 	for _, e := range w.ends {
 		for _, s := range e.c.streams {
-			waiting += int64(s.pendLen())
+			waiting += int64(s.pend.n)
 			if s.recvWin < 0 || s.recvWin > s.window || s.sendWin < 0 && !w.shrunk || s.sendWin < -1<<21 {
 				w.Errorf("%s: stream %d has windows %d, %d", e.name, s.ID, s.sendWin, s.recvWin)
 			}

@@ -36,8 +36,7 @@ type Stream struct {
 	recvWin  int64
 	window   int64 // what recvWin is filled up to
 	unacked  int64 // consumed and not yet given back
-	pending  []byte
-	pendOff  int
+	pend     pending
 	trailers []hpack.HeaderField
 
 	gotHead      bool // client: the final response head; server: the request
@@ -82,18 +81,8 @@ func (s *Stream) get() StreamHandler {
 	return s.handler
 }
 
-func (s *Stream) pendLen() int { return len(s.pending) - s.pendOff }
-
 // waiting reports whether something is to be sent when windows allow.
-func (s *Stream) waiting() bool { return s.pendLen() > 0 || (s.pendEnd && !s.localEnd) }
-
-// compact moves what is pending to the front when the gap is large.
-func (s *Stream) compact() {
-	if s.pendOff > 32<<10 && s.pendOff > len(s.pending)/2 {
-		n := copy(s.pending, s.pending[s.pendOff:])
-		s.pending, s.pendOff = s.pending[:n], 0
-	}
-}
+func (s *Stream) waiting() bool { return s.pend.n > 0 || (s.pendEnd && !s.localEnd) }
 
 // Write sends a copy of b, as far as windows allow; the rest waits. With end,
 // our half of the stream ends behind it.
@@ -138,7 +127,7 @@ func (s *Stream) write(t *loop.Turn, b []byte, end bool) {
 	if s.gone || s.pendEnd || s.localEnd {
 		return
 	}
-	if s.pendLen() == 0 {
+	if s.pend.n == 0 {
 		for len(b) > 0 {
 			n := c.sendable(s, int64(len(b)))
 			if n <= 0 {
@@ -162,7 +151,7 @@ func (s *Stream) write(t *loop.Turn, b []byte, end bool) {
 			return
 		}
 	}
-	s.pending = append(s.pending, b...)
+	s.pend.push(b)
 	c.o.Budget.add(len(b))
 	s.pendEnd = s.pendEnd || end
 	if s.sendWin > 0 {
@@ -196,7 +185,7 @@ func (s *Stream) WriteTrailers(t *loop.Turn, fields []hpack.HeaderField) {
 		return
 	}
 	s.pendEnd = true
-	if s.pendLen() > 0 {
+	if s.pend.n > 0 {
 		s.trailers = slices.Clone(fields)
 		return
 	}
@@ -218,7 +207,7 @@ func (s *Stream) Consumed(t *loop.Turn, n int) {
 func (s *Stream) Congested() bool {
 	s.c.q.Lock()
 	defer s.c.q.Unlock()
-	if s.gone || s.pendLen() < highPending {
+	if s.gone || s.pend.n < highPending {
 		return false
 	}
 	s.wantWritable = true
