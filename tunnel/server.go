@@ -213,6 +213,15 @@ func (s *Server) snapshot() []*serverConn {
 	return out
 }
 
+// Handlers returns the handlers of all streams of all connections.
+func (s *Server) Handlers() []h2.StreamHandler {
+	var out []h2.StreamHandler
+	for _, c := range s.snapshot() {
+		out = append(out, c.h2.Handlers()...)
+	}
+	return out
+}
+
 // CloseListeners stops accepting; connections go on.
 func (s *Server) CloseListeners() {
 	s.mu.Lock()

@@ -445,3 +445,13 @@ func (s *h1Server) endOutput(t *loop.Turn) {
 		}
 	})
 }
+
+// drain ends a connection that waits for its next request. One that is busy
+// ends with the response at hand, which says so (see sendHead).
+func (s *h1Server) drain(t *loop.Turn) {
+	s.x.mu.Lock()
+	defer s.x.mu.Unlock()
+	if s.state == h1Head && len(s.in) == 0 {
+		s.endOutput(t)
+	}
+}

@@ -217,6 +217,11 @@ func (p *Proxy) drain() {
 	for _, s := range p.allH2Servers() {
 		loop.Run(s.drain)
 	}
+	for _, h := range p.server.Handlers() {
+		if s, ok := h.(*h1Server); ok {
+			loop.Run(s.drain)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.o.DrainTimeout)
 	defer cancel()
 	if err := p.server.Shutdown(ctx); err != nil {

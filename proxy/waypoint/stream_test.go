@@ -355,3 +355,23 @@ func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
 		<-stopped
 	}
 }
+
+func TestDrainDoesNotWaitForIdleClients(t *testing.T) {
+	r, v := one(t, mesh.ProtocolHTTP, func(w http.ResponseWriter, req *http.Request) { io.WriteString(w, "ok") })
+	c := r.conn(v)
+	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+	br := bufio.NewReader(c)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	r.proxy.o.DrainTimeout = time.Minute
+	stopped := make(chan struct{})
+	go func() { r.stop(); close(stopped) }()
+	if b, err := br.ReadByte(); err != io.EOF {
+		t.Errorf("read %v, %v from an idle connection that drains; want its end", b, err)
+	}
+	c.Close()
+	<-stopped
+}
