@@ -414,7 +414,7 @@ func TestDrain(t *testing.T) {
 	for _, args := range [][]string{nil, {"--processes"}} {
 		t.Run(strings.Join(append([]string{"up"}, args...), ""), func(t *testing.T) {
 			dir := t.TempDir()
-			folder := write(t, dir, "mesh.yaml", fmt.Sprintf(scaled, 1))
+			folder := write(t, dir, "mesh.yaml", fmt.Sprintf(scaled, 1, 1))
 			m, err := cairn.Up(t.Context(), dir, folder, append(args, "--range", takeRange(t).String())...)
 			if err != nil {
 				t.Fatal(err)

@@ -146,7 +146,7 @@ func startIdlers(t *testing.T, m *mesh, addr string) map[string]func(*testing.T)
 		{"slow-hello", waypoint, "\x16\x03\x01\x40\x00\x01\x00\x3f\xfc", "x", 20 * time.Second, false},
 		{"slow-header", addr, "GET /x HTTP/1.1\r\nHost: x\r\nX-A: ", "a", headTime, true},
 		{"half-header", addr, "GET /x HTTP/1.1\r\nHos", "", headTime, true},
-		{"slow-header-http2", addr, http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82", "", headTime, false},
+		{"slow-header-http2", addr, http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82", "", 2 * headTime, false},
 	} {
 		ends := make(chan ending, 20)
 		for range cap(ends) {

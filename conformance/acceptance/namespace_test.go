@@ -63,6 +63,13 @@ func (n namespace) dial(ctx context.Context, network, addr string) (conn net.Con
 		// Never unlocked: the thread ends with the goroutine, so that nothing else
 		// runs in the namespace.
 		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			// But for the first thread, which does not end and is what /proc/self
+			// shows: it waits here while another does it.
+			conn, err = n.dial(ctx, network, addr)
+			runtime.UnlockOSThread()
+			return
+		}
 		var ns *os.File
 		if ns, err = os.Open("/run/netns/" + n.name); err != nil {
 			return

@@ -291,14 +291,15 @@ spec:
   template:
     metadata: {labels: {app: echo}}
     spec:
-      containers: [{name: echo, image: cairn/echo, ports: [{containerPort: 8080}]}]
+      containers: [{name: echo, image: cairn/echo, env: [{name: GENERATION, value: "%d"}], ports: [{containerPort: 8080}]}]
 `
 
-// TestScale changes the number of pods under load, 1, 3, 1, 2, 1: through the waypoint and
-// past one no request fails, and all pods take part.
+// TestScale changes the number of pods under load, and then their template,
+// so that other pods take their place: through the waypoint and past one no
+// request fails, and all pods take part.
 func TestScale(t *testing.T) {
 	dir := t.TempDir()
-	path := write(t, dir, "mesh.yaml", fmt.Sprintf(scaled, 1))
+	path := write(t, dir, "mesh.yaml", fmt.Sprintf(scaled, 1, 1))
 	m := up(t, dir)
 	who := func(body string) string {
 		var e struct{ Pod string }
@@ -309,10 +310,12 @@ func TestScale(t *testing.T) {
 	for _, s := range []string{"echo", "direct"} {
 		loads[s] = startLoad(t, 10, "", "http://"+m.addr(t, "demo", s)+"/delay/5ms", who)
 	}
+	old := map[string]int{} // pods seen, with their generation
 	slow := make(chan error)
 	slows := 0
-	for _, n := range []int{3, 1, 2, 1} {
-		if n == 1 { // what is under way in a pod that goes is finished there
+	for i, n := range []int{3, 1, 2, 1, 1, 2, 2} {
+		generation := max(i-2, 1) // another from the fifth step on
+		if n == 1 {               // what is under way in a pod that goes is finished there
 			for range 6 {
 				slows++
 				go func() {
@@ -325,20 +328,25 @@ func TestScale(t *testing.T) {
 			}
 			eventually(t, 5*time.Second, func() error { return answers(t, "", "http://"+m.addr(t, "demo", "echo")+"/delay/100ms", 200) })
 		}
-		if err := os.WriteFile(path, fmt.Appendf(nil, scaled, n), 0o644); err != nil {
+		if err := os.WriteFile(path, fmt.Appendf(nil, scaled, n, generation), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		for name, l := range loads {
 			eventually(t, 15*time.Second, func() error {
+				// By the pods of now: those of before had their last requests a while ago.
 				got := shares(l.since(time.Now().Add(-300 * time.Millisecond)))
-				pods := 0
+				delete(got, "")
+				was := 0
 				for pod := range got {
-					if pod != "" {
-						pods++
+					if generation > 1 && old[pod] != 0 && old[pod] != generation {
+						was++
 					}
 				}
-				if pods != n {
-					return fmt.Errorf("%s is answered by %v, want %d pods", name, got, n)
+				if len(got) != n || was > 0 {
+					return fmt.Errorf("%s is answered by %v, want %d pods of generation %d", name, got, n, generation)
+				}
+				for pod := range got {
+					old[pod] = generation
 				}
 				return nil
 			})
