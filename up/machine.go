@@ -9,7 +9,7 @@ import (
 )
 
 // machine is where pods live: all in this network namespace, told apart by
-// loopback addresses, or each in one of its own. Methods but start and dial are
+// loopback addresses, or each in one of its own. Methods but start and the dials are
 // called from one goroutine.
 type machine interface {
 	// addPod makes the place that p will run in; p is new.
@@ -23,6 +23,8 @@ type machine interface {
 	start(cmd *exec.Cmd, p Pod) (wait func() error, err error)
 	// dial connects to p as its node would.
 	dial(ctx context.Context, p Pod, to netip.AddrPort) (net.Conn, error)
+	// dialInside connects as a program in the place of p would.
+	dialInside(ctx context.Context, p Pod, to netip.AddrPort) (net.Conn, error)
 	// close takes everything down; the pods' programs have ended.
 	close()
 }
@@ -63,6 +65,10 @@ func (m *loopback) dial(ctx context.Context, _ Pod, to netip.AddrPort) (net.Conn
 		return nil, fmt.Errorf("connecting to %s: %w", to, err)
 	}
 	return c, nil
+}
+
+func (m *loopback) dialInside(ctx context.Context, p Pod, to netip.AddrPort) (net.Conn, error) {
+	return m.dial(ctx, p, to)
 }
 
 func (m *loopback) close() {

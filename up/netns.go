@@ -118,6 +118,14 @@ func (m *namespaces) dial(ctx context.Context, p Pod, to netip.AddrPort) (net.Co
 	return hp.Node.Namespace().DialTCP(ctx, from, to, nil)
 }
 
+func (m *namespaces) dialInside(ctx context.Context, p Pod, to netip.AddrPort) (net.Conn, error) {
+	hp, err := m.pod(p)
+	if err != nil {
+		return nil, err
+	}
+	return hp.Namespace().DialTCP(ctx, netip.AddrPort{}, to, nil)
+}
+
 func (m *namespaces) close() {
 	if err := m.lab.Close(); err != nil {
 		m.log.Warn("taking down the network namespaces", "error", err)

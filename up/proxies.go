@@ -164,11 +164,15 @@ func buildWaypoint(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*bui
 
 // runningProxy is a proxy that has been started, here or in its own process.
 type runningProxy struct {
-	spec   spec
-	place  Pod // where it runs; without a name: here
-	cancel context.CancelFunc
-	done   chan struct{}
-	node   *ztunnel.Proxy // set for node proxies of this process
+	spec  spec
+	place Pod // where it runs; without a name: here
+	// shown is spec with the servers' addresses as the user is to know them.
+	// forward carries there, where they are not the proxy's own; else it is nil.
+	shown   spec
+	forward *forwarder
+	cancel  context.CancelFunc
+	done    chan struct{}
+	node    *ztunnel.Proxy // set for node proxies of this process
 
 	err  error // what came of it, once done is closed
 	told bool  // its end has been logged
@@ -181,7 +185,7 @@ type runningProxy struct {
 }
 
 func newRunningProxy(s spec, place Pod) *runningProxy {
-	return &runningProxy{spec: s, place: place, done: make(chan struct{}), serving: make(chan struct{})}
+	return &runningProxy{spec: s, shown: s, place: place, done: make(chan struct{}), serving: make(chan struct{})}
 }
 
 // awaitServing waits until the proxy serves. It reports false if it has ended

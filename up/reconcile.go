@@ -49,7 +49,8 @@ type reconciler struct {
 
 	parts   mesh.Parts
 	pods    []Pod
-	placed  map[string]Pod // pods that the machine has a place for
+	placed  map[string]Pod            // pods that the machine has a place for
+	leaving map[string]*mesh.Workload // pods that are gone from the manifests and still run, by Pod.key
 	nodes   map[string]*runningProxy
 	wps     map[mesh.Name]*runningProxy
 	retired []*runningProxy // proxies that are not needed any more and drain
@@ -67,7 +68,7 @@ func newReconciler(o Options, dir string) (*reconciler, error) {
 	r := &reconciler{
 		o: o, dir: dir, log: o.Log, ca: ca, store: source.NewStore(),
 		report: &reporter{out: o.Out, json: o.JSON},
-		placed: map[string]Pod{}, nodes: map[string]*runningProxy{}, wps: map[mesh.Name]*runningProxy{},
+		placed: map[string]Pod{}, leaving: map[string]*mesh.Workload{}, nodes: map[string]*runningProxy{}, wps: map[mesh.Name]*runningProxy{},
 	}
 	if r.hostAlloc, err = NewLoopback(o.Range); err != nil {
 		return nil, err
@@ -168,6 +169,7 @@ func (r *reconciler) update(ctx, life context.Context, u update) error {
 // apply makes c run; what it starts ends with life. The order matters: a pod's
 // place before its proxy takes it in, names before programs that look them up.
 func (r *reconciler) apply(ctx, life context.Context, c *config) error {
+	r.leave(c)
 	r.parts, r.pods = c.parts, c.pods
 	var errs []error
 	for _, p := range c.pods {
@@ -224,6 +226,7 @@ func (r *reconciler) publish() {
 			p.Workloads[i] = &w
 		}
 	}
+	p.Workloads = r.withLeaving(p.Workloads)
 	r.store.Publish(p)
 }
 
@@ -233,17 +236,23 @@ func (r *reconciler) removeGone() {
 	for _, p := range r.pods {
 		want[p.key()] = true
 	}
+	gone := false
 	for key, p := range r.placed {
 		if want[key] {
 			continue
 		}
 		if r.runner.Gone(key) {
+			delete(r.leaving, key)
+			gone = true
 			if n := r.nodes[p.Node]; n != nil && n.node != nil && r.o.Netns {
 				n.node.RemovePod(p.UID)
 			}
 			r.machine.removePod(p)
 			delete(r.placed, key)
 		}
+	}
+	if gone {
+		r.publish()
 	}
 }
 
@@ -350,12 +359,12 @@ func (r *reconciler) describe() readyEvent {
 	}
 	for _, w := range s.Waypoints {
 		if p := r.wps[w.Name]; p != nil {
-			e.Waypoints = append(e.Waypoints, waypointInfo{w.Name.Namespace, w.Name.Name, w.Addresses[0].String(), p.spec.Admin.String(), p.spec.Metrics.String()})
+			e.Waypoints = append(e.Waypoints, waypointInfo{w.Name.Namespace, w.Name.Name, w.Addresses[0].String(), p.shown.Admin.String(), p.shown.Metrics.String()})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.nodes)) {
 		p := r.nodes[name]
-		e.Nodes = append(e.Nodes, nodeInfo{name, p.spec.Admin.String(), p.spec.Metrics.String()})
+		e.Nodes = append(e.Nodes, nodeInfo{name, p.shown.Admin.String(), p.shown.Metrics.String()})
 	}
 	return e
 }
@@ -384,5 +393,10 @@ func (r *reconciler) shutDown() {
 	}
 	r.runner.Stop()
 	<-drained
+	for _, p := range all {
+		if p.forward != nil {
+			p.forward.close()
+		}
+	}
 	r.log.Debug("the mesh is down", "took", time.Since(began).Round(time.Millisecond).String())
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -73,6 +74,9 @@ func (r *reconciler) sweepRetired() {
 }
 
 func (r *reconciler) clearPlace(p *runningProxy) {
+	if p.forward != nil {
+		p.forward.close()
+	}
 	if p.place.Name != "" {
 		r.machine.removePod(p.place)
 	}
@@ -131,7 +135,31 @@ func (r *reconciler) startWaypoint(life context.Context, w *mesh.Waypoint) (*run
 	if err := r.machine.addPod(place); err != nil {
 		return nil, err
 	}
-	return r.startProxy(life, s, place)
+	shown, f, err := r.forwardServers(s, place)
+	if err == nil {
+		var p *runningProxy
+		if p, err = r.startProxy(life, s, place); err == nil {
+			p.forward, p.shown = f, shown
+			return p, nil
+		}
+		f.close()
+	}
+	r.machine.removePod(place)
+	return nil, err
+}
+
+// forwardServers gives the servers of a proxy in a network namespace addresses
+// on this machine, which are those of the spec that it returns.
+func (r *reconciler) forwardServers(s spec, place Pod) (spec, *forwarder, error) {
+	shown := r.servers(s, r.hostAlloc.Waypoint(s.Waypoint))
+	f := newForwarder(func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+		return r.machine.dialInside(ctx, place, to)
+	})
+	if err := errors.Join(f.forward(shown.Admin, s.Admin), f.forward(shown.Metrics, s.Metrics)); err != nil {
+		f.close()
+		return s, nil, err
+	}
+	return shown, f, nil
 }
 
 // startProxy starts a proxy: in this process, or in its own if that is wanted
