@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -315,6 +316,36 @@ func TestIdleStreamMemory(t *testing.T) {
 		t.Errorf("%d bytes per idle stream and both its ends, want at most 4096", per)
 	}
 	runtime.KeepAlive(keep)
+}
+
+// What a connection without streams costs, both ends and their goroutines.
+func TestIdleConnectionMemory(t *testing.T) {
+	r := newRig(t, func(c *Connect) { c.Reject(503) })
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	const n = 200
+	open := func(i int) {
+		tg := r.target() // each is another one to the pool
+		tg.Expect = append(tg.Expect, fmt.Sprintf("spiffe://cluster.local/ns/ns/sa/other-%d", i))
+		if _, err := r.pool.Dial(t.Context(), tg, Request{Authority: "10.0.0.1:80"}); err == nil {
+			t.Fatal("not refused")
+		}
+	}
+	open(n)
+	before := heap()
+	for i := range n {
+		open(i)
+	}
+	per := int64(heap()-before) / n
+	t.Logf("%d bytes per idle connection, both ends", per)
+	if per > 46<<10 {
+		t.Errorf("%d bytes per idle connection and both its ends, want at most 46 KiB", per)
+	}
 }
 
 func TestConnectionsLeaveNothing(t *testing.T) {

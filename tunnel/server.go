@@ -138,8 +138,26 @@ func acceptLoop(ln net.Listener, f func(*net.TCPConn)) error {
 	}
 }
 
+// serveConn is a connection's reader, for as long as that lives: what it needs
+// at the beginning only stands in functions of its own, off its stack.
 func (s *Server) serveConn(nc *net.TCPConn) {
 	defer s.wg.Done()
+	c := s.handshake(nc)
+	if c == nil {
+		return
+	}
+	if s.o.ConnOpened != nil {
+		defer s.o.ConnOpened(c.peer.Identity, c.peer.Addr)()
+	}
+	s.start(c)
+	_ = c.sock.Serve(c.h2, false)
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+}
+
+// handshake authenticates a peer. It returns nil, and has closed nc, if that fails.
+func (s *Server) handshake(nc *net.TCPConn) *serverConn {
 	remote := addrPort(nc.RemoteAddr())
 	sock, err := loop.NewTLS(s.ctx, nc, s.o.TLS, false, s.o.HandshakeTimeout)
 	var peer mesh.Identity
@@ -154,17 +172,18 @@ func (s *Server) serveConn(nc *net.TCPConn) {
 		if s.o.HandshakeFailed != nil {
 			s.o.HandshakeFailed(remote, err)
 		}
-		return
+		return nil
 	}
-	c := &serverConn{
+	return &serverConn{
 		s: s, sock: sock, local: addrPort(sock.LocalAddr()),
 		peer: mesh.Peer{Identity: peer, Principal: peer.Principal(), Addr: remote},
 	}
-	if s.o.ConnOpened != nil {
-		defer s.o.ConnOpened(peer, remote)()
-	}
+}
+
+// start begins to speak HTTP/2.
+func (s *Server) start(c *serverConn) {
 	loop.Run(func(t *loop.Turn) {
-		c.h2 = h2.New(t, sock, c, h2.Options{
+		c.h2 = h2.New(t, c.sock, c, h2.Options{
 			MaxStreams: s.o.MaxStreams, Budget: s.o.Budget,
 			Keepalive: s.o.Keepalive, Timeout: s.o.KeepaliveTimeout,
 		})
@@ -173,17 +192,13 @@ func (s *Server) serveConn(nc *net.TCPConn) {
 	s.conns[c] = struct{}{}
 	closing, killed := s.closing, s.killed
 	s.mu.Unlock()
-	sock.Start(c.h2)
+	c.sock.Start(c.h2)
 	switch {
 	case killed:
 		c.h2.Abort()
 	case closing:
 		loop.Run(c.h2.Drain)
 	}
-	_ = sock.Serve(c.h2, false)
-	s.mu.Lock()
-	delete(s.conns, c)
-	s.mu.Unlock()
 }
 
 // tick drives keepalive of all connections, once a second.

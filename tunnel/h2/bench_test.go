@@ -11,9 +11,8 @@ import (
 
 // link is a carrier whose output goes straight into the other end.
 type link struct {
-	q    loop.Queue
-	to   *Conn
-	rest []byte
+	q  loop.Queue
+	to *Conn
 }
 
 func (l *link) Queue() *loop.Queue { return &l.q }
@@ -104,8 +103,14 @@ func BenchmarkStreamWrite(b *testing.B) {
 func BenchmarkRequest(b *testing.B) {
 	c, turn := linked(b)
 	e := &eater{}
-	fields := []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":path", Value: "/a"},
-		{Name: ":authority", Value: "reviews:9080"}, {Name: "user-agent", Value: "bench"}, {Name: "x-request-id", Value: "0af76519-16cd-43dd-8448-eb211c80319c"}}
+	fields := []hpack.HeaderField{
+		{Name: ":method", Value: "GET"},
+		{Name: ":scheme", Value: "http"},
+		{Name: ":path", Value: "/a"},
+		{Name: ":authority", Value: "reviews:9080"},
+		{Name: "user-agent", Value: "bench"},
+		{Name: "x-request-id", Value: "0af76519-16cd-43dd-8448-eb211c80319c"},
+	}
 	b.ReportAllocs()
 	for b.Loop() {
 		c.Open(turn, e, fields, true)

@@ -293,8 +293,7 @@ func (c *Conn) frame(t *loop.Turn, typ, flags byte, id uint32, p []byte) error {
 func (c *Conn) fail(t *loop.Turn, err error) error {
 	code := InternalError
 	reason := ""
-	var ce *ConnError
-	if errors.As(err, &ce) {
+	if ce, ok := errors.AsType[*ConnError](err); ok {
 		code, reason = ce.Code, ce.Reason
 	}
 	c.q.Lock()

@@ -238,8 +238,10 @@ func TestCongestedAndWritable(t *testing.T) {
 		t.Error("congested below the mark")
 	}
 	s.write(st, 1, false)
-	if !st.Congested() || !st.Congested() {
-		t.Error("not congested at the mark")
+	for range 2 {
+		if !st.Congested() {
+			t.Error("not congested at the mark")
+		}
 	}
 	if b.Used() != highPending {
 		t.Errorf("budget %d, want %d", b.Used(), highPending)

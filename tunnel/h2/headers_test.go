@@ -49,45 +49,79 @@ func TestStreamStates(t *testing.T) {
 		want []string
 		sent []string
 	}{
-		{name: "data-half-closed", do: func(s *script) { s.send(s.get(1)) }, last: func(*script) []byte { return data(1, 1) },
-			want: []string{"open 1 :method=GET end", "reset 1 STREAM_CLOSED by us"}, sent: []string{"RST 1 STREAM_CLOSED"}},
-		{name: "headers-half-closed", do: func(s *script) { s.send(s.get(1)) }, code: StreamClosed,
-			last: func(s *script) []byte { return s.headers(1, true, "a", "b") }},
-		{name: "data-closed", do: func(s *script) { s.send(s.get(1)); s.respond(true) }, code: StreamClosed,
-			last: func(*script) []byte { return data(1, 1) }},
-		{name: "headers-closed", do: func(s *script) { s.send(s.get(1)); s.respond(true) }, code: StreamClosed,
-			last: func(s *script) []byte { return s.get(1) }},
-		{name: "data-after-rst", do: func(s *script) { s.send(s.post(1), rst(1, Cancel)) }, code: StreamClosed,
-			last: func(*script) []byte { return data(1, 1) }},
-		{name: "id-skipped", do: func(s *script) { s.send(s.get(5)) }, code: ProtocolError,
-			last: func(s *script) []byte { return s.get(3) }},
-		{name: "data-crossing-our-rst", do: func(s *script) { s.send(s.post(1)); s.turn(func(t *loop.Turn) { s.last.Reset(t, Cancel) }) },
-			last: func(s *script) []byte { return append(data(1, 9), s.headers(1, true, "a", "b")...) },
-			want: []string{"open 1 :method=POST"}, sent: []string{"RST 1 CANCEL"}},
-		{name: "trailers-without-end", do: func(s *script) { s.send(s.post(1)) },
-			last: func(s *script) []byte { return s.headers(1, false, "a", "b") },
-			want: []string{"open 1 :method=POST", "reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"}},
-		{name: "window-0", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return window(1, 0) },
-			want: []string{"open 1 :method=POST", "reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"}},
-		{name: "window-overflow", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return window(1, 1<<31-1) },
-			want: []string{"open 1 :method=POST", "reset 1 FLOW_CONTROL_ERROR by us"}, sent: []string{"RST 1 FLOW_CONTROL_ERROR"}},
-		{name: "window-closed", do: func(s *script) { s.send(s.post(1), rst(1, Cancel)) }, last: func(*script) []byte { return window(1, 5) },
-			want: []string{"open 1 :method=POST", "reset 1 CANCEL by peer"}},
-		{name: "priority-length", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return raw(framePriority, 0, 1, 1, 2) },
-			want: []string{"open 1 :method=POST", "reset 1 FRAME_SIZE_ERROR by us"}, sent: []string{"RST 1 FRAME_SIZE_ERROR"}},
-		{name: "priority-self", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return raw(framePriority, 0, 1, 0, 0, 0, 1, 0) },
-			want: []string{"open 1 :method=POST", "reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"}},
-		{name: "refused", o: Options{MaxStreams: 1}, do: func(s *script) { s.send(s.post(1)) },
-			last: func(s *script) []byte { return append(s.post(3), data(3, 10)...) },
-			want: []string{"open 1 :method=POST"}, sent: []string{"RST 3 REFUSED_STREAM"}},
-		{name: "rst-by-peer", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return rst(1, 0x99) },
-			want: []string{"open 1 :method=POST", "reset 1 0x99 by peer"}},
-		{name: "client-data-first", o: Options{Client: true}, do: func(s *script) { s.opened(false); s.sent() },
+		{
+			name: "data-half-closed", do: func(s *script) { s.send(s.get(1)) }, last: func(*script) []byte { return data(1, 1) },
+			want: []string{"open 1 :method=GET end", "reset 1 STREAM_CLOSED by us"}, sent: []string{"RST 1 STREAM_CLOSED"},
+		},
+		{
+			name: "headers-half-closed", do: func(s *script) { s.send(s.get(1)) }, code: StreamClosed,
+			last: func(s *script) []byte { return s.headers(1, true, "a", "b") },
+		},
+		{
+			name: "data-closed", do: func(s *script) { s.send(s.get(1)); s.respond(true) }, code: StreamClosed,
 			last: func(*script) []byte { return data(1, 1) },
-			want: []string{"reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"}},
-		{name: "client-1xx-end", o: Options{Client: true}, do: func(s *script) { s.opened(false); s.sent() },
+		},
+		{
+			name: "headers-closed", do: func(s *script) { s.send(s.get(1)); s.respond(true) }, code: StreamClosed,
+			last: func(s *script) []byte { return s.get(1) },
+		},
+		{
+			name: "data-after-rst", do: func(s *script) { s.send(s.post(1), rst(1, Cancel)) }, code: StreamClosed,
+			last: func(*script) []byte { return data(1, 1) },
+		},
+		{
+			name: "id-skipped", do: func(s *script) { s.send(s.get(5)) }, code: ProtocolError,
+			last: func(s *script) []byte { return s.get(3) },
+		},
+		{
+			name: "data-crossing-our-rst", do: func(s *script) { s.send(s.post(1)); s.turn(func(t *loop.Turn) { s.last.Reset(t, Cancel) }) },
+			last: func(s *script) []byte { return append(data(1, 9), s.headers(1, true, "a", "b")...) },
+			want: []string{"open 1 :method=POST"}, sent: []string{"RST 1 CANCEL"},
+		},
+		{
+			name: "trailers-without-end", do: func(s *script) { s.send(s.post(1)) },
+			last: func(s *script) []byte { return s.headers(1, false, "a", "b") },
+			want: []string{"open 1 :method=POST", "reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"},
+		},
+		{
+			name: "window-0", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return window(1, 0) },
+			want: []string{"open 1 :method=POST", "reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"},
+		},
+		{
+			name: "window-overflow", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return window(1, 1<<31-1) },
+			want: []string{"open 1 :method=POST", "reset 1 FLOW_CONTROL_ERROR by us"}, sent: []string{"RST 1 FLOW_CONTROL_ERROR"},
+		},
+		{
+			name: "window-closed", do: func(s *script) { s.send(s.post(1), rst(1, Cancel)) }, last: func(*script) []byte { return window(1, 5) },
+			want: []string{"open 1 :method=POST", "reset 1 CANCEL by peer"},
+		},
+		{
+			name: "priority-length", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return raw(framePriority, 0, 1, 1, 2) },
+			want: []string{"open 1 :method=POST", "reset 1 FRAME_SIZE_ERROR by us"}, sent: []string{"RST 1 FRAME_SIZE_ERROR"},
+		},
+		{
+			name: "priority-self", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return raw(framePriority, 0, 1, 0, 0, 0, 1, 0) },
+			want: []string{"open 1 :method=POST", "reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"},
+		},
+		{
+			name: "refused", o: Options{MaxStreams: 1}, do: func(s *script) { s.send(s.post(1)) },
+			last: func(s *script) []byte { return append(s.post(3), data(3, 10)...) },
+			want: []string{"open 1 :method=POST"}, sent: []string{"RST 3 REFUSED_STREAM"},
+		},
+		{
+			name: "rst-by-peer", do: func(s *script) { s.send(s.post(1)) }, last: func(*script) []byte { return rst(1, 0x99) },
+			want: []string{"open 1 :method=POST", "reset 1 0x99 by peer"},
+		},
+		{
+			name: "client-data-first", o: Options{Client: true}, do: func(s *script) { s.opened(false); s.sent() },
+			last: func(*script) []byte { return data(1, 1) },
+			want: []string{"reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"},
+		},
+		{
+			name: "client-1xx-end", o: Options{Client: true}, do: func(s *script) { s.opened(false); s.sent() },
 			last: func(s *script) []byte { return s.status(1, "100", true) },
-			want: []string{"reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"}},
+			want: []string{"reset 1 PROTOCOL_ERROR by us"}, sent: []string{"RST 1 PROTOCOL_ERROR"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := start(t, tt.o)

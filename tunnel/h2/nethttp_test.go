@@ -368,8 +368,12 @@ func TestNetHTTPServer(t *testing.T) {
 			body := slab[:i*i*1000]
 			x := &collect{done: make(chan error, 1)}
 			loop.Run(func(turn *loop.Turn) {
-				st := c.Open(turn, x, []hpack.HeaderField{{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "http"},
-					{Name: ":authority", Value: "a"}, {Name: ":path", Value: "/"}}, false)
+				st := c.Open(turn, x, []hpack.HeaderField{
+					{Name: ":method", Value: "POST"},
+					{Name: ":scheme", Value: "http"},
+					{Name: ":authority", Value: "a"},
+					{Name: ":path", Value: "/"},
+				}, false)
 				st.Write(turn, body[:len(body)/2], false)
 				st.Write(turn, body[len(body)/2:], true)
 			})

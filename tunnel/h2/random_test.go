@@ -100,8 +100,10 @@ func newWorld(t *testing.T, seed uint64) *world {
 	w.opening = w.rng.IntN(20)
 	for i, name := range []string{"client", "server"} {
 		e := &end{w: w, name: name, wire: newWire(), streams: map[uint32]*talker{}}
-		o := Options{Client: i == 0, Budget: &w.budget, MaxStreams: uint32(w.pick(2, 100)),
-			Window: int64(w.pick(1, 100000)), MaxWindow: int64(w.pick(1, 200000, 1<<20)), ConnWindow: int64(w.pick(1, 1<<20))}
+		o := Options{
+			Client: i == 0, Budget: &w.budget, MaxStreams: uint32(w.pick(2, 100)),
+			Window: int64(w.pick(1, 100000)), MaxWindow: int64(w.pick(1, 200000, 1<<20)), ConnWindow: int64(w.pick(1, 1<<20)),
+		}
 		w.turn(func(t *loop.Turn) { e.c = New(t, e.wire, e, o) })
 		e.wire.conn = e.c
 		w.ends[i] = e
@@ -212,8 +214,11 @@ func (w *world) open() {
 				return
 			}
 			tk := &talker{e: e, size: w.size(), want: w.size(), headed: true, trailers: w.rng.IntN(4) == 0}
-			fields := []hpack.HeaderField{{Name: ":method", Value: "POST"}, {Name: "up", Value: fmt.Sprint(tk.size)},
-				{Name: "down", Value: fmt.Sprint(tk.want)}}
+			fields := []hpack.HeaderField{
+				{Name: ":method", Value: "POST"},
+				{Name: "up", Value: fmt.Sprint(tk.size)},
+				{Name: "down", Value: fmt.Sprint(tk.want)},
+			}
 			tk.st = e.c.Open(t, tk, fields, false)
 			if tk.st == nil {
 				w.Error("CanOpen said yes, Open no")

@@ -385,7 +385,7 @@ func (s *Socket) batch(r *reader, b []byte) error {
 		n, err := s.tls.Read(p[len(p):cap(p)])
 		p = p[:len(p)+n]
 		if err != nil {
-			if err != errAgain {
+			if !errors.Is(err, errAgain) {
 				rerr = err
 			}
 			break

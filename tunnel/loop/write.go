@@ -299,10 +299,10 @@ func writev(fd uintptr, iov *[]syscall.Iovec, bufs [][]byte) (int, error) {
 	n, _, e := syscall.Syscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
 	clear(v)
 	*iov = v[:0]
-	switch e {
-	case 0:
+	if e == 0 {
 		return int(n), nil
-	case syscall.EAGAIN, syscall.EINTR:
+	}
+	if e == syscall.EAGAIN || e == syscall.EINTR {
 		return 0, nil
 	}
 	return 0, e
