@@ -293,6 +293,9 @@ func TestClosedPool(t *testing.T) {
 // What a stream that has nothing to say costs, on both sides together, its
 // part of the connection included.
 func TestIdleStreamMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector uses memory of its own")
+	}
 	handler, streams := hold(t)
 	r := newRig(t, handler)
 	heap := func() uint64 {
@@ -320,6 +323,9 @@ func TestIdleStreamMemory(t *testing.T) {
 
 // What a connection without streams costs, both ends and their goroutines.
 func TestIdleConnectionMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector uses memory of its own")
+	}
 	r := newRig(t, func(c *Connect) { c.Reject(503) })
 	heap := func() uint64 {
 		runtime.GC()

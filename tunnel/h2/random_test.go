@@ -14,7 +14,7 @@ import (
 
 var (
 	seedFlag  = flag.Int64("seed", -1, "run this one schedule of TestRandomSchedules, and say what happens")
-	seedsFlag = flag.Int("seeds", 3000, "how many schedules TestRandomSchedules runs")
+	seedsFlag = flag.Int("seeds", 2000, "how many schedules TestRandomSchedules runs")
 )
 
 // TestRandomSchedules lets a client and a server talk over carriers that split,
@@ -27,8 +27,8 @@ func TestRandomSchedules(t *testing.T) {
 		return
 	}
 	n := *seedsFlag
-	if testing.Short() {
-		n = 300
+	if testing.Short() || raceEnabled {
+		n /= 10
 	}
 	for seed := range n {
 		w := newWorld(t, uint64(seed))
