@@ -80,7 +80,7 @@ func (r *relay) linger() error {
 		return nil
 	}
 	r.sock.WaitFlushed()
-	return nil
+	return r.sock.Failure()
 }
 
 // outcome is what Relay returns, given how the connection ended.

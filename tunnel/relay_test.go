@@ -161,6 +161,31 @@ func TestAbortOfHalfClosedRelay(t *testing.T) {
 	})
 }
 
+// An orderly end that the client does not live to read is not one.
+func TestResetWithAnswerUnread(t *testing.T) {
+	ln, conns := accepted(t)
+	r := newRig(t, forward(t, ln.Addr()))
+	app, relayed := r.through(t, "10.0.0.1:80")
+	server := <-conns
+	app.CloseWrite()
+	within(t, "the FIN", func() { server.Read(make([]byte, 1)) })
+	app.SetReadBuffer(4 << 10)
+	// More than the kernel takes for a client that does not read, and less
+	// than the windows hold.
+	go func() {
+		defer server.Close()
+		server.Write(make([]byte, 16<<20))
+	}()
+	io.ReadFull(app, make([]byte, 1<<20))
+	app.SetLinger(0)
+	app.Close()
+	within(t, "the reset", func() {
+		if err := <-relayed; !errors.Is(err, ErrReset) {
+			t.Errorf("relay: %v, want ErrReset", err)
+		}
+	})
+}
+
 // A stream that is reset before it is relayed ends its connection.
 func TestResetBeforeRelay(t *testing.T) {
 	r := newRig(t, func(c *Connect) { c.Accept().Abandon() })

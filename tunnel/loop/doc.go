@@ -19,6 +19,12 @@
 // grows, and whoever fills it looks at Queue.Size and stops the source by
 // withholding its flow-control credit; Handler.Drained says when to go on.
 //
+// # Ends
+//
+// The two directions end separately: CloseWrite sends a FIN behind what is
+// queued, and Serve may return with the output still open (keepWriting). Then
+// AwaitReset tells a peer that closed its output from one that is gone.
+//
 // # TLS
 //
 // crypto/tls runs over an in-memory connection, decoupled from the socket: one

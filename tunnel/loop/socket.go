@@ -148,6 +148,13 @@ func (s *Socket) WaitFlushed() {
 	s.q.Unlock()
 }
 
+// Failure is why a write failed, and what was queued with it lost; nil if none did.
+func (s *Socket) Failure() error {
+	s.q.Lock()
+	defer s.q.Unlock()
+	return s.failure
+}
+
 // Reset makes the final close send RST instead of FIN, then aborts.
 func (s *Socket) Reset() {
 	_ = s.nc.SetLinger(0)
