@@ -165,6 +165,12 @@ func (r *rig) endpoint(name string, h http.Handler, http2 bool) *mesh.Workload {
 // node starts a node proxy that forwards every CONNECT to addr.
 func (r *rig) node(name, addr string) *mesh.Workload {
 	r.t.Helper()
+	return r.nodeAt(name, func() string { return addr })
+}
+
+// nodeAt is node with an address that may change.
+func (r *rig) nodeAt(name string, addr func() string) *mesh.Workload {
+	r.t.Helper()
 	id := mesh.Identity{TrustDomain: "cluster.local", Namespace: "app", ServiceAccount: name}
 	w := &mesh.Workload{UID: "Kubernetes//Pod/app/" + name, Name: name, Namespace: "app", ServiceAccount: name, TrustDomain: "cluster.local",
 		Addresses: []netip.Addr{r.address()}, Protocol: mesh.TunnelHBONE, Ready: true, Capacity: 1, CanonicalName: name, CanonicalRevision: "v1",
@@ -178,7 +184,7 @@ func (r *rig) node(name, addr string) *mesh.Workload {
 			c.Reject(401)
 			return
 		}
-		conn, err := net.Dial("tcp", addr)
+		conn, err := net.Dial("tcp", addr())
 		if err != nil {
 			c.Reject(503)
 			return
