@@ -169,14 +169,13 @@ func TestResetWithAnswerUnread(t *testing.T) {
 	server := <-conns
 	app.CloseWrite()
 	within(t, "the FIN", func() { server.Read(make([]byte, 1)) })
-	app.SetReadBuffer(4 << 10)
 	// More than the kernel takes for a client that does not read, and less
 	// than the windows hold.
 	go func() {
 		defer server.Close()
 		server.Write(make([]byte, 16<<20))
 	}()
-	io.ReadFull(app, make([]byte, 1<<20))
+	io.ReadFull(app, make([]byte, 64<<10))
 	app.SetLinger(0)
 	app.Close()
 	within(t, "the reset", func() {
