@@ -15,7 +15,7 @@ import (
 // the snapshots until its program has ended, out of its services.
 //
 // It stays in a service that would have no other pod: where a pod is replaced,
-// the new one has yet to start.
+// the new one has yet to start, and for as long the old one is held.
 
 // leave notes the pods that next does not have any more.
 func (r *reconciler) leave(next *config) {
@@ -48,12 +48,15 @@ func (r *reconciler) withLeaving(list []*mesh.Workload) []*mesh.Workload {
 		if slices.ContainsFunc(w.Addresses, func(a netip.Addr) bool { return taken[a] }) {
 			continue // another pod has its address by now
 		}
-		services := map[mesh.ServiceKey]map[uint16]uint16{}
+		services, hold := map[mesh.ServiceKey]map[uint16]uint16{}, false
 		for name, ports := range w.Services {
-			if !served[name] {
+			ready, others := served[name]
+			if !ready {
 				services[name] = ports
 			}
+			hold = hold || others && !ready
 		}
+		r.runner.Hold(key, hold)
 		w.Services, w.Ready = services, w.Ready && len(services) > 0 && r.runner.Ready(key)
 		if !w.Ready {
 			w.Services = nil

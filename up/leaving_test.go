@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"cairnproxy.dev/cairn/mesh"
 )
@@ -30,14 +32,15 @@ func TestLeaving(t *testing.T) {
 		pods []Pod            // that stay
 		next []*mesh.Workload // with them
 		runs bool             // the program of a accepts
+		hold bool             // and must go on
 		want []seen
 	}{
-		{"beside another", []Pod{b}, []*mesh.Workload{wb}, true, []seen{{"b", true, true}, {"a", false, false}}},
-		{"other not ready", []Pod{b}, []*mesh.Workload{workload("b", "127.0.0.2", false)}, true, []seen{{"b", false, true}, {"a", true, true}}},
-		{"last", nil, nil, true, []seen{{"a", true, true}}},
-		{"last and down", nil, nil, false, []seen{{"a", false, false}}},
-		{"address taken", []Pod{pod("c", "127.0.0.1")}, []*mesh.Workload{workload("c", "127.0.0.1", true)}, true, []seen{{"c", true, true}}},
-		{"back", []Pod{a}, []*mesh.Workload{wa}, true, []seen{{"a", true, true}}},
+		{"beside another", []Pod{b}, []*mesh.Workload{wb}, true, false, []seen{{"b", true, true}, {"a", false, false}}},
+		{"other not ready", []Pod{b}, []*mesh.Workload{workload("b", "127.0.0.2", false)}, true, true, []seen{{"b", false, true}, {"a", true, true}}},
+		{"last", nil, nil, true, false, []seen{{"a", true, true}}},
+		{"last and down", nil, nil, false, false, []seen{{"a", false, false}}},
+		{"address taken", []Pod{pod("c", "127.0.0.1")}, []*mesh.Workload{workload("c", "127.0.0.1", true)}, true, false, []seen{{"c", true, true}}},
+		{"back", []Pod{a}, []*mesh.Workload{wa}, true, false, []seen{{"a", true, true}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -58,9 +61,46 @@ func TestLeaving(t *testing.T) {
 			if !slices.Equal(got, tt.want) {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
+			if freed, ok := r.runner.held[a.key()]; (ok && freed.IsZero()) != tt.hold {
+				t.Errorf("held: %v, want %v", ok && freed.IsZero(), tt.hold)
+			}
 			if !wa.Ready || wa.Services[shop] == nil {
 				t.Error("a workload that others read has changed")
 			}
+		})
+	}
+}
+
+func TestHold(t *testing.T) {
+	p := Pod{Namespace: "ns", Name: "a"}
+	tests := []struct {
+		name  string
+		hold  func(r *Runner)
+		after time.Duration
+	}{
+		{"not held", func(*Runner) {}, linger},
+		{"held for ever", func(r *Runner) { r.Hold(p.key(), true) }, lingerAtMost},
+		{"let go", func(r *Runner) {
+			r.Hold(p.key(), true)
+			time.Sleep(2500 * time.Millisecond)
+			r.Hold(p.key(), false)
+		}, 3500 * time.Millisecond},
+		{"let go at once", func(r *Runner) {
+			r.Hold(p.key(), true)
+			r.Hold(p.key(), false)
+		}, linger},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began, ended := time.Now(), make(chan time.Time, 1)
+				r := newRunner(runnerOptions{})
+				r.stopLater(&runningPod{pod: p, cancel: func() { ended <- time.Now() }})
+				tt.hold(r)
+				if got := (<-ended).Sub(began); got != tt.after {
+					t.Errorf("ended after %v, want %v", got, tt.after)
+				}
+			})
 		})
 	}
 }

@@ -50,6 +50,8 @@ const (
 	// linger is how long a pod that is gone from the manifests still runs, so
 	// that those who do not know yet are answered; Kubernetes is as slow.
 	linger = time.Second
+	// lingerAtMost is how long it runs while what takes its place does not start.
+	lingerAtMost = 10 * time.Second
 	// longLife is how long a process must have lived for its end to count as
 	// the first.
 	longLife = 10 * time.Second
@@ -64,7 +66,8 @@ type Runner struct {
 	changed chan struct{} // holds a token when a pod's readiness has changed
 
 	mu    sync.Mutex
-	ready map[string]bool // by Pod.key
+	ready map[string]bool      // by Pod.key
+	held  map[string]time.Time // pods that leave and are held, or when they no longer were; by Pod.key
 }
 
 type runningPod struct {
@@ -77,9 +80,41 @@ type runningPod struct {
 	leaving *time.Timer
 }
 
-func (rp *runningPod) stopLater() {
-	if rp.leaving == nil {
-		rp.leaving = time.AfterFunc(linger, rp.cancel)
+// stopLater ends a pod that is gone from the manifests once it has lingered:
+// from now, or from when it was last held.
+func (r *Runner) stopLater(rp *runningPod) {
+	if rp.leaving != nil {
+		return
+	}
+	began := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rp.leaving = time.AfterFunc(linger, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		now := time.Now()
+		freed, ok := r.held[rp.pod.key()]
+		if freed.IsZero() {
+			freed = now
+		}
+		if rest := linger - now.Sub(freed); ok && rest > 0 && now.Sub(began) < lingerAtMost {
+			rp.leaving.Reset(rest)
+			return
+		}
+		delete(r.held, rp.pod.key())
+		rp.cancel()
+	})
+}
+
+// Hold says whether a pod that is gone from the manifests must run on, because
+// the one that takes its place has yet to start.
+func (r *Runner) Hold(pod string, hold bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if freed, ok := r.held[pod]; hold {
+		r.held[pod] = time.Time{}
+	} else if ok && freed.IsZero() {
+		r.held[pod] = time.Now()
 	}
 }
 
@@ -104,7 +139,7 @@ type runnerOptions struct {
 }
 
 func newRunner(o runnerOptions) *Runner {
-	return &Runner{o: o, running: map[string]*runningPod{}, changed: make(chan struct{}, 1), ready: map[string]bool{}}
+	return &Runner{o: o, running: map[string]*runningPod{}, changed: make(chan struct{}, 1), ready: map[string]bool{}, held: map[string]time.Time{}}
 }
 
 // Changed receives when the readiness of a pod may have changed.
@@ -147,7 +182,7 @@ func (r *Runner) Set(ctx context.Context, pods []Pod, env func(Pod) []string) {
 		p, ok := want[k]
 		switch {
 		case !ok:
-			rp.stopLater()
+			r.stopLater(rp)
 		case rp.leaving != nil, !samePod(p, rp.pod):
 			rp.cancel()
 			replaced = append(replaced, rp)
