@@ -229,8 +229,10 @@ func (c *compiler) serviceCluster(v *mesh.Service, port uint16) *cluster {
 		return cl
 	}
 	sp := v.Port(port)
-	cl := &cluster{key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v),
-		name: fmt.Sprintf("inbound-vip|%d|%s|%s", port, protocolName(sp.Protocol), v.Key.Hostname)}
+	cl := &cluster{
+		key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v),
+		name: fmt.Sprintf("inbound-vip|%d|%s|%s", port, protocolName(sp.Protocol), v.Key.Hostname),
+	}
 	cl.c = upstream.ForService(c.snap, v, port, upstream.Options{Registry: &c.p.registry, Only: c.only(), Previous: c.previous(key)})
 	c.destinations(cl)
 	return cl

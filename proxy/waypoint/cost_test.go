@@ -49,8 +49,10 @@ func newBench(t testing.TB, request, response string, change func(*mesh.Parts, *
 	s.send(c, request, false)
 	s.send(s.works[0], response, false)
 	s.want(c.take(), "HTTP/1.1 200")
-	return &bench{script: s, down: s.w.to, up: s.peers[dialOf(parts.Workloads[0])].conns[0],
-		request: frames(c.st.ID, request), response: frames(s.works[0].st.ID, response)}
+	return &bench{
+		script: s, down: s.w.to, up: s.peers[dialOf(parts.Workloads[0])].conns[0],
+		request: frames(c.st.ID, request), response: frames(s.works[0].st.ID, response),
+	}
 }
 
 // discard empties a connection's output, as a socket that takes all of it.
@@ -84,8 +86,10 @@ const (
 
 func benchRoutes(parts *mesh.Parts, v *mesh.Service) {
 	parts.Attachments = []mesh.RouteAttachment{route("r", 1, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/api")}, Timeout: 1e10, Backends: []mesh.Backend{to(v, 1)}})}
-	parts.Policies = []*mesh.AuthorizationPolicy{{Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionAllow, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: v.Name}},
-		Rules: []mesh.AuthzRule{{From: []mesh.AuthzSource{{Principals: []string{clientID.Principal()}}}, To: []mesh.AuthzOperation{{Methods: []string{"GET"}, Paths: []string{"/api*"}}}}}}}
+	parts.Policies = []*mesh.AuthorizationPolicy{{
+		Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionAllow, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: v.Name}},
+		Rules: []mesh.AuthzRule{{From: []mesh.AuthzSource{{Principals: []string{clientID.Principal()}}}, To: []mesh.AuthzOperation{{Methods: []string{"GET"}, Paths: []string{"/api*"}}}}},
+	}}
 }
 
 // A small request on warm connections allocates nothing, with a route, its
@@ -156,8 +160,15 @@ func newH2Bench(t testing.TB) *h2bench {
 	const settings = "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x7f\xff\xff\xff" + "\x00\x00\x04\x08\x00\x00\x00\x00\x00\x70\x00\x00\x00"
 	s.send(c, clientPreface+settings, false)
 	b := &h2bench{bench: &bench{script: s, down: s.w.to}}
-	b.ask = b.wrap(c.st.ID, headersFrame(true, [][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "web.app.svc.cluster.local"}, {":path", "/pkg.Service/Method"},
-		{"content-type", "application/grpc"}, {"user-agent", "grpc-go/1.60"}, {"te", "trailers"}}))
+	b.ask = b.wrap(c.st.ID, headersFrame(true, [][2]string{
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":authority", "web.app.svc.cluster.local"},
+		{":path", "/pkg.Service/Method"},
+		{"content-type", "application/grpc"},
+		{"user-agent", "grpc-go/1.60"},
+		{"te", "trailers"},
+	}))
 	b.id = 1
 	s.send(c, string(b.place(b.ask, 1)[9:]), false)
 	s.send(s.works[0], settings, false)

@@ -228,6 +228,7 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange) {
 		case submitLater:
 			d.mu.Unlock()
 			return
+		case submitFull:
 		}
 	}
 	c := newH2Client(d)

@@ -154,18 +154,18 @@ func (c *h1Client) ready(t *loop.Turn, out pipe) {
 	x.mu.Unlock()
 }
 
-func (c *h1Client) markDead() (x *exchange, first bool) {
+func (c *h1Client) markDead() (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	first = !c.dead
 	c.dead = true
-	return c.x, first
+	return first
 }
 
 // lost ends the connection's use and tells the exchange, if one is served. It
 // fills in how far that one had come.
 func (c *h1Client) lost(t *loop.Turn, f failure) {
-	_, first := c.markDead()
+	first := c.markDead()
 	if !first {
 		return
 	}
@@ -317,8 +317,10 @@ func (c *h1Client) ended(t *loop.Turn, x *exchange) {
 		x.responseData(t, nil, true)
 		return
 	}
-	c.fail(t, x, failure{flag: flagConnectionTermination, reason: "connection termination",
-		cause: "endpoint closed the connection", sent: true, answered: c.gotBytes})
+	c.fail(t, x, failure{
+		flag: flagConnectionTermination, reason: "connection termination",
+		cause: "endpoint closed the connection", sent: true, answered: c.gotBytes,
+	})
 }
 
 func (c *h1Client) protocolError(t *loop.Turn, x *exchange, err error) bool {
@@ -328,7 +330,7 @@ func (c *h1Client) protocolError(t *loop.Turn, x *exchange, err error) bool {
 
 // fail gives the connection up and tells x, which is locked.
 func (c *h1Client) fail(t *loop.Turn, x *exchange, f failure) {
-	if _, first := c.markDead(); !first {
+	if first := c.markDead(); !first {
 		return
 	}
 	c.out.Reset(t, h2.Cancel)
@@ -337,7 +339,7 @@ func (c *h1Client) fail(t *loop.Turn, x *exchange, f failure) {
 
 // dropIdle gives up an idle connection.
 func (c *h1Client) dropIdle(t *loop.Turn) {
-	if _, first := c.markDead(); first {
+	if first := c.markDead(); first {
 		c.d.forget(c)
 		c.out.Reset(t, h2.Cancel)
 	}

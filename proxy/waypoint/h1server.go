@@ -283,8 +283,7 @@ func (s *h1Server) request(t *loop.Turn, head, rest []byte) []byte {
 // the next one would begin is not known.
 func (s *h1Server) badRequest(t *loop.Turn, err error) {
 	status, reason := 400, "http1.codec_error"
-	var pe *h1.ParseError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*h1.ParseError](err); ok {
 		status, reason = pe.Status, pe.Reason
 	}
 	s.closing = true

@@ -51,8 +51,7 @@ func (s *h2Server) Writable(t *loop.Turn, _ *h2.Stream) { s.inner.writable(t) }
 func (s *h2Server) Closed(t *loop.Turn, err error) {
 	s.tun.p.removeH2Server(s)
 	s.tun.closed()
-	var ce *h2.ConnError
-	if !errors.As(err, &ce) {
+	if _, ok := errors.AsType[*h2.ConnError](err); !ok {
 		return
 	}
 	s.lingerMu.Lock()

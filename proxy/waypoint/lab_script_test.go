@@ -356,8 +356,10 @@ func TestConnectThatNobodyAnswers(t *testing.T) {
 // Policies on ports hold whether a client dials the address or the name.
 func TestDiallingANameIsNoWayAroundPolicies(t *testing.T) {
 	parts, v := oneService(mesh.ProtocolHTTP)
-	parts.Policies = []*mesh.AuthorizationPolicy{{Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionDeny, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: v.Name}},
-		Rules: []mesh.AuthzRule{{To: []mesh.AuthzOperation{{Ports: []uint16{80}}}}}}}
+	parts.Policies = []*mesh.AuthorizationPolicy{{
+		Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionDeny, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: v.Name}},
+		Rules: []mesh.AuthzRule{{To: []mesh.AuthzOperation{{Ports: []uint16{80}}}}},
+	}}
 	s := newScript(t, parts)
 	for _, a := range []string{vip(v), v.Key.Hostname + ":80"} {
 		c := s.tunnel(a, true)

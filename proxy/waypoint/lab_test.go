@@ -49,8 +49,10 @@ func newLab(t testing.TB, parts mesh.Parts) *lab {
 	l := &lab{t: t, now: time.Unix(1_800_000_000, 0), peers: map[netip.AddrPort]*labPeer{}, budget: &h2.Budget{Limit: 256 << 20}, window: 65535}
 	l.log = telemetry.NewWriter(&l.logged, telemetry.WriterOptions{MaxBuffered: 1 << 30})
 	var err error
-	l.p, err = New(Options{Name: wpName, Addresses: labWaypoint.Addresses, Snapshots: &snapshots{}, Identities: labIdentities{},
-		Metrics: telemetry.NewMetrics("proxy", "test", telemetry.MetricsOptions{NoRuntime: true}), AccessLog: l.log, Budget: l.budget})
+	l.p, err = New(Options{
+		Name: wpName, Addresses: labWaypoint.Addresses, Snapshots: &snapshots{}, Identities: labIdentities{},
+		Metrics: telemetry.NewMetrics("proxy", "test", telemetry.MetricsOptions{NoRuntime: true}), AccessLog: l.log, Budget: l.budget,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,15 +89,19 @@ func (l *lab) lines() []string {
 
 func labWorkload(n int) *mesh.Workload {
 	name := fmt.Sprintf("w%d", n)
-	return &mesh.Workload{UID: "Kubernetes//Pod/app/" + name, Name: name, Namespace: "app", ServiceAccount: name, TrustDomain: "cluster.local",
+	return &mesh.Workload{
+		UID: "Kubernetes//Pod/app/" + name, Name: name, Namespace: "app", ServiceAccount: name, TrustDomain: "cluster.local",
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})}, Protocol: mesh.TunnelHBONE, Ready: true, Capacity: 1,
-		WorkloadName: name, WorkloadType: "deployment", Services: map[mesh.ServiceKey]map[uint16]uint16{}}
+		WorkloadName: name, WorkloadType: "deployment", Services: map[mesh.ServiceKey]map[uint16]uint16{},
+	}
 }
 
 func labService(n int, proto mesh.AppProtocol, endpoints ...*mesh.Workload) *mesh.Service {
 	name := fmt.Sprintf("s%d", n)
-	v := &mesh.Service{Key: mesh.ServiceKey{Namespace: "app", Hostname: name + ".app.svc.cluster.local"}, Name: name, VIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 0, byte(n)})},
-		Ports: []mesh.ServicePort{{Name: "p", Port: 80, TargetPort: 8080, Protocol: proto}}, Waypoint: &mesh.WaypointRef{Name: wpName}, Canonical: true}
+	v := &mesh.Service{
+		Key: mesh.ServiceKey{Namespace: "app", Hostname: name + ".app.svc.cluster.local"}, Name: name, VIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 0, byte(n)})},
+		Ports: []mesh.ServicePort{{Name: "p", Port: 80, TargetPort: 8080, Protocol: proto}}, Waypoint: &mesh.WaypointRef{Name: wpName}, Canonical: true,
+	}
 	for _, w := range endpoints {
 		w.Services[v.Key] = map[uint16]uint16{80: 8080}
 	}
@@ -258,6 +264,7 @@ func (c labConnect) AcceptInline(t *loop.Turn, h h2.StreamHandler, _ ...mesh.Fie
 	c.st.WriteHeaders(t, []hpack.HeaderField{{Name: ":status", Value: "200"}}, false)
 	return c.st
 }
+
 func (c labConnect) RejectInline(t *loop.Turn, status int) {
 	c.st.WriteHeaders(t, []hpack.HeaderField{{Name: ":status", Value: statusString(status)}}, true)
 	if _, remote := c.st.Ended(); !remote {

@@ -71,7 +71,7 @@ func (p *plainPipe) Data(t *loop.Turn, b []byte) (int, error) {
 
 // Closed implements loop.Handler.
 func (p *plainPipe) Closed(t *loop.Turn, err error) {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		p.h.Data(t, nil, nil, true)
 		return
 	}

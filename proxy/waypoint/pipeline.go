@@ -191,8 +191,9 @@ func (x *exchange) useHTTP2(p mesh.AppProtocol) bool {
 		return true
 	case mesh.ProtocolHTTP:
 		return x.req.Proto == 2 && isGRPC(&x.req)
+	default:
+		return x.req.Proto == 2
 	}
-	return x.req.Proto == 2
 }
 
 func isGRPC(r *mesh.Request) bool {

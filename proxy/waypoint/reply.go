@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"errors"
+	"net/http"
 	"strconv"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -29,7 +30,7 @@ func (x *exchange) reply(t *loop.Turn, status int, body string) { x.replyFields(
 func (x *exchange) replyFields(t *loop.Turn, status int, body string, fields mesh.Fields) {
 	x.resp.Status = status
 	x.resp.Fields = append(x.resp.Fields[:0], fields...)
-	x.respF = h1.Framing{Length: int64(len(body)), NoBody: x.req.Method == "HEAD"}
+	x.respF = h1.Framing{Length: int64(len(body)), NoBody: x.req.Method == http.MethodHead}
 	if isGRPC(&x.req) {
 		x.replyGRPC(t, status, body)
 		return
@@ -153,8 +154,7 @@ func (x *exchange) brokenRequest(t *loop.Turn, status int, details string) {
 // connectFailure describes an error of tunnel.Peer.Open or an answer to CONNECT.
 func connectFailure(err error) failure {
 	f := failure{flag: flagConnectFailure, reason: "connection failure", cause: err.Error()}
-	var se *tunnel.StatusError
-	if errors.As(err, &se) {
+	if se, ok := errors.AsType[*tunnel.StatusError](err); ok {
 		f.cause = "node proxy answered " + strconv.Itoa(se.Code)
 	}
 	return f

@@ -172,9 +172,11 @@ func (r *rig) node(name, addr string) *mesh.Workload {
 func (r *rig) nodeAt(name string, addr func() string) *mesh.Workload {
 	r.t.Helper()
 	id := mesh.Identity{TrustDomain: "cluster.local", Namespace: "app", ServiceAccount: name}
-	w := &mesh.Workload{UID: "Kubernetes//Pod/app/" + name, Name: name, Namespace: "app", ServiceAccount: name, TrustDomain: "cluster.local",
+	w := &mesh.Workload{
+		UID: "Kubernetes//Pod/app/" + name, Name: name, Namespace: "app", ServiceAccount: name, TrustDomain: "cluster.local",
 		Addresses: []netip.Addr{r.address()}, Protocol: mesh.TunnelHBONE, Ready: true, Capacity: 1, CanonicalName: name, CanonicalRevision: "v1",
-		WorkloadName: name, WorkloadType: "deployment", ClusterID: "Kubernetes", Services: map[mesh.ServiceKey]map[uint16]uint16{}}
+		WorkloadName: name, WorkloadType: "deployment", ClusterID: "Kubernetes", Services: map[mesh.ServiceKey]map[uint16]uint16{},
+	}
 	ln, err := net.Listen("tcp", netip.AddrPortFrom(w.Addresses[0], 15008).String())
 	if err != nil {
 		r.t.Fatal(err)
@@ -198,8 +200,10 @@ func (r *rig) nodeAt(name string, addr func() string) *mesh.Workload {
 
 // service makes a service that is bound to the waypoint and has endpoints.
 func (r *rig) service(name string, port uint16, proto mesh.AppProtocol, endpoints ...*mesh.Workload) *mesh.Service {
-	v := &mesh.Service{Key: mesh.ServiceKey{Namespace: "app", Hostname: name + ".app.svc.cluster.local"}, Name: name, VIPs: []netip.Addr{r.address()},
-		Ports: []mesh.ServicePort{{Name: "p", Port: port, TargetPort: 8080, Protocol: proto}}, Waypoint: &mesh.WaypointRef{Name: wpName}, Canonical: true}
+	v := &mesh.Service{
+		Key: mesh.ServiceKey{Namespace: "app", Hostname: name + ".app.svc.cluster.local"}, Name: name, VIPs: []netip.Addr{r.address()},
+		Ports: []mesh.ServicePort{{Name: "p", Port: port, TargetPort: 8080, Protocol: proto}}, Waypoint: &mesh.WaypointRef{Name: wpName}, Canonical: true,
+	}
 	for _, w := range endpoints {
 		w.Services[v.Key] = map[uint16]uint16{port: 8080}
 	}

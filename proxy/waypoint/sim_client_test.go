@@ -50,11 +50,11 @@ func (c *h1Cli) mayStart() bool {
 		return false
 	}
 	for _, x := range c.flight {
-		if x.final || x.http10 || x.upgrade || x.early || x.fault != noFault || x.expect {
+		if x.final || x.http10 || x.upgrade || x.early || x.fault != noFault || x.expect || x.want != 0 || x.bad {
 			return false
 		}
 	}
-	return len(c.flight) == 0 || !(c.todo[0].upgrade)
+	return len(c.flight) == 0 || !c.todo[0].upgrade
 }
 
 func (c *h1Cli) mayEnd() bool {
@@ -289,7 +289,7 @@ func (c *h2Cli) ready() bool {
 		return false
 	case len(c.todo) > 0 && !c.s.ending:
 		ok, _ := c.inner.conn.CanOpen(c.most)
-		return ok || !c.inner.conn.Usable()
+		return ok || !c.inner.conn.Usable() && c.live == 0
 	}
 	return len(c.todo) == 0 && c.live == 0
 }
@@ -314,7 +314,9 @@ func (c *h2Cli) act(t *loop.Turn) {
 		}
 	}
 	if !c.inner.conn.Usable() {
-		c.gone("the connection takes no more")
+		if c.live == 0 { // another one
+			*c = h2Cli{s: s, w: c.w, to: c.to, todo: c.todo, most: c.most}
+		}
 		return
 	}
 	if len(c.todo) == 0 {
@@ -335,7 +337,10 @@ func (c *h2Cli) act(t *loop.Turn) {
 		f = append(f, hpack.HeaderField{Name: "x-pad", Value: strings.Repeat("p", x.pad)})
 	}
 	if x.declared {
-		f = append(f, hpack.HeaderField{Name: "content-length", Value: strconv.Itoa(x.reqLen)})
+		f = append(f, hpack.HeaderField{Name: "content-length", Value: strconv.Itoa(x.reqLen + x.lie)})
+	}
+	if x.grpc {
+		f = append(f, hpack.HeaderField{Name: "content-type", Value: "application/grpc"}, hpack.HeaderField{Name: "te", Value: "trailers"})
 	}
 	if x.expect {
 		f = append(f, hpack.HeaderField{Name: "expect", Value: "100-continue"})
@@ -353,7 +358,7 @@ func (c *h2Cli) act(t *loop.Turn) {
 }
 
 func (c *h2Cli) gone(why string) {
-	c.over = c.live == 0
+	c.over = true
 	for _, x := range c.todo {
 		c.s.broke(x, why)
 	}
@@ -383,6 +388,7 @@ func (c *h2Cli) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 		c.gone("tunnel reset")
 	}
 }
+
 func (c *h2Cli) Writable(t *loop.Turn, _ *h2.Stream) {
 	if c.inner != nil {
 		c.inner.writable(t)

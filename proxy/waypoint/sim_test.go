@@ -60,6 +60,10 @@ type call struct {
 	upgrade  bool
 	pad      int // bytes of a large field
 	fields   int // and many small ones
+	grpc     bool
+	lie      int  // by how much the declared length is wrong; only over HTTP/2
+	bad      bool // the content is malformed; only over HTTP/1.1
+	want     int  // the status of the local reply that must come
 	// The response.
 	status   int
 	respLen  int
@@ -135,6 +139,7 @@ type sim struct {
 	hbone   []*wire
 	svcs    []*mesh.Service
 	works   []*mesh.Workload
+	denies  bool // a policy refuses PATCH
 	ending  bool // no more faults; everything is read
 	errs    []error
 	steps   int
@@ -222,7 +227,15 @@ func (s *sim) newCall() *call {
 	}
 	c.epClose = s.chance(8)
 	c.upgrade = c.method == "GET" && s.chance(6)
+	c.grpc = c.method == "POST" && s.chance(20)
+	if !c.upgrade && s.chance(4) {
+		c.method, c.want = "PATCH", 403 // see runSchedule's policy
+	}
 	if s.breaks {
+		if s.chance(4) {
+			c.lie = 1 - 2*s.rng.IntN(2)
+		}
+		c.bad = s.chance(3)
 		c.early = s.chance(10)
 		if s.chance(20) {
 			c.fault = fault(1 + s.rng.IntN(6))
@@ -251,6 +264,11 @@ func runSchedule(t testing.TB, seed uint64, verbose bool) {
 		s.svcs = append(s.svcs, labService(i+1, proto, s.works[i]))
 	}
 	parts := mesh.Parts{Services: s.svcs, Workloads: s.works}
+	if s.chance(50) {
+		parts.Policies = []*mesh.AuthorizationPolicy{{Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionDeny, TargetRefs: []mesh.TargetRef{{Kind: "Gateway", Group: "gateway.networking.k8s.io", Name: wpName.Name}},
+			Rules: []mesh.AuthzRule{{To: []mesh.AuthzOperation{{Methods: []string{"PATCH"}}}}}}}
+		s.denies = true
+	}
 	timeouts := s.breaks && s.chance(50)
 	if timeouts {
 		for i, v := range s.svcs {
@@ -282,8 +300,11 @@ const maxSteps = 200_000
 // run plays the schedule until nothing is left to do.
 func (s *sim) run() {
 	for s.steps = 0; s.steps < maxSteps && len(s.errs) == 0; s.steps++ {
-		if s.breaks && !s.ending {
-			s.disturb()
+		if !s.ending {
+			s.calm()
+			if s.breaks {
+				s.disturb()
+			}
 		}
 		if s.rng.IntN(400) == 0 {
 			s.now = s.now.Add(time.Duration(s.rng.IntN(300)) * time.Millisecond)
@@ -341,9 +362,43 @@ func (s *sim) step() bool {
 	return false
 }
 
+// calm ends something in good order, rarely: nobody may notice.
+func (s *sim) calm() {
+	switch s.rng.IntN(1500) {
+	case 0: // a workload's node proxy
+		for _, w := range s.works {
+			if p := s.peers[dialOf(w)]; p != nil && len(p.conns) > 0 {
+				s.logf("a node proxy drains")
+				s.do(p.conns[s.rng.IntN(len(p.conns))].to.conn.Drain)
+				return
+			}
+		}
+	case 1: // an application
+		for _, a := range s.actors[s.rng.IntN(len(s.actors)):] {
+			if e, ok := a.(*workload); ok && e.inner != nil && !e.over {
+				s.logf("an application drains")
+				s.do(e.inner.conn.Drain)
+				return
+			}
+		}
+	case 2: // the waypoint, inside the tunnels
+		for _, h := range s.p.allH2Servers() {
+			s.logf("an HTTP/2 server of the waypoint drains")
+			s.do(h.drain)
+			return
+		}
+	case 3:
+		s.do(func(t *loop.Turn) {
+			for _, d := range s.p.destinations {
+				d.closeIdle(t, t.Now.Add(time.Hour))
+			}
+		})
+	}
+}
+
 // disturb breaks something, rarely.
 func (s *sim) disturb() {
-	switch s.rng.IntN(12_000) {
+	switch s.rng.IntN(1500) {
 	case 0, 1, 2:
 		w := s.wires[s.rng.IntN(len(s.wires))]
 		s.logf("a connection breaks")
@@ -362,6 +417,22 @@ func (s *sim) disturb() {
 		s.do(s.p.timers.sweep)
 	case 9, 10:
 		s.p.closeIdle()
+	case 14: // a workload's HTTP/2 goes mad
+		for _, a := range s.actors {
+			if e, ok := a.(*workload); ok && e.inner != nil && !e.over {
+				s.logf("a workload sends garbage")
+				s.do(func(t *loop.Turn) { e.st.Write(t, make([]byte, 100), false) })
+				return
+			}
+		}
+	case 15: // a client's
+		for _, a := range s.actors {
+			if c, ok := a.(*h2Cli); ok && c.inner != nil && !c.over {
+				s.logf("a client sends garbage")
+				s.do(func(t *loop.Turn) { c.st.Write(t, make([]byte, 100), false) })
+				return
+			}
+		}
 	case 11, 12, 13: // an endpoint comes or goes
 		s.parts.Workloads = s.works[s.rng.IntN(2):]
 		s.publish()
@@ -437,7 +508,7 @@ func (s *sim) end() {
 			s.fail("call %d has no record: %+v", c.id, *c)
 		}
 		if !s.breaks {
-			if !c.done || c.local != 0 || !c.head {
+			if !c.done || c.local != 0 && c.want == 0 || !c.head {
 				s.fail("call %d did not get its response: %+v", c.id, *c)
 			}
 		}
@@ -477,12 +548,18 @@ func (s *sim) newTunnel(w *wire) {
 	}
 	if s.chance(45) {
 		for _, c := range todo {
-			c.upgrade, c.http10, c.expect, c.final = false, false, c.expect && s.chance(20), false
+			c.upgrade, c.http10, c.expect, c.final, c.bad = false, false, c.expect && s.chance(20), false, false
+			if c.lie != 0 {
+				c.declared, c.trailer = true, false
+				c.lie = max(c.lie, -c.reqLen)
+			}
 		}
 		s.actors = append(s.actors, &h2Cli{s: s, w: w, to: vip(s.svcs[svc]), todo: todo, most: 1 + s.rng.IntN(4)})
 		return
 	}
 	for i, c := range todo {
+		c.lie, c.grpc = 0, false
+		c.bad = c.bad && c.reqLen > 0 && !c.declared && !c.http10
 		if svc == 1 {
 			c.upgrade = false // its endpoints speak HTTP/2
 		}
@@ -502,9 +579,12 @@ func (s *sim) newTunnel(w *wire) {
 func (s *sim) judge(c *call, resp *mesh.Response) {
 	c.head = true
 	id, ok := resp.Fields.Get("x-id")
+	if ok != (!s.denies || c.want == 0) && !s.breaks {
+		s.fail("call %d got %d from %q, want %d of the waypoint: %v", c.id, resp.Status, id, c.want, c.want != 0)
+	}
 	if !ok {
 		c.local = resp.Status
-		if !s.breaks {
+		if !s.breaks && c.local != c.want && !(c.grpc && c.local == 200) {
 			s.fail("call %d got %d from the waypoint", c.id, resp.Status)
 		}
 		return
@@ -615,6 +695,9 @@ func (c *call) content(b []byte, rng *rand.Rand) []byte {
 	}
 	if c.declared || c.http10 {
 		return appendPattern(b, -c.id, 0, c.reqLen)
+	}
+	if c.bad {
+		return append(b, "5\r\nhello5\r\n"...)
 	}
 	for at := 0; at < c.reqLen; {
 		n := 1 + rng.IntN(min(c.reqLen-at, 40_000))

@@ -13,7 +13,6 @@ import (
 // shards by exchange; deadlines are kept to within one sweep.
 type timers struct {
 	shards [16]timerShard
-	next   uint32
 }
 
 type timerShard struct {

@@ -203,17 +203,23 @@ func TestRoutesFiltersAndPolicies(t *testing.T) {
 				route("canary", 1, v, mesh.Route{Matches: []mesh.RouteMatch{{Headers: []mesh.NamedMatch{{Name: "x-canary", StringMatch: mesh.StringMatch{Value: "true"}}}}}, Backends: []mesh.Backend{to(vb, 1)}}),
 				route("split", 2, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/split")}, Backends: []mesh.Backend{to(va, 90), to(vb, 10)}}),
 				route("redirect", 3, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/old")}, Filters: mesh.RouteFilters{Redirect: &mesh.Redirect{Status: 301, Path: &mesh.PathEdit{Value: "/new"}}}}),
-				route("rewrite", 4, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/api")}, Backends: []mesh.Backend{to(va, 1)},
-					Filters: mesh.RouteFilters{Rewrite: &mesh.Rewrite{Hostname: "inner", Path: &mesh.PathEdit{Prefix: true, Value: "/v2"}},
-						RequestHeaders: &mesh.HeaderEdits{Set: []mesh.Field{{Name: "x-added", Value: "yes"}}}, ResponseHeaders: &mesh.HeaderEdits{Add: []mesh.Field{{Name: "x-resp", Value: "1"}}, Remove: []string{"x-server"}}}}),
+				route("rewrite", 4, v, mesh.Route{
+					Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/api")}, Backends: []mesh.Backend{to(va, 1)},
+					Filters: mesh.RouteFilters{
+						Rewrite:        &mesh.Rewrite{Hostname: "inner", Path: &mesh.PathEdit{Prefix: true, Value: "/v2"}},
+						RequestHeaders: &mesh.HeaderEdits{Set: []mesh.Field{{Name: "x-added", Value: "yes"}}}, ResponseHeaders: &mesh.HeaderEdits{Add: []mesh.Field{{Name: "x-resp", Value: "1"}}, Remove: []string{"x-server"}},
+					},
+				}),
 				route("slow", 5, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/slow")}, Timeout: 100 * time.Millisecond, Backends: []mesh.Backend{to(vs, 1)}}),
 				route("none", 6, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/none")}, Backends: []mesh.Backend{to(none, 1)}}),
 				route("broken", 7, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/broken")}, Broken: "because"}),
 				route("post", 8, v, mesh.Route{Matches: []mesh.RouteMatch{{Path: &mesh.StringMatch{Kind: mesh.MatchPrefix, Value: "/m"}, Method: "POST"}}, Backends: []mesh.Backend{to(vb, 1)}}),
 			},
 			Policies: []*mesh.AuthorizationPolicy{
-				{Name: mesh.Name{Namespace: "app", Name: "no-delete"}, Action: mesh.ActionDeny, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: "web"}},
-					Rules: []mesh.AuthzRule{{To: []mesh.AuthzOperation{{Methods: []string{"DELETE"}}}}, {To: []mesh.AuthzOperation{{Paths: []string{"/secret*"}}}}}},
+				{
+					Name: mesh.Name{Namespace: "app", Name: "no-delete"}, Action: mesh.ActionDeny, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: "web"}},
+					Rules: []mesh.AuthzRule{{To: []mesh.AuthzOperation{{Methods: []string{"DELETE"}}}}, {To: []mesh.AuthzOperation{{Paths: []string{"/secret*"}}}}},
+				},
 			},
 		}
 	})
