@@ -161,10 +161,10 @@ func testSplit(t *testing.T, m *mesh) {
 			for range 4 {
 				wg.Go(func() {
 					for range n / 4 {
-						status, body, err := do(t.Context(), c, "GET", test.url)
+						code, body, err := do(t.Context(), c, "GET", test.url)
 						mu.Lock()
-						if err != nil || status != 200 {
-							got["failed"]++
+						if err != nil || code != 200 {
+							got["failed with "+status(code, err)]++
 						} else {
 							got[version.FindString(body)]++
 						}

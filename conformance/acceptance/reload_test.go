@@ -361,3 +361,39 @@ func TestScale(t *testing.T) {
 		t.Run(name, func(t *testing.T) { noneFailed(t, l.stop()) })
 	}
 }
+
+const slowStarter = `
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: demo}
+spec: {selector: {app: web}, ports: [{name: http, port: 8000, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-%d, namespace: demo, labels: {app: web}}
+spec:
+  containers:
+  - name: web
+    image: example.com/web
+    command: [/bin/sh, -c, "sleep %d; exec %s sample echo --listen $CAIRN_POD_IP:8080"]
+    ports: [{containerPort: 8080}]
+`
+
+// TestSlowReplacement puts a pod that takes long to start in the place of
+// another: the old one answers until the new one does.
+func TestSlowReplacement(t *testing.T) {
+	dir := t.TempDir()
+	path := write(t, dir, "mesh.yaml", fmt.Sprintf(slowStarter, 1, 0, cairnPath(t)))
+	m := up(t, dir)
+	who := func(body string) string {
+		var e struct{ Pod string }
+		_ = json.Unmarshal([]byte(body), &e) // a local reply is no JSON
+		return e.Pod
+	}
+	l := startLoad(t, 6, "", "http://"+m.addr(t, "demo", "web")+"/delay/5ms", who)
+	if err := os.WriteFile(path, fmt.Appendf(nil, slowStarter, 2, 3, cairnPath(t)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, func() error { return wantOnly(l.since(time.Now().Add(-500*time.Millisecond)), "web-2", 20) })
+	noneFailed(t, l.stop())
+}
