@@ -130,6 +130,9 @@ func (c *h1Cli) act(t *loop.Turn) {
 }
 
 func (c *h1Cli) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	if st != c.st { // a tunnel of before
+		return
+	}
 	if !c.accepted {
 		if status := tunnel.Status(h); status != 200 {
 			for _, x := range c.todo {
@@ -147,6 +150,10 @@ func (c *h1Cli) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 }
 
 func (c *h1Cli) Data(t *loop.Turn, st *h2.Stream, b []byte, end bool) {
+	if st != c.st {
+		st.Consumed(t, len(b))
+		return
+	}
 	c.owed += len(b)
 	c.in = append(c.in, b...)
 	c.parse(t)
@@ -174,6 +181,10 @@ func (c *h1Cli) parse(t *loop.Turn) {
 			c.in = c.in[n:]
 			var resp mesh.Response
 			if err := h1.ParseResponse(head, &h1.Limits{MaxHead: 1 << 20}, x.method, &resp, &c.f); err != nil {
+				if x.sniffed && c.s.breaks { // it was late, and taken for something else
+					c.over("garbage")
+					return
+				}
 				c.s.fail("call %d: response head: %v: %q", x.id, err, head)
 				return
 			}
@@ -314,9 +325,7 @@ func (c *h2Cli) act(t *loop.Turn) {
 		}
 	}
 	if !c.inner.conn.Usable() {
-		if c.live == 0 { // another one
-			*c = h2Cli{s: s, w: c.w, to: c.to, todo: c.todo, most: c.most}
-		}
+		c.again()
 		return
 	}
 	if len(c.todo) == 0 {
@@ -395,9 +404,15 @@ func (c *h2Cli) Writable(t *loop.Turn, _ *h2.Stream) {
 	}
 }
 func (c *h2Cli) Open(t *loop.Turn, s *h2.Stream, _ *h2.Head) { s.Reset(t, h2.ProtocolError) }
-func (c *h2Cli) Closed(_ *loop.Turn, err error) {
-	c.gone("connection closed: " + err.Error())
+func (c *h2Cli) Closed(*loop.Turn, error)                    { c.again() }
+
+// again goes on in another tunnel with what was not begun.
+func (c *h2Cli) again() {
 	c.over = true
+	if len(c.todo) > 0 {
+		c.s.actors = append(c.s.actors, &h2Cli{s: c.s, w: c.w, to: c.to, todo: c.todo, most: c.most})
+		c.todo = nil
+	}
 }
 
 // h2CliCall is one request of an h2Cli.
@@ -497,3 +512,96 @@ func (r *h2CliCall) Data(_ *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 
 func (r *h2CliCall) Reset(_ *loop.Turn, _ *h2.Stream, err error) { r.stop(err.Error()) }
 func (r *h2CliCall) Writable(*loop.Turn, *h2.Stream)             {}
+
+// tcpStart is the first byte of what is not HTTP.
+const tcpStart = 'x'
+
+// tcpCli sends bytes through a tunnel to a workload that echoes them.
+type tcpCli struct {
+	s       *sim
+	w       *wire
+	to      string
+	n       int // bytes to send
+	st      *h2.Stream
+	sent    int
+	got     int
+	owed    int
+	open    bool
+	ended   bool
+	over    bool
+	faultIn int
+}
+
+func (c *tcpCli) ready() bool {
+	return !c.over && (c.st == nil || c.open && (c.owed > 0 || !c.ended && !c.st.Congested()))
+}
+
+func (c *tcpCli) act(t *loop.Turn) {
+	s := c.s
+	if c.st == nil {
+		if c.st = c.w.connect(t, c.to, c); c.st == nil {
+			c.over = true
+		}
+		return
+	}
+	if c.faultIn > 0 {
+		if c.faultIn--; c.faultIn == 0 {
+			c.over = true
+			c.st.Reset(t, h2.Cancel)
+			return
+		}
+	}
+	if c.owed > 0 && (c.ended || s.chance(30)) {
+		n := s.piece(c.owed)
+		c.owed -= n
+		c.st.Consumed(t, n)
+		return
+	}
+	if c.ended {
+		return
+	}
+	n := s.piece(c.n - c.sent)
+	c.st.Write(t, c.bytes(c.sent, n), c.sent+n == c.n)
+	c.sent += n
+	c.ended = c.sent == c.n
+}
+
+func (c *tcpCli) bytes(from, n int) []byte {
+	b := appendPattern(nil, c.n, from, n)
+	if from == 0 && n > 0 {
+		b[0] = tcpStart
+	}
+	return b
+}
+
+func (c *tcpCli) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	if !c.open {
+		status := tunnel.Status(h)
+		if c.open = status == 200; !c.open {
+			c.end(fmt.Sprint("status ", status))
+		}
+	}
+	if h.End {
+		c.Data(t, st, nil, true)
+	}
+}
+
+func (c *tcpCli) Data(_ *loop.Turn, _ *h2.Stream, b []byte, end bool) {
+	if string(b) != string(c.bytes(c.got, len(b))) {
+		c.s.fail("%d bytes from %d on came back as others", len(b), c.got)
+	}
+	c.got += len(b)
+	c.owed += len(b)
+	if end {
+		c.end("end")
+	}
+}
+
+func (c *tcpCli) end(why string) {
+	if c.over = true; c.got != c.n && !c.s.breaks {
+		c.s.fail("%d of %d bytes came back: %s", c.got, c.n, why)
+	}
+}
+
+func (c *tcpCli) Reset(_ *loop.Turn, _ *h2.Stream, err error) { c.end(err.Error()) }
+func (c *tcpCli) Writable(*loop.Turn, *h2.Stream)             {}

@@ -78,6 +78,11 @@ func (e *workload) act(t *loop.Turn) {
 			e.st.WriteHeaders(t, []hpack.HeaderField{{Name: ":status", Value: "503"}}, true)
 			return
 		}
+		if s.breaks && !s.ending && s.chance(3) {
+			s.logf("workload does not answer a connection")
+			e.over = true
+			return
+		}
 		e.st.WriteHeaders(t, []hpack.HeaderField{{Name: ":status", Value: "200"}}, false)
 		return
 	}
@@ -222,6 +227,9 @@ func (e *workload) Data(t *loop.Turn, st *h2.Stream, b []byte, end bool) {
 		return
 	}
 	e.owed += len(b)
+	if e.x == nil && len(e.in) > 0 && e.in[0] == tcpStart {
+		e.x, e.raw, e.started, e.reqDone = &call{upgrade: true}, true, true, true
+	}
 	if e.raw || e.x != nil && e.x.upgrade {
 		in := e.in
 		e.in = nil
@@ -274,7 +282,7 @@ func (e *workload) parse() {
 			}
 		}
 		data, n, done, err := e.body.Next(e.in)
-		if err == nil {
+		if err == nil && !e.x.bad {
 			err = checkPattern(data, -e.x.id, e.got)
 		}
 		if err != nil {
@@ -331,6 +339,9 @@ func (s *sim) arrived(req *mesh.Request) *call {
 
 // whole checks a request that has come to its end.
 func (s *sim) whole(x *call, got int, tr mesh.Fields) {
+	if x.lie < 0 {
+		return // what it said was complete before the rest gave it the lie
+	}
 	if got != x.reqLen {
 		s.fail("workload: call %d ended after %d bytes, want %d", x.id, got, x.reqLen)
 	}
@@ -466,7 +477,7 @@ func (r *workloadCall) Headers(_ *loop.Turn, _ *h2.Stream, h *h2.Head) {
 }
 
 func (r *workloadCall) Data(_ *loop.Turn, _ *h2.Stream, b []byte, end bool) {
-	if err := checkPattern(b, -r.x.id, r.got); err != nil {
+	if err := checkPattern(b, -r.x.id, r.got); err != nil && !r.x.bad {
 		r.s.fail("workload: %w", err)
 	}
 	r.got += len(b)
