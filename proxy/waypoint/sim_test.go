@@ -269,8 +269,10 @@ func runSchedule(t testing.TB, seed uint64, verbose bool) {
 	tcp := labService(4, mesh.ProtocolTCP, s.works[0])
 	parts := mesh.Parts{Services: append([]*mesh.Service{tcp}, s.svcs...), Workloads: s.works}
 	if s.chance(50) {
-		parts.Policies = []*mesh.AuthorizationPolicy{{Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionDeny, TargetRefs: []mesh.TargetRef{{Kind: "Gateway", Group: "gateway.networking.k8s.io", Name: wpName.Name}},
-			Rules: []mesh.AuthzRule{{To: []mesh.AuthzOperation{{Methods: []string{"PATCH"}}}}}}}
+		parts.Policies = []*mesh.AuthorizationPolicy{{
+			Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionDeny, TargetRefs: []mesh.TargetRef{{Kind: "Gateway", Group: "gateway.networking.k8s.io", Name: wpName.Name}},
+			Rules: []mesh.AuthzRule{{To: []mesh.AuthzOperation{{Methods: []string{"PATCH"}}}}},
+		}}
 		s.denies = true
 	}
 	timeouts := s.breaks && s.chance(50)
