@@ -95,6 +95,9 @@ func benchRoutes(parts *mesh.Parts, v *mesh.Service) {
 // A small request on warm connections allocates nothing, with a route, its
 // timeout and a policy neither.
 func TestAllocationsPerRequest(t *testing.T) {
+	if raceDetector {
+		t.Skip("pools forget under the race detector")
+	}
 	body := strings.Repeat("x", 1024)
 	for _, tc := range []struct {
 		name   string
