@@ -64,6 +64,7 @@ type exchange struct {
 	reqBuf      []byte      // request bytes that wait for the upstream
 	reqTrailers mesh.Fields // likewise
 	replay      []byte      // request bytes sent so far, for another try
+	held        int         // of both, what the budget knows of
 	noReplay    bool        // more were sent than replay may hold
 	attempts    int
 	interim     int  // 1xx heads so far
@@ -140,6 +141,7 @@ func (x *exchange) reset() {
 	x.hint = upstream.Hint{}
 	x.reqDone, x.reqSent, x.upReady, x.respStarted, x.upFinished = false, false, false, false, false
 	x.reqBuf, x.replay, x.noReplay = shrink(x.reqBuf), shrink(x.replay), false
+	x.account()
 	x.reqTrailers = nil
 	x.path = shrink(x.path)
 	if cap(x.fx.Append()) > 4<<10 {
@@ -151,6 +153,14 @@ func (x *exchange) reset() {
 	x.upStart, x.upDuration = time.Time{}, 0
 	x.flag, x.details, x.cause, x.grpcStatus = "", "", "", ""
 	x.seq++
+}
+
+// account tells the budget how many bytes of the request are kept here.
+func (x *exchange) account() {
+	if n := len(x.reqBuf) + len(x.replay); n != x.held {
+		x.tun.p.o.Budget.Add(n - x.held)
+		x.held = n
+	}
 }
 
 // shrink empties a buffer and lets go of a large one.
@@ -170,6 +180,7 @@ func (x *exchange) begin(t *loop.Turn, body []byte, end bool) {
 	x.reqDone = end
 	if len(body) > 0 {
 		x.reqBuf = append(x.reqBuf, body...)
+		x.account()
 	}
 	if x.route(t) {
 		x.connect(t)
@@ -185,8 +196,10 @@ func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
 		x.down.credit(t, len(b))
 	case !x.upReady:
 		x.reqBuf = append(x.reqBuf, b...)
+		x.account()
 	default:
 		x.keepReplay(b)
+		x.account()
 		x.reqSent = x.reqSent || end
 		x.up.sendData(t, b, end)
 		x.owedReq += len(b)
@@ -257,6 +270,7 @@ func (x *exchange) upstreamReady(t *loop.Turn) {
 	x.keepReplay(body)
 	x.owedReq += len(body)
 	x.reqBuf = shrink(x.reqBuf)
+	x.account()
 	x.creditRequest(t)
 }
 
@@ -281,6 +295,8 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 // responseHead passes the response's head on: x.resp and x.respF are filled.
 func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) {
 	x.tryDeadline.stop()
+	x.noReplay, x.replay = true, shrink(x.replay) // there is no other try
+	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
 	x.filterResponse()
 	if v, ok := x.resp.Fields.Get("grpc-status"); ok {
@@ -455,6 +471,7 @@ func (x *exchange) retry(t *loop.Turn) {
 		x.replay = x.replay[:0]
 		// These bytes were credited or are owed already.
 		x.owedReq -= len(x.reqBuf)
+		x.account()
 	}
 	x.upReady, x.reqSent, x.idleReuse = false, false, false
 	x.phase = connecting

@@ -391,6 +391,29 @@ func TestAccountWaypointKeepsToItsAccount(t *testing.T) {
 	}
 }
 
+// What waits for a connection that is being made counts as waiting.
+func TestRequestsThatWaitForADialAreCounted(t *testing.T) {
+	parts, v := oneService(mesh.ProtocolHTTP)
+	s := newScript(t, parts)
+	c := s.tunnel(vip(v), true)
+	body := strings.Repeat("x", 50_000)
+	s.do(func(t *loop.Turn) {
+		c.st.Write(t, []byte("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n"+body), false)
+	})
+	s.settle() // and no dial
+	if n := s.budget.Used(); n != 50_000 {
+		t.Errorf("%d bytes are counted as waiting, want 50000", n)
+	}
+	s.flow()
+	if n := s.budget.Used(); n != 50_000 { // for another try
+		t.Errorf("%d bytes are counted as kept, want 50000", n)
+	}
+	s.send(s.works[0], "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", false)
+	if n := s.budget.Used(); n != 0 {
+		t.Errorf("%d bytes are still counted after the response's head", n)
+	}
+}
+
 // A workload that leaves the configuration while a connection to it is being
 // made serves what waits, and is then let go.
 func TestWorkloadLeavesDuringADial(t *testing.T) {

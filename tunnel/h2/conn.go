@@ -103,6 +103,10 @@ func (b *Budget) Used() int64 {
 	return b.used.Load()
 }
 
+// Add counts n more bytes (fewer, if negative) that the owner of streams holds
+// back for them.
+func (b *Budget) Add(n int) { b.add(n) }
+
 func (b *Budget) add(n int) {
 	if b != nil {
 		b.used.Add(int64(n))
