@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 	"unsafe"
@@ -280,5 +281,32 @@ func TestSizes(t *testing.T) {
 		if t.Logf("%s: %d bytes", tc.name, tc.size); tc.size > tc.most {
 			t.Errorf("%s has grown to %d bytes, more than %d", tc.name, tc.size, tc.most)
 		}
+	}
+}
+
+// A tunnel to a service of many endpoints finds its series as fast as one to few.
+func BenchmarkSeriesOfManyEndpoints(b *testing.B) {
+	var works []*mesh.Workload
+	for i := range 12 {
+		works = append(works, labWorkload(i+1))
+	}
+	v := labService(1, mesh.ProtocolHTTP, works...)
+	l := newLab(b, mesh.Parts{Workloads: works, Services: []*mesh.Service{v}})
+	tun := &clientTunnel{p: l.p, dst: netip.MustParseAddrPort(vip(v))}
+	rt, port := tun.current()
+	var xs []*exchange
+	for _, w := range works {
+		x := &exchange{tun: tun, rt: rt, port: port}
+		x.backend = port.fallback.backends[0]
+		for ep, d := range x.backend.cluster.dests {
+			if ep.Workload == w {
+				x.dest = d
+			}
+		}
+		xs = append(xs, x)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		tun.series(xs[i%len(xs)], false)
 	}
 }

@@ -88,6 +88,9 @@ func (tun *clientTunnel) series(x *exchange, grpc bool) *telemetry.HTTPSeries {
 			return e.s
 		}
 	}
+	if s := tun.seriesMore[key]; s != nil {
+		return s
+	}
 	l := telemetry.HTTPLabels{Reporter: telemetry.ReporterWaypoint, Source: tun.source(), Protocol: "http", Security: "mutual_tls"}
 	if grpc {
 		l.Protocol = "grpc"
@@ -106,9 +109,27 @@ func (tun *clientTunnel) series(x *exchange, grpc bool) *telemetry.HTTPSeries {
 		}
 	}
 	s := tun.p.o.Metrics.HTTP(l)
-	tun.seriesCache[tun.seriesNext%len(tun.seriesCache)] = seriesEntry{key, s}
-	tun.seriesNext++
+	tun.keepSeries(key, s)
 	return s
+}
+
+// maxSeries bounds the series that a tunnel keeps at hand.
+const maxSeries = 256
+
+func (tun *clientTunnel) keepSeries(key seriesKey, s *telemetry.HTTPSeries) {
+	for i := range tun.seriesCache {
+		if e := &tun.seriesCache[i]; e.s == nil {
+			*e = seriesEntry{key, s}
+			return
+		}
+	}
+	if tun.seriesMore == nil || len(tun.seriesMore) >= maxSeries {
+		// Most of what is kept is of configurations of before.
+		tun.seriesCache = [len(tun.seriesCache)]seriesEntry{{key, s}}
+		tun.seriesMore = map[seriesKey]*telemetry.HTTPSeries{}
+		return
+	}
+	tun.seriesMore[key] = s
 }
 
 type seriesEntry struct {

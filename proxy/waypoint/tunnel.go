@@ -8,6 +8,7 @@ import (
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/policy"
+	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel"
 	"cairnproxy.dev/cairn/tunnel/h2"
 	"cairnproxy.dev/cairn/tunnel/loop"
@@ -29,8 +30,8 @@ type clientTunnel struct {
 	ended        atomic.Bool
 
 	seriesMu    sync.Mutex
-	seriesCache [4]seriesEntry
-	seriesNext  int
+	seriesCache [4]seriesEntry                      // the first ones, which often are all
+	seriesMore  map[seriesKey]*telemetry.HTTPSeries // the others
 }
 
 // resolved remembers what the tunnel's destination is in one Runtime. It names
