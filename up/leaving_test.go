@@ -104,3 +104,46 @@ func TestHold(t *testing.T) {
 		})
 	}
 }
+
+func TestComesBack(t *testing.T) {
+	p := Pod{Namespace: "ns", Name: "a"}
+	changed := p
+	changed.Containers = []Container{{Image: "other"}}
+	tests := []struct {
+		name  string
+		after time.Duration // of having left
+		back  Pod
+		keeps bool
+	}{
+		{"at once", 0, p, true},
+		{"in time", linger / 2, p, true},
+		{"too late", linger + 1, p, false},
+		{"changed", 0, changed, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ended := 0
+				r := newRunner(runnerOptions{})
+				rp := &runningPod{pod: p, cancel: func() { ended++ }}
+				r.running[p.key()] = rp
+				r.setReady(p.key(), true)
+				r.stopLater(rp)
+				time.Sleep(tt.after)
+				synctest.Wait()
+				r.Prepare([]Pod{tt.back})
+				if got := r.Ready(p.key()); got != tt.keeps {
+					t.Errorf("ready: %v, want %v", got, tt.keeps)
+				}
+				if got := r.keeps(rp, tt.back); got != tt.keeps {
+					t.Errorf("goes on: %v, want %v", got, tt.keeps)
+				}
+				time.Sleep(2 * lingerAtMost)
+				synctest.Wait()
+				if tt.keeps && ended != 0 {
+					t.Error("a pod that came back was ended")
+				}
+			})
+		})
+	}
+}

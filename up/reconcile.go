@@ -170,6 +170,7 @@ func (r *reconciler) update(ctx, life context.Context, u update) error {
 // place before its proxy takes it in, names before programs that look them up.
 func (r *reconciler) apply(ctx, life context.Context, c *config) error {
 	r.leave(c)
+	r.runner.Prepare(c.pods)
 	r.parts, r.pods = c.parts, c.pods
 	var errs []error
 	for _, p := range c.pods {

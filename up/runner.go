@@ -78,6 +78,7 @@ type runningPod struct {
 	pid    atomic.Int64 // of the latest program, 0 before the first
 	// leaving runs while the pod is gone from the manifests and lingers.
 	leaving *time.Timer
+	ending  bool // it has been told to end; guarded by Runner.mu
 }
 
 // stopLater ends a pod that is gone from the manifests once it has lingered:
@@ -92,6 +93,9 @@ func (r *Runner) stopLater(rp *runningPod) {
 	rp.leaving = time.AfterFunc(linger, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		if rp.ending {
+			return
+		}
 		now := time.Now()
 		freed, ok := r.held[rp.pod.key()]
 		if freed.IsZero() {
@@ -102,6 +106,7 @@ func (r *Runner) stopLater(rp *runningPod) {
 			return
 		}
 		delete(r.held, rp.pod.key())
+		rp.ending = true
 		rp.cancel()
 	})
 }
@@ -183,7 +188,7 @@ func (r *Runner) Set(ctx context.Context, pods []Pod, env func(Pod) []string) {
 		switch {
 		case !ok:
 			r.stopLater(rp)
-		case rp.leaving != nil, !samePod(p, rp.pod):
+		case !r.keeps(rp, p):
 			rp.cancel()
 			replaced = append(replaced, rp)
 			delete(r.running, k)
@@ -197,6 +202,37 @@ func (r *Runner) Set(ctx context.Context, pods []Pod, env func(Pod) []string) {
 			r.running[p.key()] = r.startPod(ctx, p, env(p))
 		}
 	}
+}
+
+// Prepare is told the pods of the next Set: those that it will replace, by
+// programs that have yet to start, are ready no more.
+func (r *Runner) Prepare(pods []Pod) {
+	for _, p := range pods {
+		if rp, ok := r.running[p.key()]; ok && !r.keeps(rp, p) {
+			r.setReady(p.key(), false)
+		}
+	}
+}
+
+// keeps reports whether a pod that runs can go on as p. One that comes back
+// before it was ended does not leave any more.
+func (r *Runner) keeps(rp *runningPod, p Pod) bool {
+	if !samePod(p, rp.pod) {
+		return false
+	}
+	if rp.leaving == nil {
+		return true
+	}
+	// Under the lock its timer decides that it is to end.
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rp.ending || !rp.leaving.Stop() {
+		rp.ending = true
+		return false
+	}
+	rp.leaving = nil
+	delete(r.held, p.key())
+	return true
 }
 
 // Gone reports whether a pod is not in the last Set and has ended. Its place
