@@ -13,6 +13,7 @@ type answer struct {
 	began, ended time.Time
 	status       int
 	who          string
+	kept         bool // over a connection that is kept
 	err          error
 }
 
@@ -33,12 +34,13 @@ func startLoad(t *testing.T, clients int, from, url string, who func(body string
 	l := &load{cancel: cancel}
 	t.Cleanup(func() { l.stop() })
 	for i := range clients {
-		c := client(t, from, i%2 == 0)
+		kept := i%2 == 0
+		c := client(t, from, kept)
 		l.wg.Go(func() {
 			pace := time.NewTicker(10 * time.Millisecond)
 			defer pace.Stop()
 			for ctx.Err() == nil {
-				a := answer{began: time.Now()}
+				a := answer{began: time.Now(), kept: kept}
 				var body string
 				// Not ctx: a request that is under way is finished.
 				a.status, body, a.err = do(context.Background(), c, "GET", url)
@@ -84,7 +86,8 @@ func noneFailed(t *testing.T, all []answer) {
 		}
 	}
 	if failed > 0 {
-		t.Errorf("%d of %d requests failed, the last with %s", failed, len(all), status(last.status, last.err))
+		t.Errorf("%d of %d requests failed, the last with %s (from %s to %s, kept connection: %v)", failed, len(all),
+			status(last.status, last.err), last.began.UTC().Format("15:04:05.000"), last.ended.UTC().Format("15:04:05.000"), last.kept)
 	}
 	if len(all) == 0 {
 		t.Error("the load sent nothing")

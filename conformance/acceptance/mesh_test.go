@@ -45,6 +45,9 @@ func up(t *testing.T, path string, args ...string) *mesh {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("failures in the access log:\n%s", m.failures())
+		}
 		if err := m.Process.Err(); err != nil {
 			t.Errorf("cairn up ended before it was told to: %v", err)
 			return
@@ -378,4 +381,24 @@ func needProgram(t *testing.T, names ...string) {
 func tryCommand(args []string) (string, bool) {
 	out, err := exec.Command(args[0], args[1:]...).Output()
 	return string(out), err == nil
+}
+
+// failures are the last lines of the access log that tell of an answer of 5xx,
+// and of a client's connection that broke.
+func (m *mesh) failures() string {
+	text, err := os.ReadFile(m.access)
+	if err != nil {
+		return err.Error()
+	}
+	var answers, broken []string
+	for line := range strings.Lines(string(text)) {
+		_, rest, _ := strings.Cut(line, "HTTP/1.1\" 5")
+		switch {
+		case len(rest) > 2 && rest[2] == ' ':
+			answers = append(answers, line)
+		case strings.Contains(line, " error=") && strings.Contains(line, "outbound"):
+			broken = append(broken, line)
+		}
+	}
+	return strings.Join(append(answers[max(0, len(answers)-6):], broken[max(0, len(broken)-6):]...), "")
 }
