@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"unsafe"
@@ -309,4 +310,47 @@ func BenchmarkSeriesOfManyEndpoints(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		tun.series(xs[i%len(xs)], false)
 	}
+}
+
+// What an idle tunnel holds, both ends of its stream included, after a request
+// with a large head and a large body.
+func TestMemoryOfIdleTunnels(t *testing.T) {
+	if raceDetector {
+		t.Skip("memory is another under the race detector")
+	}
+	parts, v := oneService(mesh.ProtocolHTTP)
+	s := newScript(t, parts)
+	s.p.o.AccessLog = nil
+	request := "POST /" + strings.Repeat("p", 20_000) + " HTTP/1.1\r\nHost: a\r\nX-Large: " + strings.Repeat("x", 20_000) + "\r\nContent-Length: 50000\r\n\r\n" + strings.Repeat("b", 50_000)
+	response := "HTTP/1.1 200 OK\r\nX-Large: " + strings.Repeat("x", 20_000) + "\r\nContent-Length: 50000\r\n\r\n" + strings.Repeat("b", 50_000)
+	const n = 150
+	var taps []*tap
+	open := func() {
+		c := s.tunnel(vip(v), true)
+		s.send(c, request, false)
+		s.works[0].take()
+		s.send(s.works[0], response, false)
+		s.want(c.take(), "HTTP/1.1 200")
+		c.got = bytes.Buffer{}
+		taps = append(taps, c)
+	}
+	open()
+	before := liveHeap()
+	for range n {
+		open()
+	}
+	per := int64(liveHeap()-before) / n
+	if t.Logf("%d bytes per idle tunnel", per); per > 6<<10 {
+		t.Errorf("an idle tunnel holds %d bytes", per)
+	}
+	runtime.KeepAlive(taps)
+	runtime.KeepAlive(s)
+}
+
+func liveHeap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

@@ -98,12 +98,6 @@ const (
 	upgraded // after 101: bytes both ways
 )
 
-// maxReplay is how much of a request body is kept for another try.
-const maxReplay = 64 << 10
-
-// maxAttempts is Istio's default of two retries.
-const maxAttempts = 3
-
 // clientSide is the codec towards the client. Calls come with the exchange locked.
 type clientSide interface {
 	// sendHead sends x.resp with x.respF, and the first bytes of its body.
@@ -139,6 +133,9 @@ type endpointSide interface {
 func (x *exchange) reset() {
 	x.phase, x.up, x.port, x.rule, x.backend, x.dest, x.rt = idle, nil, nil, nil, nil, nil, nil
 	x.hint = upstream.Hint{}
+	// Heads are memory of the codecs: an idle exchange keeps none of it alive.
+	x.req, x.reqF = mesh.Request{Fields: forget(x.req.Fields)}, h1.Framing{}
+	x.resp, x.respF = mesh.Response{Fields: forget(x.resp.Fields)}, h1.Framing{}
 	x.reqDone, x.reqSent, x.upReady, x.respStarted, x.upFinished = false, false, false, false, false
 	x.reqBuf, x.replay, x.noReplay = shrink(x.reqBuf), shrink(x.replay), false
 	x.account()
@@ -153,6 +150,15 @@ func (x *exchange) reset() {
 	x.upStart, x.upDuration = time.Time{}, 0
 	x.flag, x.details, x.cause, x.grpcStatus = "", "", "", ""
 	x.seq++
+}
+
+// forget empties fields and lets go of what their strings lie in.
+func forget(f mesh.Fields) mesh.Fields {
+	if cap(f) > 32 {
+		return nil
+	}
+	clear(f[:cap(f)])
+	return f[:0]
 }
 
 // account tells the budget how many bytes of the request are kept here.
@@ -228,18 +234,6 @@ func (x *exchange) creditRequest(t *loop.Turn) {
 		x.owedReq = 0
 		x.down.credit(t, n)
 	}
-}
-
-func (x *exchange) keepReplay(b []byte) {
-	if x.noReplay || len(b) == 0 {
-		return
-	}
-	if len(x.replay)+len(b) > maxReplay || x.respStarted {
-		x.noReplay = true
-		x.replay = nil
-		return
-	}
-	x.replay = append(x.replay, b...)
 }
 
 // upstreamReady is called when the connection to the endpoint takes the request.
@@ -413,81 +407,6 @@ func (x *exchange) downstreamWritable(t *loop.Turn) { x.creditResponse(t) }
 // upstreamWritable is called when the endpoint takes bytes again.
 func (x *exchange) upstreamWritable(t *loop.Turn) { x.creditRequest(t) }
 
-// upstreamFailed is called when the connection to the endpoint could not be
-// made, or ended before the response did. sent is false when the endpoint
-// cannot have seen the request.
-func (x *exchange) upstreamFailed(t *loop.Turn, f failure) {
-	x.up = nil
-	if x.phase == idle {
-		return
-	}
-	x.cause = f.cause
-	if x.respStarted {
-		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
-		x.down.abort(t)
-		x.abandon(t)
-		return
-	}
-	if x.mayRetry(f) {
-		x.retry(t)
-		return
-	}
-	x.flag = f.flag
-	x.replyFailure(t, f)
-}
-
-// mayRetry decides about another try: Istio's default retry policy, which
-// names connect-failure, refused-stream and resets before the request was
-// sent, plus connections that had been idle and turn out to be dead under an
-// idempotent request.
-func (x *exchange) mayRetry(f failure) bool {
-	if x.attempts >= maxAttempts || x.noReplay || x.phase == upgraded {
-		return false
-	}
-	if !f.sent {
-		return true
-	}
-	return x.idleReuse && !f.answered && idempotent(x.req.Method)
-}
-
-func idempotent(method string) bool {
-	switch method {
-	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return true
-	}
-	return false
-}
-
-// retry sends the request again, to another endpoint where there is one.
-func (x *exchange) retry(t *loop.Turn) {
-	if x.ep != nil && !x.idleReuse {
-		x.hint.Exclude(x.ep)
-	}
-	x.leaveDest()
-	x.tryDeadline.stop()
-	if x.upReady {
-		// What was sent comes again, before what has come since.
-		x.reqBuf = append(append([]byte(nil), x.replay...), x.reqBuf...)
-		x.replay = x.replay[:0]
-		// These bytes were credited or are owed already.
-		x.owedReq -= len(x.reqBuf)
-		x.account()
-	}
-	x.upReady, x.reqSent, x.idleReuse = false, false, false
-	x.phase = connecting
-	x.connect(t)
-}
-
-// reconnect looks for another connection after one that looked free was not.
-// Nothing was tried yet, so it does not count.
-func (x *exchange) reconnect(t *loop.Turn) {
-	x.leaveDest()
-	x.tryDeadline.stop()
-	x.attempts--
-	x.phase = connecting
-	x.connect(t)
-}
-
 // abandon ends an exchange whose client was told by abort.
 func (x *exchange) abandon(t *loop.Turn) {
 	x.stopTimers()
@@ -560,16 +479,6 @@ func cloneFields(f mesh.Fields) mesh.Fields {
 		out[i] = mesh.Field{Name: string([]byte(e.Name)), Value: string([]byte(e.Value))}
 	}
 	return out
-}
-
-// failure is why an endpoint did not answer.
-type failure struct {
-	flag     string // Envoy's response flag
-	reason   string // the words of Envoy's "reset reason"
-	cause    string // for the log
-	sent     bool   // the endpoint may have seen the request
-	answered bool   // a part of the response had come
-	status   int    // 0: 503
 }
 
 // respAlias reports whether the strings of the response lie in memory that is

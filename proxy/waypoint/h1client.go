@@ -443,10 +443,7 @@ func (c *h1Client) release(t *loop.Turn) {
 		c.out.Reset(t, h2.NoError)
 		return
 	}
-	c.in = c.in[:0]
-	if cap(c.arena) > 4<<10 {
-		c.arena = nil
-	}
+	c.in, c.arena, c.f = shrink(c.in), shrink(c.arena), h1.Framing{}
 	c.d.park(t, c)
 }
 

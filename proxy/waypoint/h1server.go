@@ -410,7 +410,7 @@ func (s *h1Server) finished(t *loop.Turn, clean bool) {
 		return
 	}
 	s.state = h1Head
-	s.arena = shrink(s.arena)
+	s.arena, s.f = shrink(s.arena), h1.Framing{}
 	if !s.feeding && (len(s.in) > 0 || s.clientDone) {
 		s.feed(t, nil)
 	}

@@ -218,7 +218,10 @@ func (p *Proxy) drain() {
 		loop.Run(s.drain)
 	}
 	for _, h := range p.server.Handlers() {
-		if s, ok := h.(*h1Server); ok {
+		switch s := h.(type) {
+		case *h1Server:
+			loop.Run(s.drain)
+		case *sniffer:
 			loop.Run(s.drain)
 		}
 	}

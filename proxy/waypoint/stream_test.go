@@ -370,12 +370,17 @@ func TestDrainDoesNotWaitForIdleClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	io.Copy(io.Discard, resp.Body)
+	silent := r.conn(v)
 	r.proxy.o.DrainTimeout = time.Minute
 	stopped := make(chan struct{})
 	go func() { r.stop(); close(stopped) }()
 	if b, err := br.ReadByte(); err != io.EOF {
 		t.Errorf("read %v, %v from an idle connection that drains; want its end", b, err)
 	}
+	if n, err := silent.Read(make([]byte, 1)); err == nil {
+		t.Errorf("read %d bytes from a connection that was never used", n)
+	}
 	c.Close()
+	silent.Close()
 	<-stopped
 }

@@ -200,6 +200,9 @@ func (s *sniffer) Data(t *loop.Turn, st *h2.Stream, b []byte, end bool) {
 		s.next.Data(t, st, b, end)
 		return
 	}
+	if s.ended {
+		return
+	}
 	if len(s.got) > 0 {
 		s.got = append(s.got, b...)
 		b = s.got
@@ -265,6 +268,20 @@ func (s *sniffer) Reset(t *loop.Turn, st *h2.Stream, err error) {
 	}
 	s.ended = true
 	s.timer.stop()
+	s.tun.closed()
+}
+
+// drain ends a tunnel through which nothing has come yet.
+func (s *sniffer) drain(t *loop.Turn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil || s.ended || len(s.got) > 0 {
+		return
+	}
+	s.ended = true
+	s.timer.stop()
+	s.st.Write(t, nil, true)
+	s.st.StopReading(t)
 	s.tun.closed()
 }
 
