@@ -23,6 +23,16 @@
 // There is no goroutine per request, stream or tunnel. What must wait, a dial,
 // parks the exchange, and the dialing goroutine goes on with it.
 //
+// # What waits, and for how long
+//
+// Credit goes back to whoever sends only as the other side takes what it sent,
+// so nobody fills our memory: see exchange, innerConn and plainPipe. What has
+// no credit of its own is held back instead: a client that does not read its
+// responses gets its next request served when it does. What does wait is
+// counted in the Budget that all connections share. A CONNECT to an endpoint
+// is given up after connectTimeout, a request head after headTimeout; an
+// answer may take as long as the route says.
+//
 // # Configuration
 //
 // Run compiles each snapshot into a Runtime and swaps it atomically. An

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -622,5 +623,45 @@ func TestTimerThatWasSetAgainHasNotExpired(t *testing.T) {
 	ts.sweep(&loop.Turn{Now: now.Add(2 * time.Second)})
 	if expired != 1 {
 		t.Error("the deadline that was set again did not fire")
+	}
+}
+
+// An idle connection ends just when a request takes it: the request is sent
+// again on another connection, or never was on this one; it does not hang.
+func TestIdleConnectionThatEndsUnderARequest(t *testing.T) {
+	parts, v := oneService(mesh.ProtocolHTTP)
+	s := newScript(t, parts)
+	s.p.o.AccessLog = nil
+	c := s.tunnel(vip(v), true)
+	s.send(c, getRequest, false)
+	server, request := s.w.to, frames(c.st.ID, getRequest)
+	d := s.p.destinations
+	for i := range 3000 {
+		w := s.works[len(s.works)-1]
+		s.send(w, "HTTP/1.1 204 No Content\r\n\r\n", false)
+		if !strings.HasPrefix(c.take(), "HTTP/1.1 204") {
+			t.Fatalf("request %d was not answered", i)
+		}
+		var idle *h1Client
+		for _, d := range d {
+			idle = d.idle[0].c
+		}
+		var both sync.WaitGroup
+		start := make(chan struct{})
+		both.Go(func() {
+			<-start
+			turn := &loop.Turn{Now: s.now}
+			idle.Data(turn, nil, nil, true)
+			turn.End()
+		})
+		both.Go(func() {
+			<-start
+			turn := &loop.Turn{Now: s.now}
+			_, _ = server.conn.Data(turn, request)
+			turn.End()
+		})
+		close(start)
+		both.Wait()
+		s.flow()
 	}
 }
