@@ -17,8 +17,10 @@ import (
 // outside makes a workload without a node proxy: it is reached by plain TCP.
 func (r *rig) outside(name string, port uint16, serve func(net.Listener)) *mesh.Workload {
 	r.t.Helper()
-	w := &mesh.Workload{UID: "Kubernetes//Pod/app/" + name, Name: name, Namespace: "app", Addresses: []netip.Addr{r.address()}, Ready: true, Capacity: 1,
-		WorkloadName: name, Services: map[mesh.ServiceKey]map[uint16]uint16{}}
+	w := &mesh.Workload{
+		UID: "Kubernetes//Pod/app/" + name, Name: name, Namespace: "app", Addresses: []netip.Addr{r.address()}, Ready: true, Capacity: 1,
+		WorkloadName: name, Services: map[mesh.ServiceKey]map[uint16]uint16{},
+	}
 	ln, err := net.Listen("tcp", netip.AddrPortFrom(w.Addresses[0], port).String())
 	if err != nil {
 		r.t.Fatal(err)
