@@ -33,7 +33,7 @@ race: packages ## the tests under the race detector
 
 .PHONY: packages
 packages:
-	@scripts/packages.sh curl
+	@scripts/packages.sh curl openssl nsenter
 
 .PHONY: lint
 lint: ## gofmt, go vet and golangci-lint

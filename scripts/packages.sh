@@ -3,7 +3,7 @@
 # machine does not have. A program that is there costs nothing.
 set -euo pipefail
 
-declare -A package=([curl]=curl [nghttp]=nghttp2-client [h2load]=nghttp2-client [python3]=python3)
+declare -A package=([curl]=curl [nghttp]=nghttp2-client [h2load]=nghttp2-client [python3]=python3 [openssl]=openssl [nsenter]=util-linux)
 
 missing=()
 for program in "$@"; do
