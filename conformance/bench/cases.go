@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"cairnproxy.dev/cairn/conformance/hbone"
-	"cairnproxy.dev/cairn/conformance/proc"
 )
 
 // benchCase is one kind of work. run fills the trial's values under the names
@@ -15,7 +12,17 @@ type benchCase struct {
 	name    string
 	title   string
 	metrics []metric
+	shape   shape
 	run     func(context.Context, *trial) error
+}
+
+// shape is the mesh that a case runs in, and what the proxies do for it. The
+// zero value is one service with one route, one rule of authorization and the
+// access log on.
+type shape struct {
+	grpc     bool // the service's port speaks HTTP/2, as for gRPC
+	routes   int  // rules of the service's route, of which the last one matches; 0 means 1
+	services int  // services behind the waypoint, of which one is used; 0 means 1
 }
 
 // metric is one figure of a case.
@@ -100,151 +107,4 @@ func selectCases(names string, quick bool) ([]benchCase, error) {
 		return nil, fmt.Errorf("no case is named %q", names)
 	}
 	return chosen, nil
-}
-
-func closedLoop(conns, streams int, warm, d time.Duration) func(context.Context, *trial) error {
-	return func(ctx context.Context, t *trial) error {
-		load, err := t.dial(ctx, conns, streams)
-		if err != nil {
-			return err
-		}
-		defer load.Close()
-		w := window{trial: t}
-		return w.judge(load.Closed(ctx, warm, d, w.mark))
-	}
-}
-
-func fixedRate(conns, streams, perSecond int, warm, d time.Duration) func(context.Context, *trial) error {
-	return func(ctx context.Context, t *trial) error {
-		load, err := t.dial(ctx, conns, streams)
-		if err != nil {
-			return err
-		}
-		defer load.Close()
-		w := window{trial: t}
-		r, err := load.Open(ctx, perSecond, warm, d, w.mark)
-		if err != nil {
-			return err
-		}
-		return w.judge(r)
-	}
-}
-
-// settle is how long a proxy gets to come to rest before its memory is read.
-const settle = time.Second
-
-func idleTunnels(conns, streams int) func(context.Context, *trial) error {
-	return func(ctx context.Context, t *trial) error {
-		if err := t.rest(ctx); err != nil {
-			return err
-		}
-		start, err := t.proc.RSS()
-		if err != nil {
-			return err
-		}
-		t.values["at start"] = float64(start) / 1e6
-		// One used connection first: what a proxy sets up once does not count
-		// as the tunnels'.
-		first, err := t.dial(ctx, 1, 10)
-		if err != nil {
-			return err
-		}
-		defer first.Close()
-		if r := first.Once(); r.Failures > 0 {
-			return &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
-		}
-		if err := t.rest(ctx); err != nil {
-			return err
-		}
-		before, err := t.proc.RSS()
-		if err != nil {
-			return err
-		}
-		load, err := t.dial(ctx, conns, streams)
-		if err != nil {
-			return err
-		}
-		defer load.Close()
-		perTunnel := func(name string) error {
-			if err := t.rest(ctx); err != nil {
-				return err
-			}
-			now, err := t.proc.RSS()
-			t.values[name] = float64(now-before) / 1024 / float64(conns*streams)
-			return err
-		}
-		if err := perTunnel("per idle tunnel"); err != nil {
-			return err
-		}
-		if r := load.Once(); r.Failures > 0 {
-			return &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
-		}
-		return perTunnel("per tunnel after one request")
-	}
-}
-
-// rest waits for the proxy to settle.
-func (t *trial) rest(ctx context.Context) error {
-	timer := time.NewTimer(settle)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// window measures what proxy and load cost between two marks.
-type window struct {
-	trial      *trial
-	marks      int
-	err        error
-	proxy, own [2]proc.Usage
-}
-
-// mark reads the costs; it is called at the beginning and at the end.
-func (w *window) mark() {
-	i := min(w.marks, 1)
-	w.marks++
-	var err error
-	if w.proxy[i], err = w.trial.proc.Usage(); err != nil {
-		w.err = err
-	}
-	if w.own[i], err = proc.UsageOf(0); err != nil {
-		w.err = err
-	}
-}
-
-// judge turns the run into values, or rejects it.
-func (w *window) judge(r hbone.Result) error {
-	if r.Failures > 0 {
-		return &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
-	}
-	if w.err != nil || w.marks != 2 {
-		return fmt.Errorf("measuring the proxy: %d marks, %w", w.marks, w.err)
-	}
-	proxy, own := w.proxy[1].Since(w.proxy[0]), w.own[1].Since(w.own[0])
-	wall, cpu := proxy.Wall.Seconds(), proxy.CPU.Seconds()
-	share := proxy.Waited.Seconds() / wall
-	if share > maxWaited {
-		return &rejected{fmt.Sprintf("the proxy waited for its core %.0f%% of the time", 100*share)}
-	}
-	loadShare := own.Waited.Seconds() / wall
-	if loadShare > maxWaited {
-		return &rejected{fmt.Sprintf("the load waited for its core %.0f%% of the time", 100*loadShare)}
-	}
-	v := w.trial.values
-	v["requests"] = float64(r.Requests)
-	v[waited.name] = 100 * share
-	v[loadWaited.name] = 100 * loadShare
-	v[cost.name] = float64(r.Requests) / cpu
-	v[perRequest.name] = cpu / float64(r.Requests) * 1e6
-	v[rate.name] = float64(r.Requests) / wall
-	v[busy.name] = 100 * cpu / wall
-	v[loadBusy.name] = 100 * own.CPU.Seconds() / wall
-	for name, q := range map[string]float64{p50.name: 0.5, p99.name: 0.99, p999.name: 0.999} {
-		v[name] = float64(r.Latency.Quantile(q).Nanoseconds()) / 1e3
-	}
-	return nil
 }

@@ -23,9 +23,9 @@ import (
 type contender interface {
 	name() string
 	version(ctx context.Context) (string, error)
-	// start runs the proxy in the folder and returns it and the address where
+	// start runs the proxy in the folder, for a mesh of that shape, and returns it and the address where
 	// it accepts HBONE, once it does.
-	start(ctx context.Context, dir string) (*proc.Process, string, error)
+	start(ctx context.Context, dir string, s shape) (*proc.Process, string, error)
 	// accessLog is the file in the folder that gets a line for each request.
 	accessLog(dir string) string
 }
@@ -83,9 +83,9 @@ func (c *cairnProxy) version(ctx context.Context) (string, error) {
 //go:embed manifests.yaml
 var manifests string
 
-func (c *cairnProxy) start(ctx context.Context, dir string) (*proc.Process, string, error) {
+func (c *cairnProxy) start(ctx context.Context, dir string, s shape) (*proc.Process, string, error) {
 	addr := c.lab.block.Addr(10)
-	folder, err := c.write(dir, addr)
+	folder, err := c.write(dir, addr, s)
 	if err != nil {
 		return nil, "", err
 	}
@@ -103,13 +103,13 @@ func (c *cairnProxy) start(ctx context.Context, dir string) (*proc.Process, stri
 func (c *cairnProxy) accessLog(dir string) string { return filepath.Join(dir, "waypoint.access.log") }
 
 // write puts the manifests of the lab's mesh into a folder below dir.
-func (c *cairnProxy) write(dir string, waypoint netip.Addr) (string, error) {
+func (c *cairnProxy) write(dir string, waypoint netip.Addr, s shape) (string, error) {
 	t, err := template.New("manifests").Parse(manifests)
 	if err != nil {
 		return "", fmt.Errorf("making the manifests: %w", err)
 	}
 	var text strings.Builder
-	if err := t.Execute(&text, map[string]any{"VIP": c.lab.vip, "Pod": c.lab.pod, "Waypoint": waypoint}); err != nil {
+	if err := t.Execute(&text, map[string]any{"VIP": c.lab.vip, "Pod": c.lab.pod, "Waypoint": waypoint, "GRPC": s.grpc}); err != nil {
 		return "", fmt.Errorf("making the manifests: %w", err)
 	}
 	return cairn.WriteManifests(dir, text.String())
@@ -133,12 +133,12 @@ func (e *envoyProxy) version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-func (e *envoyProxy) start(ctx context.Context, dir string) (*proc.Process, string, error) {
+func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*proc.Process, string, error) {
 	addr := e.lab.block.Addr(11)
 	w := envoy.Waypoint{
 		Listen: netip.AddrPortFrom(addr, 15008), Admin: netip.AddrPortFrom(addr, 15000), Files: e.lab.waypoint,
 		Services: []envoy.Service{{
-			Host: host, Addr: e.lab.vip, Endpoints: []netip.AddrPort{e.lab.pod}, Prefixes: []string{"/bytes"},
+			Host: host, Addr: e.lab.vip, Endpoints: []netip.AddrPort{e.lab.pod}, Prefixes: []string{"/bytes"}, HTTP2: s.grpc,
 		}},
 		RBAC:      &envoy.RBAC{Principals: []string{clientURI}, Methods: []string{"GET", "POST"}},
 		AccessLog: e.accessLog(dir),

@@ -170,7 +170,7 @@ func (l *lab) once(ctx context.Context, c benchCase, x contender, round int) (sa
 	if err := os.RemoveAll(x.accessLog(dir)); err != nil {
 		return sample{}, fmt.Errorf("removing the last run's log: %w", err)
 	}
-	p, addr, err := x.start(ctx, dir)
+	p, addr, err := x.start(ctx, dir, c.shape)
 	if err != nil {
 		return sample{}, err
 	}
