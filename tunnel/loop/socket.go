@@ -54,7 +54,7 @@ type Socket struct {
 
 	// One write at a time, by the flusher. The fd is used within rc.Control
 	// only, which keeps it from being closed and given to another connection.
-	w     rawWrite
+	w     writing
 	wFunc func(fd uintptr)
 }
 
@@ -337,7 +337,7 @@ func (s *Socket) readAll(r *reader) error {
 	err := s.rc.Read(func(fd uintptr) bool {
 		for {
 			bp := cipherPool.Get().(*[]byte)
-			n, err := syscall.Read(int(fd), *bp)
+			n, err := rawRead(fd, *bp)
 			if n <= 0 {
 				cipherPool.Put(bp)
 				switch {

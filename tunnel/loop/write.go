@@ -1,9 +1,6 @@
 package loop
 
-import (
-	"syscall"
-	"unsafe"
-)
+import "syscall"
 
 // Write queues a copy of b.
 func (s *Socket) Write(t *Turn, b []byte) {
@@ -204,8 +201,8 @@ func (s *Socket) discard(b []byte) {
 	}
 }
 
-// rawWrite is the argument and result of one write on the descriptor.
-type rawWrite struct {
+// writing is the argument and result of one write on the descriptor.
+type writing struct {
 	b    []byte   // for write(2)
 	bufs [][]byte // for writev(2), if not nil
 	n    int      // how much writev took
@@ -213,13 +210,13 @@ type rawWrite struct {
 	err  error
 }
 
-func (w *rawWrite) run(fd uintptr) {
+func (w *writing) run(fd uintptr) {
 	if w.bufs != nil {
 		w.n, w.err = writev(fd, &w.iov, w.bufs)
 		return
 	}
 	for len(w.b) > 0 {
-		n, err := syscall.Write(int(fd), w.b)
+		n, err := rawWrite(fd, w.b)
 		if n > 0 {
 			w.b = w.b[n:]
 			continue
@@ -296,14 +293,11 @@ func writev(fd uintptr, iov *[]syscall.Iovec, bufs [][]byte) (int, error) {
 		e.SetLen(len(b))
 		v = append(v, e)
 	}
-	n, _, e := syscall.Syscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
+	n, err := rawWritev(fd, v)
 	clear(v)
 	*iov = v[:0]
-	if e == 0 {
-		return int(n), nil
-	}
-	if e == syscall.EAGAIN || e == syscall.EINTR {
+	if err == syscall.EAGAIN || err == syscall.EINTR {
 		return 0, nil
 	}
-	return 0, e
+	return max(n, 0), err
 }
