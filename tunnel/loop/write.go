@@ -130,7 +130,7 @@ func (s *Socket) flushLoop(ob *[]byte, write func([]byte) ([]byte, error)) (done
 		s.q.Lock()
 		b := s.q.Take()
 		fin := b == nil && (s.q.fin || s.ending)
-		if b == nil && !fin && (s.mem == nil || s.mem.pending() == 0) {
+		if b == nil && !fin && (s.tls == nil || s.tls.pending() == 0) {
 			s.flushing = false
 			s.idle.Broadcast()
 			s.q.Unlock()
@@ -161,15 +161,13 @@ func (s *Socket) flushLoop(ob *[]byte, write func([]byte) ([]byte, error)) (done
 
 // seal encrypts a chunk (nil: only what TLS itself has to say) and writes it.
 func (s *Socket) seal(ob *[]byte, b []byte, write func([]byte) ([]byte, error)) ([]byte, error) {
-	s.mem.lend((*ob)[:0])
+	o, err := s.tls.seal((*ob)[:0], b)
 	if b != nil {
-		_, err := s.tls.Write(b)
 		putChunk(b)
-		if err != nil {
-			return nil, err
-		}
 	}
-	o := s.mem.take()
+	if err != nil {
+		return nil, err
+	}
 	if cap(o) > cap(*ob) {
 		*ob = o
 	}
@@ -181,8 +179,8 @@ func (s *Socket) seal(ob *[]byte, b []byte, write func([]byte) ([]byte, error)) 
 func (s *Socket) finish(write func([]byte) ([]byte, error)) (rest []byte, err error) {
 	if s.tls != nil && !s.ending {
 		s.ending = true
-		if err := s.tls.CloseWrite(); err == nil {
-			if rest, err := write(s.mem.take()); err != nil || len(rest) > 0 {
+		if bye, err := s.tls.finish(nil); err == nil {
+			if rest, err := write(bye); err != nil || len(rest) > 0 {
 				return rest, err
 			}
 		}
@@ -196,8 +194,8 @@ func (s *Socket) discard(b []byte) {
 	if b != nil {
 		putChunk(b)
 	}
-	if s.mem != nil {
-		s.mem.take()
+	if s.tls != nil {
+		_, _ = s.tls.seal(nil, nil) // not sent
 	}
 }
 
