@@ -116,9 +116,11 @@ func TestFailuresCount(t *testing.T) {
 		{"status", func(l *Load) { l.prefix = []byte("HTTP/1.1 403") }},
 		{"checksum", func(l *Load) { l.sum++ }},
 		{"length", func(l *Load) { l.opts.Size++ }},
+		{"upload", func(l *Load) { l.request[len(l.request)-1]++ }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, opts := pair(t)
+			opts.Upload = 1 << 20
 			load := open(t, opts)
 			test.change(load)
 			if r := load.Once(); r.Failures == 0 || r.Err == nil {
@@ -147,22 +149,33 @@ func TestWrongPeer(t *testing.T) {
 
 // BenchmarkDirect is the cost of the load and the sink together.
 func BenchmarkDirect(b *testing.B) {
-	_, opts := pair(b)
-	opts.Conns, opts.Streams = 4, 16
-	load := open(b, opts)
-	var before, after syscall.Rusage
-	b.ReportAllocs()
-	b.ResetTimer()
-	r := load.Closed(b.Context(), 200*time.Millisecond, 2*time.Second, func() {
-		before = after
-		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
-			b.Fatal(err)
-		}
-	})
-	if r.Failures != 0 {
-		b.Fatal(r.Err)
+	for _, test := range []struct {
+		name   string
+		change func(*Options)
+	}{
+		{"small", func(o *Options) { o.Conns, o.Streams = 4, 16 }},
+		{"down", func(o *Options) { o.Streams, o.Size = 2, 1<<20 }},
+		{"up", func(o *Options) { o.Streams, o.Size, o.Upload = 2, 0, 1<<20 }},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			_, opts := pair(b)
+			test.change(&opts)
+			load := open(b, opts)
+			var before, after syscall.Rusage
+			b.ReportAllocs()
+			b.ResetTimer()
+			r := load.Closed(b.Context(), 200*time.Millisecond, 2*time.Second, func() {
+				before = after
+				if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
+					b.Fatal(err)
+				}
+			})
+			if r.Failures != 0 {
+				b.Fatal(r.Err)
+			}
+			cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+			b.ReportMetric(float64(cpu)/1000/float64(r.Requests), "µs-cpu/req")
+			b.ReportMetric(float64(r.Requests)/r.Elapsed.Seconds(), "req/s")
+		})
 	}
-	cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
-	b.ReportMetric(float64(cpu)/1000/float64(r.Requests), "µs-cpu/req")
-	b.ReportMetric(float64(r.Requests)/r.Elapsed.Seconds(), "req/s")
 }

@@ -125,9 +125,9 @@ func (l *Load) dialOne(ctx context.Context) error {
 		return err
 	}
 	lc := &loadConn{load: l, ready: make(chan struct{}), latencies: &Histogram{}}
-	lc.conn = newConn(t, lc, true)
+	lc.conn = newConn(t, lc, true, streamWindow)
 	l.conns = append(l.conns, lc)
-	l.wg.Go(lc.run)
+	l.wg.Go(func() { lc.run(t) })
 	// The peer's limit on streams comes with its first SETTINGS.
 	select {
 	case <-lc.conn.settled:
@@ -151,12 +151,11 @@ func (l *Load) dialOne(ctx context.Context) error {
 }
 
 // run carries the connection; when it ends early every tunnel is broken.
-func (lc *loadConn) run() {
-	err := lc.conn.run()
+func (lc *loadConn) run(t *transport) {
+	err := lc.conn.run(t)
 	if err == nil {
 		err = errors.New("the proxy closed the connection")
 	}
-	lc.conn.close()
 	lc.conn.mu.Lock()
 	defer lc.conn.mu.Unlock()
 	if lc.dead {
@@ -210,7 +209,7 @@ func (l *Load) Close() {
 		lc.conn.mu.Lock()
 		lc.dead = true
 		lc.conn.mu.Unlock()
-		lc.conn.close()
+		lc.conn.carrier.close()
 	}
 	l.wg.Wait()
 }

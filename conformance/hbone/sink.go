@@ -33,6 +33,7 @@ type Sink struct {
 	mu          sync.Mutex
 	conns       map[*conn]struct{}
 	responses   map[int][]byte
+	sums        map[int]uint32
 	authorities map[string]int
 	peers       map[string]int
 	failure     error
@@ -73,16 +74,16 @@ func (s *Sink) carry(sock net.Conn) {
 		s.fail(err)
 		return
 	}
-	c := newConn(t, s, false)
+	c := newConn(t, s, false, streamWindow)
 	s.mu.Lock()
 	if s.conns == nil {
 		s.conns, s.peers = map[*conn]struct{}{}, map[string]int{}
-		s.authorities, s.responses = map[string]int{}, map[int][]byte{}
+		s.authorities, s.responses, s.sums = map[string]int{}, map[int][]byte{}, map[int]uint32{}
 	}
 	s.conns[c] = struct{}{}
 	s.peers[ca.URI(t.tls.ConnectionState())]++
 	s.mu.Unlock()
-	err = c.run()
+	err = c.run(t)
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
@@ -103,7 +104,7 @@ func (s *Sink) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.close()
+		c.carrier.close()
 	}
 }
 
@@ -117,7 +118,6 @@ func (s *Sink) headers(c *conn, st *stream, fields []hpack.HeaderField, end bool
 	if st.owner != nil {
 		if end {
 			c.finish(st)
-			delete(c.streams, st.id)
 		}
 		return nil // trailers
 	}
@@ -163,20 +163,41 @@ func (s *Sink) data(c *conn, st *stream, p []byte, end bool) error {
 		if done {
 			s.Bytes.Add(uint64(t.request.length))
 			s.Requests.Add(1)
-			c.send(st, s.response(t.size))
+			c.send(st, s.answer(t))
 		}
 		p = rest
 	}
 	if end {
 		c.finish(st)
-		if len(st.pending) == 0 {
-			delete(c.streams, st.id)
-		}
 	}
 	return nil
 }
 
 func (s *Sink) reset(*conn, *stream, http2.ErrCode) {}
+
+// answer is the response to a request that is complete: to a body other than
+// the load's it is 400.
+func (s *Sink) answer(t *sinkTunnel) []byte {
+	if n := int(t.request.length); n > 0 && t.request.sum != s.expected(n) {
+		s.fail(fmt.Errorf("a request's body of %d bytes with checksum %#x, expected %#x", n, t.request.sum, s.expected(n)))
+		return badRequest
+	}
+	return s.response(t.size)
+}
+
+// expected returns the checksum of a body of n bytes, made once per size.
+func (s *Sink) expected(n int) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum, ok := s.sums[n]
+	if !ok {
+		sum = Checksum(Body(n))
+		s.sums[n] = sum
+	}
+	return sum
+}
+
+var badRequest = []byte("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
 
 // sizeOf reads the wanted size from a request line.
 func (s *Sink) sizeOf(line []byte) int {
