@@ -94,6 +94,8 @@ func selectCases(names string, quick bool) ([]benchCase, error) {
 		rateCase("rate-2500", 2500, long),
 		downCase(long),
 		upCase(long),
+		connectCase(long),
+		handshakeCase(long),
 		memoryCase(),
 	}
 	var chosen []benchCase

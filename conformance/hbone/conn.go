@@ -30,7 +30,7 @@ const (
 type handler interface {
 	headers(c *conn, s *stream, fields []hpack.HeaderField, end bool) error
 	data(c *conn, s *stream, p []byte, end bool) error
-	reset(c *conn, s *stream, code http2.ErrCode)
+	reset(c *conn, s *stream, code http2.ErrCode) error
 }
 
 // stream is one stream of a conn. Its fields are guarded by conn.mu.
@@ -239,7 +239,7 @@ func (c *conn) frame(kind http2.FrameType, flags http2.Flags, id uint32, p []byt
 	case http2.FrameRSTStream:
 		if s := c.streams[id]; s != nil && len(p) == 4 {
 			c.drop(s)
-			c.h.reset(c, s, http2.ErrCode(binary.BigEndian.Uint32(p)))
+			return c.h.reset(c, s, http2.ErrCode(binary.BigEndian.Uint32(p)))
 		}
 	case http2.FrameSettings:
 		return c.onSettings(flags, p)

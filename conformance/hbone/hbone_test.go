@@ -65,6 +65,7 @@ func TestClosedLoop(t *testing.T) {
 		{"small", 100 * time.Millisecond, func(o *Options) {}},
 		{"empty", 100 * time.Millisecond, func(o *Options) { o.Size = 0 }},
 		{"large", time.Second, func(o *Options) { o.Size = 3 << 20; o.Streams = 2 }},
+		{"fresh", 200 * time.Millisecond, func(o *Options) { o.Fresh = true }},
 		{"upload", time.Second, func(o *Options) { o.Upload = 3 << 20; o.Streams = 2 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -81,7 +82,7 @@ func TestClosedLoop(t *testing.T) {
 				t.Errorf("the sink answered %d requests of %d", got, r.Requests)
 			}
 			authorities, peers, err := sink.Seen()
-			if err != nil || authorities[opts.Authority] != opts.Conns*opts.Streams || peers["spiffe://cluster.local/ns/bench/sa/client"] != opts.Conns {
+			if err != nil || authorities[opts.Authority] < opts.Conns*opts.Streams || peers["spiffe://cluster.local/ns/bench/sa/client"] != opts.Conns {
 				t.Errorf("the sink saw %v from %v: %v", authorities, peers, err)
 			}
 		})
@@ -113,10 +114,10 @@ func TestFailuresCount(t *testing.T) {
 		name   string
 		change func(*Load)
 	}{
-		{"status", func(l *Load) { l.prefix = []byte("HTTP/1.1 403") }},
-		{"checksum", func(l *Load) { l.sum++ }},
-		{"length", func(l *Load) { l.opts.Size++ }},
-		{"upload", func(l *Load) { l.request[len(l.request)-1]++ }},
+		{"status", func(l *Load) { l.job.prefix = []byte("HTTP/1.1 403") }},
+		{"checksum", func(l *Load) { l.job.sum++ }},
+		{"length", func(l *Load) { l.job.size++ }},
+		{"upload", func(l *Load) { l.job.request[len(l.job.request)-1]++ }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, opts := pair(t)
@@ -128,6 +129,56 @@ func TestFailuresCount(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestChurn(t *testing.T) {
+	sink, opts := pair(t)
+	r := Churn(t.Context(), opts, 0, 300*time.Millisecond, func() {})
+	_, peers, err := sink.Seen()
+	if r.Failures != 0 || err != nil || r.Requests == 0 || r.Latency.N() != r.Requests {
+		t.Errorf("%d connections, %d latencies, %d failures: %v; the sink: %v", r.Requests, r.Latency.N(), r.Failures, r.Err, err)
+	}
+	if got := peers["spiffe://cluster.local/ns/bench/sa/client"]; uint64(got) < r.Requests || uint64(got) != sink.Requests.Load() {
+		t.Errorf("the sink saw %d connections and %d requests, counted are %d", got, sink.Requests.Load(), r.Requests)
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*Options)
+	}{
+		{"status", func(o *Options) { o.Status = 403 }},
+		{"refused", func(o *Options) { o.Addr = "127.0.0.1:1" }},
+		{"closed", func(o *Options) { o.Addr = slam(t) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opts := opts
+			test.change(&opts)
+			if r := Churn(t.Context(), opts, 0, 50*time.Millisecond, func() {}); r.Failures == 0 || r.Err == nil || r.Requests != 0 {
+				t.Errorf("%d connections, %d failures: %v", r.Requests, r.Failures, r.Err)
+			}
+		})
+	}
+}
+
+// slam starts a server that closes every connection, and returns its address.
+func slam(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { ln.Close(); <-done })
+	return ln.Addr().String()
 }
 
 func TestWrongPeer(t *testing.T) {
@@ -154,6 +205,7 @@ func BenchmarkDirect(b *testing.B) {
 		change func(*Options)
 	}{
 		{"small", func(o *Options) { o.Conns, o.Streams = 4, 16 }},
+		{"fresh", func(o *Options) { o.Conns, o.Streams, o.Fresh = 4, 16, true }},
 		{"down", func(o *Options) { o.Streams, o.Size = 2, 1<<20 }},
 		{"up", func(o *Options) { o.Streams, o.Size, o.Upload = 2, 0, 1<<20 }},
 	} {

@@ -8,9 +8,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 // Options say what a Load opens and asks for.
@@ -20,6 +17,7 @@ type Options struct {
 	TLS       *tls.Config // client configuration with certificate
 	Conns     int         // connections
 	Streams   int         // tunnels on each connection
+	Fresh     bool        // every request has a CONNECT stream of its own
 	Host      string      // Host of the inner requests
 	Size      int         // bytes of each response; the path asks the sink for them
 	Upload    int         // bytes of each request's body; 0 means GET
@@ -28,15 +26,49 @@ type Options struct {
 	Status    int         // the expected status; 0 means 200
 }
 
+// job is a request and what its answer has to be.
+type job struct {
+	request []byte
+	prefix  []byte // "HTTP/1.1 200"
+	size    int
+	sum     uint32
+	refusal bool // another status than 200 is expected: the body is the proxy's own
+}
+
+func newJob(o Options) *job {
+	status := o.Status
+	if status == 0 {
+		status = 200
+	}
+	return &job{
+		request: buildRequest(o), prefix: fmt.Appendf(nil, "HTTP/1.1 %d", status),
+		size: o.Size, sum: Checksum(Body(o.Size)), refusal: status != 200,
+	}
+}
+
+// take reads an answer from p into m and checks it. It returns what follows
+// the answer, and whether that is complete; when it is not, nothing is left.
+func (j *job) take(m *message, p []byte) (rest []byte, done bool, err error) {
+	starting := !m.inBody
+	rest, done, err = m.next(p)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case starting && (done || m.inBody) && !bytes.HasPrefix(m.first, j.prefix):
+		return nil, false, fmt.Errorf("answered %q", m.first)
+	case done && !j.refusal && (m.length != int64(j.size) || m.sum != j.sum):
+		return nil, false, fmt.Errorf("a body of %d bytes and checksum %#x, expected %d and %#x", m.length, m.sum, j.size, j.sum)
+	}
+	return rest, done, nil
+}
+
 // A Load holds open tunnels through a proxy and sends requests on them. One
 // of its runs happens at a time.
 type Load struct {
-	opts    Options
-	request []byte
-	prefix  []byte // "HTTP/1.1 200"
-	sum     uint32
-	conns   []*loadConn
-	wg      sync.WaitGroup
+	opts  Options
+	job   *job
+	conns []*loadConn
+	wg    sync.WaitGroup
 
 	mu      sync.Mutex
 	failure error
@@ -59,17 +91,6 @@ type loadConn struct {
 	latencies *Histogram
 }
 
-// tunnel is one CONNECT stream of the client.
-type tunnel struct {
-	s        *stream
-	accepted bool
-	broken   bool
-	response message
-	busy     bool
-	started  time.Time   // when the request was sent, or should have been
-	queue    []time.Time // due times of requests that wait for their turn
-}
-
 // Result is what one run measured.
 type Result struct {
 	Requests uint64 // answered within the window
@@ -82,12 +103,7 @@ type Result struct {
 // Dial opens all connections and tunnels, and returns when the proxy has
 // accepted every one of them.
 func Dial(ctx context.Context, opts Options) (*Load, error) {
-	l := &Load{opts: opts, request: buildRequest(opts), sum: Checksum(Body(opts.Size))}
-	status := opts.Status
-	if status == 0 {
-		status = 200
-	}
-	l.prefix = fmt.Appendf(nil, "HTTP/1.1 %d", status)
+	l := &Load{opts: opts, job: newJob(opts)}
 	for range opts.Conns {
 		if err := l.dialOne(ctx); err != nil {
 			l.Close()
@@ -141,12 +157,10 @@ func (l *Load) dialOne(ctx context.Context) error {
 	if uint32(l.opts.Streams) > lc.conn.peerMax {
 		return fmt.Errorf("%s allows %d streams on a connection, %d are wanted", l.opts.Addr, lc.conn.peerMax, l.opts.Streams)
 	}
-	lc.waiting = l.opts.Streams
 	for range l.opts.Streams {
-		tun := &tunnel{}
-		tun.s = lc.conn.open(l.opts.Authority, tun)
-		lc.tunnels = append(lc.tunnels, tun)
+		lc.addTunnel(l.job)
 	}
+	lc.accepted(0)
 	return lc.conn.flush()
 }
 
@@ -167,7 +181,15 @@ func (lc *loadConn) run(t *transport) {
 		lc.abandon(t)
 	}
 	lc.failed++
-	lc.waiting = 0
+	lc.accepted(lc.waiting)
+}
+
+// accepted notes that n tunnels wait no longer. The caller holds conn.mu.
+func (lc *loadConn) accepted(n int) {
+	lc.waiting -= n
+	if lc.waiting > 0 {
+		return
+	}
 	select {
 	case <-lc.ready:
 	default:
@@ -212,126 +234,4 @@ func (l *Load) Close() {
 		lc.conn.carrier.close()
 	}
 	l.wg.Wait()
-}
-
-// headers, data and reset are called by the connection's reader with conn.mu
-// held.
-func (lc *loadConn) headers(c *conn, s *stream, fields []hpack.HeaderField, end bool) error {
-	t := s.owner.(*tunnel)
-	if t.accepted {
-		if end {
-			lc.fail(t, errors.New("the proxy ended the tunnel"))
-		}
-		return nil
-	}
-	status := ""
-	for _, f := range fields {
-		if f.Name == ":status" {
-			status = f.Value
-		}
-	}
-	if status != "200" || end {
-		lc.fail(t, fmt.Errorf("CONNECT %s was answered with %q", lc.load.opts.Authority, status))
-	}
-	t.accepted = true
-	if lc.waiting--; lc.waiting == 0 {
-		close(lc.ready)
-	}
-	return nil
-}
-
-func (lc *loadConn) data(c *conn, s *stream, p []byte, end bool) error {
-	t := s.owner.(*tunnel)
-	if t.broken {
-		return nil
-	}
-	for len(p) > 0 {
-		if !t.busy {
-			lc.fail(t, errors.New("bytes without a request"))
-			return nil
-		}
-		starting := !t.response.inBody
-		rest, done, err := t.response.next(p)
-		if err != nil {
-			lc.fail(t, err)
-			return nil
-		}
-		if starting && (done || t.response.inBody) && !bytes.HasPrefix(t.response.first, lc.load.prefix) {
-			lc.fail(t, fmt.Errorf("answered %q", t.response.first))
-			return nil
-		}
-		if done {
-			lc.complete(t)
-		}
-		p = rest
-	}
-	if end && !t.broken {
-		lc.fail(t, errors.New("the proxy ended the tunnel"))
-	}
-	return nil
-}
-
-func (lc *loadConn) reset(c *conn, s *stream, code http2.ErrCode) {
-	t := s.owner.(*tunnel)
-	if !t.accepted {
-		t.accepted = true
-		lc.waiting--
-		if lc.waiting == 0 {
-			close(lc.ready)
-		}
-	}
-	lc.fail(t, fmt.Errorf("the tunnel was reset: %v", code))
-}
-
-// complete checks an answer and sends what comes next.
-func (lc *loadConn) complete(t *tunnel) {
-	opts := &lc.load.opts
-	if opts.Status == 0 || opts.Status == 200 {
-		if t.response.length != int64(opts.Size) || t.response.sum != lc.load.sum {
-			lc.fail(t, fmt.Errorf("a body of %d bytes and checksum %#x, expected %d and %#x", t.response.length, t.response.sum, opts.Size, lc.load.sum))
-			return
-		}
-	}
-	now := lc.conn.now
-	lc.latencies.Add(now.Sub(t.started))
-	lc.done++
-	lc.inFlight--
-	t.busy = false
-	switch {
-	case lc.closed:
-		lc.send(t, now)
-	case len(t.queue) > 0:
-		due := t.queue[0]
-		t.queue = t.queue[:copy(t.queue, t.queue[1:])]
-		lc.inFlight-- // it was counted when it was queued
-		lc.send(t, due)
-	}
-}
-
-// send puts a request on an idle tunnel. The caller holds conn.mu and flushes.
-func (lc *loadConn) send(t *tunnel, start time.Time) {
-	t.busy, t.started = true, start
-	lc.inFlight++
-	lc.conn.send(t.s, lc.load.request)
-}
-
-// fail counts a failure and gives the tunnel up.
-func (lc *loadConn) fail(t *tunnel, err error) {
-	lc.load.note(err)
-	lc.failed++
-	lc.abandon(t)
-}
-
-// abandon takes a tunnel out of use.
-func (lc *loadConn) abandon(t *tunnel) {
-	if t.broken {
-		return
-	}
-	t.broken = true
-	if t.busy {
-		lc.inFlight--
-	}
-	lc.inFlight -= len(t.queue)
-	lc.failed += uint64(len(t.queue))
-	t.busy, t.queue = false, nil
 }

@@ -173,7 +173,7 @@ func (s *Sink) data(c *conn, st *stream, p []byte, end bool) error {
 	return nil
 }
 
-func (s *Sink) reset(*conn, *stream, http2.ErrCode) {}
+func (s *Sink) reset(*conn, *stream, http2.ErrCode) error { return nil }
 
 // answer is the response to a request that is complete: to a body other than
 // the load's it is 400.

@@ -59,6 +59,15 @@ func (m *memory) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// SetWriteDeadline keeps the deadline of crypto/tls from the socket: after its
+// last alert it lets nothing more be written, and that alert is still in out.
+func (m *memory) SetWriteDeadline(at time.Time) error {
+	if m.detached {
+		return nil
+	}
+	return m.Conn.SetWriteDeadline(at)
+}
+
 // transport is a TLS connection that is read and written in batches.
 type transport struct {
 	mem *memory
