@@ -96,6 +96,8 @@ func selectCases(names string, quick bool) ([]benchCase, error) {
 		upCase(long),
 		connectCase(long),
 		handshakeCase(long),
+		unaryCase(long),
+		streamingCase(long),
 		memoryCase(),
 	}
 	var chosen []benchCase

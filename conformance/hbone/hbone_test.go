@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -66,6 +67,8 @@ func TestClosedLoop(t *testing.T) {
 		{"empty", 100 * time.Millisecond, func(o *Options) { o.Size = 0 }},
 		{"large", time.Second, func(o *Options) { o.Size = 3 << 20; o.Streams = 2 }},
 		{"fresh", 200 * time.Millisecond, func(o *Options) { o.Fresh = true }},
+		{"unary", 200 * time.Millisecond, func(o *Options) { unary(o) }},
+		{"streaming", 500 * time.Millisecond, func(o *Options) { unary(o); o.Size, o.Messages = 1024, 100 }},
 		{"upload", time.Second, func(o *Options) { o.Upload = 3 << 20; o.Streams = 2 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -88,6 +91,8 @@ func TestClosedLoop(t *testing.T) {
 		})
 	}
 }
+
+func unary(o *Options) { o.GRPC, o.Calls, o.Upload, o.Size = true, 4, 128, 128 }
 
 func TestOpenLoop(t *testing.T) {
 	_, opts := pair(t)
@@ -117,11 +122,17 @@ func TestFailuresCount(t *testing.T) {
 		{"status", func(l *Load) { l.job.prefix = []byte("HTTP/1.1 403") }},
 		{"checksum", func(l *Load) { l.job.sum++ }},
 		{"length", func(l *Load) { l.job.size++ }},
+		{"message checksum", func(l *Load) { l.job.sum++ }},
+		{"message length", func(l *Load) { l.job.size++ }},
+		{"message count", func(l *Load) { l.opts.Messages = 3 }},
+		{"message upload", func(l *Load) { l.job.request[len(l.job.request)-1]++ }},
 		{"upload", func(l *Load) { l.job.request[len(l.job.request)-1]++ }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, opts := pair(t)
-			opts.Upload = 1 << 20
+			if opts.Upload = 1 << 20; strings.HasPrefix(test.name, "message") {
+				unary(&opts)
+			}
 			load := open(t, opts)
 			test.change(load)
 			if r := load.Once(); r.Failures == 0 || r.Err == nil {
@@ -205,6 +216,8 @@ func BenchmarkDirect(b *testing.B) {
 		change func(*Options)
 	}{
 		{"small", func(o *Options) { o.Conns, o.Streams = 4, 16 }},
+		{"unary", func(o *Options) { unary(o); o.Conns, o.Streams = 4, 4 }},
+		{"streaming", func(o *Options) { unary(o); o.Conns, o.Streams, o.Size, o.Messages = 4, 4, 1024, 100 }},
 		{"fresh", func(o *Options) { o.Conns, o.Streams, o.Fresh = 4, 16, true }},
 		{"down", func(o *Options) { o.Streams, o.Size = 2, 1<<20 }},
 		{"up", func(o *Options) { o.Streams, o.Size, o.Upload = 2, 0, 1<<20 }},

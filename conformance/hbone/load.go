@@ -24,7 +24,21 @@ type Options struct {
 	Method    string      // inner method; empty means GET, or POST with Upload
 	Headers   string      // further header lines, each ended with CRLF
 	Status    int         // the expected status; 0 means 200
+
+	GRPC     bool // gRPC calls over HTTP/2 inside the tunnels, with messages of Upload and Size bytes
+	Calls    int  // in flight on each tunnel; 0 means 1
+	Messages int  // of a call's answer, which is a stream when they are many; 0 means 1
 }
+
+// path asks the sink for what is wanted.
+func (o *Options) path() string {
+	if o.messages() > 1 {
+		return fmt.Sprintf("/bytes/%dx%d", o.Size, o.messages())
+	}
+	return fmt.Sprintf("/bytes/%d", o.Size)
+}
+
+func (o *Options) messages() int { return max(1, o.Messages) }
 
 // job is a request and what its answer has to be.
 type job struct {
@@ -103,6 +117,9 @@ type Result struct {
 // Dial opens all connections and tunnels, and returns when the proxy has
 // accepted every one of them.
 func Dial(ctx context.Context, opts Options) (*Load, error) {
+	if opts.GRPC && opts.Fresh {
+		return nil, errors.New("gRPC calls keep their tunnel")
+	}
 	l := &Load{opts: opts, job: newJob(opts)}
 	for range opts.Conns {
 		if err := l.dialOne(ctx); err != nil {
@@ -120,6 +137,9 @@ func Dial(ctx context.Context, opts Options) (*Load, error) {
 }
 
 func buildRequest(o Options) []byte {
+	if o.GRPC {
+		return appendMessage(nil, o.Upload)
+	}
 	method := o.Method
 	if method == "" {
 		method = "GET"
@@ -127,7 +147,7 @@ func buildRequest(o Options) []byte {
 			method = "POST"
 		}
 	}
-	r := fmt.Appendf(nil, "%s /bytes/%d HTTP/1.1\r\nhost: %s\r\nuser-agent: hbone-load\r\naccept: */*\r\n%s", method, o.Size, o.Host, o.Headers)
+	r := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nhost: %s\r\nuser-agent: hbone-load\r\naccept: */*\r\n%s", method, o.path(), o.Host, o.Headers)
 	if o.Upload > 0 {
 		r = fmt.Appendf(r, "content-length: %d\r\n", o.Upload)
 	}

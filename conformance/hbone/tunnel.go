@@ -16,7 +16,8 @@ type tunnel struct {
 	job      *job
 	accepted bool
 	broken   bool
-	ending   bool // the answer is there, and both directions are to end
+	ending   bool        // the answer is there, and both directions are to end
+	grpc     *grpcTunnel // with Options.GRPC: then what follows is not used
 	response message
 	busy     bool
 	started  time.Time   // when the request was sent, or should have been
@@ -61,6 +62,9 @@ func (lc *loadConn) connected(t *tunnel, fields []hpack.HeaderField, end bool) {
 		lc.fail(t, fmt.Errorf("CONNECT %s was answered with %q", lc.load.opts.Authority, status))
 	}
 	switch {
+	case lc.load.opts.GRPC && !t.broken:
+		t.grpc = newGRPCTunnel(lc, t)
+		t.grpc.arrived(nil) // its first bytes leave
 	case !lc.load.opts.Fresh:
 		lc.accepted(1)
 	case !t.broken:
@@ -70,7 +74,11 @@ func (lc *loadConn) connected(t *tunnel, fields []hpack.HeaderField, end bool) {
 
 func (lc *loadConn) data(c *conn, s *stream, p []byte, end bool) error {
 	t := s.owner.(*tunnel)
-	if !t.broken {
+	switch {
+	case t.broken:
+	case t.grpc != nil:
+		t.grpc.arrived(p)
+	default:
 		lc.http1(t, p)
 	}
 	if end && !t.broken {
@@ -106,7 +114,7 @@ func (lc *loadConn) reset(c *conn, s *stream, code http2.ErrCode) error {
 	case t.ending && code == http2.ErrCodeNo:
 		lc.ended(t) // a server may say so that it is done (RFC 9113 section 8.1)
 		return nil
-	case !t.accepted && !lc.load.opts.Fresh:
+	case !lc.load.opts.Fresh && (!t.accepted || t.grpc != nil && !t.grpc.ready):
 		lc.accepted(1)
 	}
 	t.accepted = true
@@ -137,9 +145,7 @@ func (lc *loadConn) complete(t *tunnel) {
 // next counts a request that is over and sends what comes next.
 func (lc *loadConn) next(t *tunnel) {
 	now := lc.conn.now
-	lc.latencies.Add(now.Sub(t.started))
-	lc.done++
-	lc.inFlight--
+	lc.counted(now.Sub(t.started))
 	t.busy = false
 	switch {
 	case lc.closed:
@@ -149,6 +155,27 @@ func (lc *loadConn) next(t *tunnel) {
 		t.queue = t.queue[:copy(t.queue, t.queue[1:])]
 		lc.inFlight-- // it was counted when it was queued
 		lc.send(t, due)
+	}
+}
+
+// counted notes a request that is over.
+func (lc *loadConn) counted(took time.Duration) {
+	lc.latencies.Add(took)
+	lc.done++
+	lc.inFlight--
+}
+
+// start sends what an idle tunnel has in flight at a time. The caller holds
+// conn.mu and flushes.
+func (lc *loadConn) start(t *tunnel, now time.Time) {
+	switch {
+	case t.broken || t.busy:
+	case t.grpc == nil:
+		lc.send(t, now)
+	default:
+		if err := t.grpc.start(max(1, lc.load.opts.Calls)-t.grpc.calls, now); err != nil {
+			lc.fail(t, err)
+		}
 	}
 }
 
@@ -179,6 +206,10 @@ func (lc *loadConn) abandon(t *tunnel) {
 	t.broken = true
 	if t.busy {
 		lc.inFlight--
+	}
+	if t.grpc != nil {
+		lc.inFlight -= t.grpc.calls
+		t.grpc.calls = 0
 	}
 	lc.inFlight -= len(t.queue)
 	lc.failed += uint64(len(t.queue))
