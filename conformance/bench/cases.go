@@ -98,6 +98,8 @@ func selectCases(names string, quick bool) ([]benchCase, error) {
 		handshakeCase(long),
 		unaryCase(long),
 		streamingCase(long),
+		fairCase("fair-same", true, long),
+		fairCase("fair-other", false, long),
 		memoryCase(),
 	}
 	var chosen []benchCase

@@ -84,8 +84,8 @@ func (ch *churn) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer t.close()
 	if err := t.mem.SetDeadline(time.Now().Add(drainTime)); err != nil {
+		t.mem.Close()
 		return fmt.Errorf("setting a deadline: %w", err)
 	}
 	v := &visit{t: t, job: ch.job}

@@ -78,7 +78,8 @@ type conn struct {
 	free       []*stream // for streams to come
 	nextID     uint32
 	out        []byte // frames to send with the next flush
-	writing    bool   // the writer sends what there is
+	writing    bool   // a writer is at work
+	stuck      bool   // the carrier keeps what it could not send; the writer waits for it
 	ended      bool   // no writer may start
 	broken     error  // why the writer gave up
 	credit     int64  // how much we may still send, all streams
@@ -128,7 +129,7 @@ func newConn(on carrier, h handler, client bool, window int64) *conn {
 	return c
 }
 
-// run carries the connection over a transport until it ends.
+// run carries the connection over a transport until it ends, and closes that.
 func (c *conn) run(t *transport) error {
 	err := c.flushBatch()
 	if err == nil {
@@ -142,6 +143,7 @@ func (c *conn) run(t *transport) error {
 	c.mu.Unlock()
 	c.carrier.close()
 	c.writers.Wait()
+	t.mem.Close()
 	return err
 }
 

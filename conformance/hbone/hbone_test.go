@@ -68,7 +68,7 @@ func TestClosedLoop(t *testing.T) {
 		{"large", time.Second, func(o *Options) { o.Size = 3 << 20; o.Streams = 2 }},
 		{"fresh", 200 * time.Millisecond, func(o *Options) { o.Fresh = true }},
 		{"unary", 200 * time.Millisecond, func(o *Options) { unary(o) }},
-		{"streaming", 500 * time.Millisecond, func(o *Options) { unary(o); o.Size, o.Messages = 1024, 100 }},
+		{"streaming", 500 * time.Millisecond, func(o *Options) { unary(o); o.Streams, o.Size, o.Messages = 2, 1024, 100 }},
 		{"upload", time.Second, func(o *Options) { o.Upload = 3 << 20; o.Streams = 2 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -103,6 +103,43 @@ func TestOpenLoop(t *testing.T) {
 	if r.Requests < 900 || r.Requests > 1100 {
 		t.Errorf("%d requests in half a second at 2,000 per second", r.Requests)
 	}
+}
+
+// TestBulk runs paced requests beside downloads on the same connections.
+func TestBulk(t *testing.T) {
+	sink, opts := pair(t)
+	opts.Bulk, opts.BulkSize = 1, 1<<20
+	load := open(t, opts)
+	if n := load.Bulk(true); n != 0 {
+		t.Errorf("%d downloads before the start", n)
+	}
+	r, err := load.Open(t.Context(), 1000, 0, 300*time.Millisecond, func() {})
+	n := load.Bulk(false)
+	if err != nil || r.Failures != 0 || r.Requests == 0 || n == 0 {
+		t.Errorf("%d requests and %d downloads, %d failures: %v %v", r.Requests, n, r.Failures, r.Err, err)
+	}
+	if got := sink.Requests.Load(); got < r.Requests+n {
+		t.Errorf("the sink answered %d requests, counted are %d and %d", got, r.Requests, n)
+	}
+}
+
+// TestBulkFails proves that a download that is wrong is a failure of the run.
+func TestBulkFails(t *testing.T) {
+	_, opts := pair(t)
+	opts.Bulk, opts.BulkSize = 1, 1<<20
+	load := open(t, opts)
+	load.bulk.sum++
+	load.Bulk(true)
+	for range 100 { // until a download was complete
+		r, err := load.Open(t.Context(), 1000, 0, 100*time.Millisecond, func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Failures > 0 && r.Err != nil {
+			return
+		}
+	}
+	t.Error("no failure was seen")
 }
 
 func TestOnce(t *testing.T) {
@@ -243,4 +280,22 @@ func BenchmarkDirect(b *testing.B) {
 			b.ReportMetric(float64(r.Requests)/r.Elapsed.Seconds(), "req/s")
 		})
 	}
+}
+
+// BenchmarkFair is what the load and the sink by themselves add to the latency
+// of small requests when a download runs beside them on the same connection.
+func BenchmarkFair(b *testing.B) {
+	_, opts := pair(b)
+	opts.Conns, opts.Streams, opts.Bulk, opts.BulkSize = 1, 8, 1, 1<<20
+	load := open(b, opts)
+	for _, name := range []string{"quiet", "bulk"} {
+		load.Bulk(name == "bulk")
+		r, err := load.Open(b.Context(), 1000, 200*time.Millisecond, 2*time.Second, func() {})
+		if err != nil || r.Failures != 0 {
+			b.Fatal(r.Err, err)
+		}
+		b.ReportMetric(float64(r.Latency.Quantile(0.5).Microseconds()), name+"-p50-µs")
+		b.ReportMetric(float64(r.Latency.Quantile(0.99).Microseconds()), name+"-p99-µs")
+	}
+	b.ReportMetric(float64(load.Bulk(false))/2.2, "MB/s")
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -28,6 +29,18 @@ type Options struct {
 	GRPC     bool // gRPC calls over HTTP/2 inside the tunnels, with messages of Upload and Size bytes
 	Calls    int  // in flight on each tunnel; 0 means 1
 	Messages int  // of a call's answer, which is a stream when they are many; 0 means 1
+
+	Bulk     int // further tunnels on each connection, which download between Load.Bulk(true) and Load.Bulk(false)
+	BulkSize int // bytes of each of their bodies
+
+	Window int // what a tunnel may be sent before the load gives credit; 0 means 4 MiB
+}
+
+func (o *Options) window() int64 {
+	if o.Window > 0 {
+		return int64(o.Window)
+	}
+	return streamWindow
 }
 
 // path asks the sink for what is wanted.
@@ -81,6 +94,7 @@ func (j *job) take(m *message, p []byte) (rest []byte, done bool, err error) {
 type Load struct {
 	opts  Options
 	job   *job
+	bulk  *job
 	conns []*loadConn
 	wg    sync.WaitGroup
 
@@ -94,6 +108,7 @@ type loadConn struct {
 	load    *Load
 	conn    *conn
 	tunnels []*tunnel
+	bulk    []*tunnel
 	waiting int           // tunnels that the peer has not accepted yet
 	ready   chan struct{} // closed when none waits
 	dead    bool
@@ -103,6 +118,10 @@ type loadConn struct {
 	failed    uint64
 	inFlight  int
 	latencies *Histogram
+
+	bulking    bool // bulk tunnels go on
+	bulkDone   uint64
+	bulkFlight int
 }
 
 // Result is what one run measured.
@@ -117,10 +136,13 @@ type Result struct {
 // Dial opens all connections and tunnels, and returns when the proxy has
 // accepted every one of them.
 func Dial(ctx context.Context, opts Options) (*Load, error) {
-	if opts.GRPC && opts.Fresh {
-		return nil, errors.New("gRPC calls keep their tunnel")
+	if (opts.GRPC || opts.Bulk > 0) && opts.Fresh {
+		return nil, errors.New("gRPC calls and bulk keep their tunnels")
 	}
 	l := &Load{opts: opts, job: newJob(opts)}
+	if opts.Bulk > 0 {
+		l.bulk = newJob(Options{Host: opts.Host, Size: opts.BulkSize, Headers: opts.Headers})
+	}
 	for range opts.Conns {
 		if err := l.dialOne(ctx); err != nil {
 			l.Close()
@@ -161,7 +183,7 @@ func (l *Load) dialOne(ctx context.Context) error {
 		return err
 	}
 	lc := &loadConn{load: l, ready: make(chan struct{}), latencies: &Histogram{}}
-	lc.conn = newConn(t, lc, true, streamWindow)
+	lc.conn = newConn(t, lc, true, l.opts.window())
 	l.conns = append(l.conns, lc)
 	l.wg.Go(func() { lc.run(t) })
 	// The peer's limit on streams comes with its first SETTINGS.
@@ -174,11 +196,14 @@ func (l *Load) dialOne(ctx context.Context) error {
 	}
 	lc.conn.mu.Lock()
 	defer lc.conn.mu.Unlock()
-	if uint32(l.opts.Streams) > lc.conn.peerMax {
-		return fmt.Errorf("%s allows %d streams on a connection, %d are wanted", l.opts.Addr, lc.conn.peerMax, l.opts.Streams)
+	if n := l.opts.Streams + l.opts.Bulk; uint32(n) > lc.conn.peerMax {
+		return fmt.Errorf("%s allows %d streams on a connection, %d are wanted", l.opts.Addr, lc.conn.peerMax, n)
 	}
 	for range l.opts.Streams {
-		lc.addTunnel(l.job)
+		lc.tunnels = append(lc.tunnels, lc.newTunnel(l.job))
+	}
+	for range l.opts.Bulk {
+		lc.bulk = append(lc.bulk, lc.newTunnel(l.bulk))
 	}
 	lc.accepted(0)
 	return lc.conn.flush()
@@ -197,7 +222,7 @@ func (lc *loadConn) run(t *transport) {
 	}
 	lc.dead = true
 	lc.load.note(err)
-	for _, t := range lc.tunnels {
+	for _, t := range slices.Concat(lc.tunnels, lc.bulk) {
 		lc.abandon(t)
 	}
 	lc.failed++

@@ -201,48 +201,53 @@ func (c *conn) fill() (more bool) {
 // flush sends a chunk of what is queued and leaves the rest to a writer. The
 // caller holds c.mu.
 func (c *conn) flush() error {
-	if c.writing {
+	if c.stuck || c.broken != nil {
 		return c.broken
 	}
 	more, err := c.push()
-	if more && err == nil && !c.ended {
+	if more && err == nil && !c.writing && !c.ended {
 		c.writing = true
 		c.writers.Go(c.write)
 	}
 	return err
 }
 
-// push sends one chunk. more says that there is more to send than that.
+// push sends one chunk. more says that there is more to send than that. The
+// caller holds c.mu, and the carrier has kept nothing.
 func (c *conn) push() (more bool, err error) {
 	more = c.fill()
 	if len(c.out) == 0 {
 		return false, nil
 	}
-	kept, err := c.carrier.write(c.out)
+	c.stuck, err = c.carrier.write(c.out)
 	c.out = c.out[:0]
-	return more || kept, err
+	return more || c.stuck, err
 }
 
 // write is the goroutine that sends what was too much for one flush. It ends
 // when nothing is left. Between two chunks everybody else has a turn.
 func (c *conn) write() {
-	for {
-		err := c.carrier.wait()
+	for more := true; more; runtime.Gosched() {
 		c.mu.Lock()
-		more := false
-		if err == nil {
+		stuck := c.stuck
+		c.mu.Unlock()
+		var err error
+		if stuck {
+			err = c.carrier.wait()
+		}
+		c.mu.Lock()
+		if stuck {
+			c.stuck = false
+		}
+		if err == nil && !c.stuck {
 			more, err = c.push()
 		}
-		if c.broken = err; err != nil {
+		if err != nil {
+			c.broken, more = err, false
 			c.carrier.close() // the reader ends, and tells why
 		}
-		c.writing = more && err == nil
-		done := !c.writing
+		c.writing = more
 		c.mu.Unlock()
-		if done {
-			return
-		}
-		runtime.Gosched()
 	}
 }
 

@@ -110,6 +110,27 @@ func newTicker(period time.Duration) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "timerfd"), nil
 }
 
+// Bulk starts the downloads of the bulk tunnels, each following the last, or
+// lets them come to their end. It returns how many there were since the start.
+func (l *Load) Bulk(on bool) uint64 {
+	var n uint64
+	l.each(func(lc *loadConn) {
+		n += lc.bulkDone
+		lc.bulking = on
+		if !on {
+			return
+		}
+		lc.bulkDone = 0
+		now := time.Now()
+		for _, t := range lc.bulk {
+			if !t.broken && !t.busy {
+				lc.send(t, now)
+			}
+		}
+	})
+	return n
+}
+
 // Once sends one request on every tunnel and waits for the answers.
 func (l *Load) Once() Result {
 	r := Result{Latency: &Histogram{}}

@@ -120,6 +120,8 @@ func (t *transport) serve(handle func([]byte, time.Time) error, batch func() err
 	var failed error
 	// The loop lives inside the callback: it returns false only after a read
 	// found nothing, so the runtime parks without a probing read of its own.
+	// A short read is no reason to park: the end of the stream may have come in
+	// the same event, which the kernel tells but once.
 	step := func(fd uintptr) bool {
 		for {
 			n, err := syscall.Read(int(fd), t.ciphertext)
@@ -141,9 +143,6 @@ func (t *transport) serve(handle func([]byte, time.Time) error, batch func() err
 			}
 			if failed = batch(); failed != nil {
 				return true
-			}
-			if n < readSize {
-				return false // the socket is empty; the next event says otherwise
 			}
 		}
 	}
@@ -218,7 +217,13 @@ func (t *transport) step(fd uintptr) bool {
 	return true
 }
 
-func (t *transport) close() { t.mem.Close() }
+// close ends the connection for whoever reads and writes it; the socket is
+// given back by the one who carries it. net.Conn's own Close waits until a
+// reader has left its callback, and so must not be called with a lock that a
+// reader may want.
+func (t *transport) close() {
+	_ = t.raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) }) // ended already is as good
+}
 
 // dial connects to addr within ten seconds.
 func dial(ctx context.Context, addr string, cfg *tls.Config) (*transport, error) {

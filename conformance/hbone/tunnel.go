@@ -24,16 +24,19 @@ type tunnel struct {
 	queue    []time.Time // due times of requests that wait for their turn
 }
 
-// addTunnel makes a tunnel and opens it, unless every request has its own
+// newTunnel makes a tunnel and opens it, unless every request has its own
 // stream. The caller holds conn.mu and flushes.
-func (lc *loadConn) addTunnel(j *job) {
+func (lc *loadConn) newTunnel(j *job) *tunnel {
 	t := &tunnel{job: j}
-	lc.tunnels = append(lc.tunnels, t)
 	if !lc.load.opts.Fresh {
 		lc.waiting++
 		t.s = lc.conn.open(lc.load.opts.Authority, t)
 	}
+	return t
 }
+
+// isBulk says that what the tunnel carries is not counted with the rest.
+func (lc *loadConn) isBulk(t *tunnel) bool { return t.job == lc.load.bulk }
 
 // headers, data and reset are called by the connection's reader with conn.mu
 // held.
@@ -62,7 +65,7 @@ func (lc *loadConn) connected(t *tunnel, fields []hpack.HeaderField, end bool) {
 		lc.fail(t, fmt.Errorf("CONNECT %s was answered with %q", lc.load.opts.Authority, status))
 	}
 	switch {
-	case lc.load.opts.GRPC && !t.broken:
+	case lc.load.opts.GRPC && !t.broken && !lc.isBulk(t):
 		t.grpc = newGRPCTunnel(lc, t)
 		t.grpc.arrived(nil) // its first bytes leave
 	case !lc.load.opts.Fresh:
@@ -145,8 +148,16 @@ func (lc *loadConn) complete(t *tunnel) {
 // next counts a request that is over and sends what comes next.
 func (lc *loadConn) next(t *tunnel) {
 	now := lc.conn.now
-	lc.counted(now.Sub(t.started))
 	t.busy = false
+	if lc.isBulk(t) {
+		lc.bulkDone++
+		lc.bulkFlight--
+		if lc.bulking {
+			lc.send(t, now)
+		}
+		return
+	}
+	lc.counted(now.Sub(t.started))
 	switch {
 	case lc.closed:
 		lc.send(t, now)
@@ -182,7 +193,11 @@ func (lc *loadConn) start(t *tunnel, now time.Time) {
 // send puts a request on an idle tunnel. The caller holds conn.mu and flushes.
 func (lc *loadConn) send(t *tunnel, start time.Time) {
 	t.busy, t.started = true, start
-	lc.inFlight++
+	if lc.isBulk(t) {
+		lc.bulkFlight++
+	} else {
+		lc.inFlight++
+	}
 	if lc.load.opts.Fresh {
 		t.accepted = false
 		t.s = lc.conn.open(lc.load.opts.Authority, t) // the request follows the answer
@@ -204,7 +219,10 @@ func (lc *loadConn) abandon(t *tunnel) {
 		return
 	}
 	t.broken = true
-	if t.busy {
+	switch {
+	case t.busy && lc.isBulk(t):
+		lc.bulkFlight--
+	case t.busy:
 		lc.inFlight--
 	}
 	if t.grpc != nil {
