@@ -1,46 +1,17 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"time"
 
 	"cairnproxy.dev/cairn/conformance/hbone"
 	"cairnproxy.dev/cairn/conformance/proc"
 )
 
-func closedLoop(conns, streams int, warm, d time.Duration) func(context.Context, *trial) error {
-	return func(ctx context.Context, t *trial) error {
-		load, err := t.dial(ctx, conns, streams)
-		if err != nil {
-			return err
-		}
-		defer load.Close()
-		w := window{trial: t}
-		return w.judge(load.Closed(ctx, warm, d, w.mark))
-	}
-}
-
-func fixedRate(conns, streams, perSecond int, warm, d time.Duration) func(context.Context, *trial) error {
-	return func(ctx context.Context, t *trial) error {
-		load, err := t.dial(ctx, conns, streams)
-		if err != nil {
-			return err
-		}
-		defer load.Close()
-		w := window{trial: t, paced: true}
-		r, err := load.Open(ctx, perSecond, warm, d, w.mark)
-		if err != nil {
-			return err
-		}
-		return w.judge(r)
-	}
-}
-
 // window measures what proxy and load cost between two marks.
 type window struct {
 	trial      *trial
-	paced      bool // the load keeps to a rate, and its latencies count
+	paced      bool  // the load keeps to a rate, and its latencies count
+	bytes      int64 // of the bodies of one request, where megabytes count
 	marks      int
 	err        error
 	proxy, own [2]proc.Usage
@@ -86,6 +57,10 @@ func (w *window) judge(r hbone.Result) error {
 	v[cost.name] = float64(r.Requests) / cpu
 	v[perRequest.name] = cpu / float64(r.Requests) * 1e6
 	v[rate.name] = float64(r.Requests) / wall
+	if w.bytes > 0 {
+		megabytes := float64(r.Requests) * float64(w.bytes) / 1e6
+		v[volumeCost.name], v[volume.name] = megabytes/cpu, megabytes/wall
+	}
 	v[busy.name] = 100 * cpu / wall
 	v[loadBusy.name] = 100 * own.CPU.Seconds() / wall
 	for name, q := range map[string]float64{p50.name: 0.5, p99.name: 0.99, p999.name: 0.999} {

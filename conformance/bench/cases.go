@@ -61,6 +61,23 @@ func (m metric) with(text string, met func(own, reference float64) bool) metric 
 	return m
 }
 
+// atLeast sets the goal of being k times the reference or more.
+func (m metric) atLeast(k float64) metric {
+	return m.with(fmt.Sprintf("at least %g × the reference", k), func(own, ref float64) bool { return own >= k*ref })
+}
+
+// atMost sets the goal of being k times the reference or less.
+func (m metric) atMost(k float64) metric {
+	text := fmt.Sprintf("at most %g × the reference", k)
+	if k == 1 {
+		text = "not above the reference"
+	}
+	return m.with(text, func(own, ref float64) bool { return own <= k*ref })
+}
+
+// span chooses how long a step of a case lasts: d, or q in a quick run.
+type span func(d, q time.Duration) time.Duration
+
 // selectCases returns the cases that are named, all by default, in order.
 func selectCases(names string, quick bool) ([]benchCase, error) {
 	long := func(d, q time.Duration) time.Duration {
@@ -70,32 +87,20 @@ func selectCases(names string, quick bool) ([]benchCase, error) {
 		return d
 	}
 	all := []benchCase{
-		{
-			name: "small-4x16", title: "small GET, closed loop, 4 connections × 16 streams",
-			metrics: []metric{
-				cost.with("at least 4 × the reference", func(own, ref float64) bool { return own >= 4*ref }),
-				perRequest, rate, p50, p99, busy, loadBusy, waited, loadWaited,
-			},
-			run: closedLoop(4, 16, long(time.Second, 500*time.Millisecond), long(4*time.Second, 2*time.Second)),
-		},
-		{
-			name: "rate-1000", title: "fixed 1,000 requests per second, 4 connections × 25 streams",
-			metrics: []metric{
-				p50,
-				p99.with("not above the reference", func(own, ref float64) bool { return own <= ref }),
-				p999, cost, perRequest, busy, loadBusy, waited, loadWaited,
-			},
-			run: fixedRate(4, 25, 1000, long(time.Second, 500*time.Millisecond), long(10*time.Second, 5*time.Second)),
-		},
-		{
-			name: "memory", title: "resident memory: at start; per tunnel of 1,000 on 10 connections",
-			metrics: []metric{
-				metric{name: "at start", unit: "MB", format: "%.1f"}.with("less than 25 MB", func(own, _ float64) bool { return own < 25 }),
-				metric{name: "per idle tunnel", unit: "KiB", format: "%.1f"}.with("less than 20 KiB", func(own, _ float64) bool { return own < 20 }),
-				{name: "per tunnel after one request", unit: "KiB", format: "%.1f"},
-			},
-			run: idleTunnels(10, 100),
-		},
+		smallCase("small-1x1", 1, 1, long),
+		smallCase("small-4x16", 4, 16, long),
+		smallCase("small-64x1", 64, 1, long),
+		rateCase("rate-1000", 1000, long),
+		rateCase("rate-2500", 2500, long),
+		downCase(long),
+		upCase(long),
+		connectCase(long),
+		handshakeCase(long),
+		unaryCase(long),
+		streamingCase(long),
+		fairCase("fair-same", true, long),
+		fairCase("fair-other", false, long),
+		memoryCase(),
 	}
 	var chosen []benchCase
 	for _, c := range all {
