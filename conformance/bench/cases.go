@@ -25,8 +25,12 @@ type benchCase struct {
 // access log on.
 type shape struct {
 	grpc     bool // the service's port speaks HTTP/2, as for gRPC
-	routes   int  // rules of the service's route, of which the last one matches; 0 means 1
+	routes   int  // rules of the service's routes, of which the last one matches; 0 means 1
 	services int  // services behind the waypoint, of which one is used; 0 means 1
+	pods     int  // pods of each of the services that are not used; 0 means 1
+
+	noPolicy bool // nobody has to be allowed in
+	noLog    bool // no access log
 }
 
 // groups are the places in a mesh, and who stands there in most cases.

@@ -7,13 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"text/template"
-
-	_ "embed"
 
 	"cairnproxy.dev/cairn/conformance/cairn"
 	"cairnproxy.dev/cairn/conformance/envoy"
 	"cairnproxy.dev/cairn/conformance/loopback"
+	"cairnproxy.dev/cairn/conformance/manifests"
 	"cairnproxy.dev/cairn/conformance/peers"
 	"cairnproxy.dev/cairn/conformance/proc"
 )
@@ -75,40 +73,26 @@ func (c *cairnProxy) version(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-//go:embed manifests.yaml
-var manifests string
-
 func (c *cairnProxy) start(ctx context.Context, dir string, s shape) (*running, error) {
 	addr := c.lab.block.Addr(10)
-	folder, err := c.write(dir, addr, s)
+	m, err := c.lab.mesh(s)
 	if err != nil {
 		return nil, err
 	}
-	w := cairn.Waypoint{Manifests: folder, Gateway: namespace + "/waypoint", Address: addr, Files: c.lab.waypoint}
+	w := cairn.Waypoint{Manifests: m.folder, Gateway: namespace + "/waypoint", Address: addr, Files: c.lab.waypoint}
 	if w.Admin, err = freeAddr(addr); err != nil {
 		return nil, err
 	}
 	if w.Metrics, err = freeAddr(addr); err != nil {
 		return nil, err
 	}
+	r := &running{addr: netip.AddrPortFrom(addr, 15008).String(), log: filepath.Join(dir, "waypoint.access.log")}
+	if s.noLog {
+		w.AccessLog, r.log = "none", ""
+	}
 	p, err := w.Start(ctx, dir, "waypoint", proc.Options{Core: c.lab.opts.proxyCore, Nice: c.lab.opts.nice})
-	if err != nil {
-		return nil, err
-	}
-	return &running{Group: proc.Group{p}, addr: netip.AddrPortFrom(addr, 15008).String(), log: filepath.Join(dir, "waypoint.access.log")}, nil
-}
-
-// write puts the manifests of the lab's mesh into a folder below dir.
-func (c *cairnProxy) write(dir string, waypoint netip.Addr, s shape) (string, error) {
-	t, err := template.New("manifests").Parse(manifests)
-	if err != nil {
-		return "", fmt.Errorf("making the manifests: %w", err)
-	}
-	var text strings.Builder
-	if err := t.Execute(&text, map[string]any{"VIP": c.lab.vip, "Pod": c.lab.pod, "Waypoint": waypoint, "GRPC": s.grpc}); err != nil {
-		return "", fmt.Errorf("making the manifests: %w", err)
-	}
-	return cairn.WriteManifests(dir, text.String())
+	r.Group = proc.Group{p}
+	return r, err
 }
 
 // envoyProxy is Envoy in the shape that istiod gives a waypoint.
@@ -131,23 +115,50 @@ func (e *envoyProxy) version(ctx context.Context) (string, error) {
 
 func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*running, error) {
 	addr := e.lab.block.Addr(11)
-	w := envoy.Waypoint{
-		Listen: netip.AddrPortFrom(addr, 15008), Admin: netip.AddrPortFrom(addr, 15000), Files: e.lab.waypoint,
-		Services: []envoy.Service{{
-			Host: host, Addr: e.lab.vip, Endpoints: []netip.AddrPort{e.lab.pod}, Prefixes: []string{"/bytes"}, HTTP2: s.grpc,
-		}},
-		RBAC:      &envoy.RBAC{Principals: []string{clientURI}, Methods: []string{"GET", "POST"}},
-		AccessLog: filepath.Join(dir, "access.log"),
-	}
-	p, err := envoy.Start(ctx, dir, "waypoint", w, proc.Options{Core: e.lab.opts.proxyCore, Nice: e.lab.opts.nice})
+	m, err := e.lab.mesh(s)
 	if err != nil {
 		return nil, err
 	}
-	return &running{Group: proc.Group{p}, addr: w.Listen.String(), log: w.AccessLog}, nil
+	services, err := envoyServices(m)
+	if err != nil {
+		return nil, err
+	}
+	w := envoy.Waypoint{
+		Listen: netip.AddrPortFrom(addr, 15008), Admin: netip.AddrPortFrom(addr, 15000), Files: e.lab.waypoint,
+		Services: services,
+	}
+	if !s.noLog {
+		w.AccessLog = filepath.Join(dir, "access.log")
+	}
+	p, err := envoy.Start(ctx, dir, "waypoint", w, proc.Options{Core: e.lab.opts.proxyCore, Nice: e.lab.opts.nice})
+	return &running{Group: proc.Group{p}, addr: w.Listen.String(), log: w.AccessLog}, err
 }
 
 // freeAddr returns an address and port that were free a moment ago.
 func freeAddr(addr netip.Addr) (string, error) {
 	port, err := loopback.Port(addr)
 	return netip.AddrPortFrom(addr, port).String(), err
+}
+
+// envoyServices says to Envoy what the manifests say.
+func envoyServices(m *meshFiles) ([]envoy.Service, error) {
+	model, err := m.read()
+	if err != nil {
+		return nil, err
+	}
+	var all []envoy.Service
+	for _, s := range model.Services {
+		x := envoy.Service{
+			Host: s.Host(), Addr: s.Addr, Prefixes: s.Prefixes,
+			HTTP2: s.Protocol == manifests.HTTP2, TCP: s.Protocol == manifests.TCP,
+		}
+		for _, e := range s.Endpoints {
+			x.Endpoints = append(x.Endpoints, e.Addr)
+		}
+		if s.Allow != nil {
+			x.RBAC = &envoy.RBAC{Principals: s.Allow.Principals, Methods: s.Allow.Methods}
+		}
+		all = append(all, x)
+	}
+	return all, nil
 }

@@ -34,6 +34,7 @@ type lab struct {
 	ln       net.Listener
 	sinkDone chan error
 
+	meshes     map[shape]*meshFiles
 	contenders map[string]contender // those that the cases run on
 	cases      []benchCase
 }
@@ -48,7 +49,7 @@ const (
 )
 
 func newLab(ctx context.Context, o options) (_ *lab, err error) {
-	l := &lab{opts: o, sinkDone: make(chan error, 1)}
+	l := &lab{opts: o, sinkDone: make(chan error, 1), meshes: map[shape]*meshFiles{}}
 	defer func() {
 		if err != nil {
 			l.close()

@@ -27,6 +27,7 @@ type Waypoint struct {
 	Files     ca.Files
 	Admin     string // address:port; empty: the default
 	Metrics   string // address:port; empty: the default
+	AccessLog string // as for --access-log; empty: the file NAME.access.log
 }
 
 // Start runs it in dir as NAME and waits until it accepts connections on
@@ -46,6 +47,9 @@ func (w Waypoint) Start(ctx context.Context, dir, name string, opts proc.Options
 	}
 	if w.Metrics != "" {
 		opts.Args = append(opts.Args, "--metrics", w.Metrics)
+	}
+	if w.AccessLog != "" {
+		opts.Args = append(opts.Args, "--access-log", w.AccessLog)
 	}
 	opts.Dir = dir
 	opts.Log = filepath.Join(dir, name+".log")
