@@ -1,71 +1,17 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"time"
 
 	"cairnproxy.dev/cairn/conformance/hbone"
 	"cairnproxy.dev/cairn/conformance/proc"
 )
 
-// smallCases ask for small answers as fast as they come.
-func smallCases(quick bool) []benchCase {
-	return []benchCase{{
-		name: "small-4x16", title: "small GET, closed loop, 4 connections × 16 streams",
-		metrics: []metric{
-			cost.with("at least 4 × the reference", func(own, ref float64) bool { return own >= 4*ref }),
-			perRequest, rate, p50, p99, busy, loadBusy, waited, loadWaited,
-		},
-		run: closedLoop(4, 16, either(quick, time.Second, 500*time.Millisecond), either(quick, 4*time.Second, 2*time.Second)),
-	}}
-}
-
-// rateCases ask at a fixed rate, whatever the answers do.
-func rateCases(quick bool) []benchCase {
-	return []benchCase{{
-		name: "rate-1000", title: "fixed 1,000 requests per second, 4 connections × 25 streams",
-		metrics: []metric{
-			p50,
-			p99.with("not above the reference", func(own, ref float64) bool { return own <= ref }),
-			p999, cost, perRequest, busy, loadBusy, waited, loadWaited,
-		},
-		run: fixedRate(4, 25, 1000, either(quick, time.Second, 500*time.Millisecond), either(quick, 10*time.Second, 5*time.Second)),
-	}}
-}
-
-func closedLoop(conns, streams int, warm, d time.Duration) func(context.Context, *trial) error {
-	return func(ctx context.Context, t *trial) error {
-		load, err := t.dial(ctx, conns, streams)
-		if err != nil {
-			return err
-		}
-		defer load.Close()
-		w := window{trial: t}
-		return w.judge(load.Closed(ctx, warm, d, w.mark))
-	}
-}
-
-func fixedRate(conns, streams, perSecond int, warm, d time.Duration) func(context.Context, *trial) error {
-	return func(ctx context.Context, t *trial) error {
-		load, err := t.dial(ctx, conns, streams)
-		if err != nil {
-			return err
-		}
-		defer load.Close()
-		w := window{trial: t, paced: true}
-		r, err := load.Open(ctx, perSecond, warm, d, w.mark)
-		if err != nil {
-			return err
-		}
-		return w.judge(r)
-	}
-}
-
 // window measures what proxy and load cost between two marks.
 type window struct {
 	trial      *trial
-	paced      bool // the load keeps to a rate, and its latencies count
+	paced      bool  // the load keeps to a rate, and its latencies count
+	bytes      int64 // of the bodies of one request, where megabytes count
 	marks      int
 	err        error
 	proxy, own [2]proc.Usage
@@ -111,6 +57,10 @@ func (w *window) judge(r hbone.Result) error {
 	v[cost.name] = float64(r.Requests) / cpu
 	v[perRequest.name] = cpu / float64(r.Requests) * 1e6
 	v[rate.name] = float64(r.Requests) / wall
+	if w.bytes > 0 {
+		megabytes := float64(r.Requests) * float64(w.bytes) / 1e6
+		v[volumeCost.name], v[volume.name] = megabytes/cpu, megabytes/wall
+	}
 	v[busy.name] = 100 * cpu / wall
 	v[loadBusy.name] = 100 * own.CPU.Seconds() / wall
 	for name, q := range map[string]float64{p50.name: 0.5, p99.name: 0.99, p999.name: 0.999} {

@@ -18,6 +18,8 @@ type benchCase struct {
 	metrics []metric
 	shape   shape
 	run     func(context.Context, *trial) error
+
+	own, reference string // the first two of on, also where they do not run
 }
 
 // shape is the mesh that a case runs in, and what the proxies do for it. The
@@ -38,50 +40,23 @@ var groups = map[string][]string{
 	"waypoint": {"cairn", "envoy"},
 }
 
-// metric is one figure of a case.
-type metric struct {
-	name   string
-	unit   string
-	format string // of fmt
-	goal   *goal
-}
-
-// goal is what the figure must reach: against the reference's median (ratio)
-// or as it stands.
-type goal struct {
-	text string
-	met  func(own, reference float64) bool
-}
-
-// The metrics that every case of load has beside its own.
-var (
-	cost       = metric{name: "req/CPU-s", unit: "", format: "%.0f"}
-	perRequest = metric{name: "CPU per request", unit: "µs", format: "%.1f"}
-	rate       = metric{name: "requests per second", unit: "", format: "%.0f"}
-	p50        = metric{name: "p50", unit: "µs", format: "%.0f"}
-	p99        = metric{name: "p99", unit: "µs", format: "%.0f"}
-	p999       = metric{name: "p99.9", unit: "µs", format: "%.0f"}
-	busy       = metric{name: "proxy's core busy", unit: "%", format: "%.0f"}
-	loadBusy   = metric{name: "load's core busy", unit: "%", format: "%.0f"}
-	// What others on the machine did to a run: latency means little where
-	// these are not near zero.
-	waited     = metric{name: "proxy waited for its core", unit: "%", format: "%.1f"}
-	loadWaited = metric{name: "load waited for its core", unit: "%", format: "%.1f"}
-)
-
-func (m metric) with(text string, met func(own, reference float64) bool) metric {
-	m.goal = &goal{text, met}
-	return m
-}
-
 // allCases lists every case, in the order in which they run.
 func allCases(quick bool) []benchCase {
-	return slices.Concat(
-		smallCases(quick),
-		rateCases(quick),
-		memoryCases(),
-	)
+	long := func(full, short time.Duration) time.Duration { return either(quick, full, short) }
+	return slices.Concat([]benchCase{
+		smallCase("small-1x1", 1, 1, long),
+		smallCase("small-4x16", 4, 16, long),
+		smallCase("small-64x1", 64, 1, long),
+		rateCase("rate-1000", 1000, long),
+		rateCase("rate-2500", 2500, long),
+		downCase(long),
+		upCase(long),
+		memoryCase(),
+	})
 }
+
+// span chooses how long a step of a case lasts: full, or short in a quick run.
+type span func(full, short time.Duration) time.Duration
 
 // selectCases returns the cases that the command line names, all by default,
 // in order, each with the contenders that it is to run on.
@@ -93,6 +68,10 @@ func selectCases(o options) ([]benchCase, error) {
 		}
 		if len(c.on) == 0 {
 			c.on = groups[c.group]
+		}
+		c.own = c.on[0]
+		if len(c.on) > 1 {
+			c.reference = c.on[1]
 		}
 		c.on = slices.DeleteFunc(slices.Clone(c.on), func(name string) bool { return !listed(o.contenders, name) })
 		if len(c.on) > 0 && listed(o.only, c.name) && listed(o.group, c.group) {

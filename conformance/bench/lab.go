@@ -192,11 +192,17 @@ type trial struct {
 	values map[string]float64
 }
 
-// dial opens tunnels to the service through the proxy under test.
-func (t *trial) dial(ctx context.Context, conns, streams int) (*hbone.Load, error) {
-	return hbone.Dial(ctx, hbone.Options{
+// options are those of a load that reaches the service through the proxy
+// under test.
+func (t *trial) options(conns, streams int) hbone.Options {
+	return hbone.Options{
 		Addr: t.addr, Authority: t.lab.vip.String(), TLS: t.lab.client.Client(waypointURI),
 		Conns: conns, Streams: streams, Host: host, Size: responseSize,
 		Headers: "x-request-source: bench\r\ncookie: session=0123456789abcdef0123456789abcdef\r\n",
-	})
+	}
+}
+
+// dial opens tunnels to the service through the proxy under test.
+func (t *trial) dial(ctx context.Context, conns, streams int) (*hbone.Load, error) {
+	return hbone.Dial(ctx, t.options(conns, streams))
 }
