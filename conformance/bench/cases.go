@@ -17,7 +17,13 @@ type benchCase struct {
 	on      []string // contenders: the one under test, the one it is measured against, others; empty: those of the group
 	metrics []metric
 	shape   shape
+	afresh  bool // on a process that has done nothing else
 	run     func(context.Context, *trial) error
+
+	// derive computes further values from those of another case, from, that the
+	// same contender had in the same round.
+	from   string
+	derive func(values, from map[string]float64)
 
 	own, reference string // the first two of on, also where they do not run
 }
@@ -51,7 +57,16 @@ func allCases(quick bool) []benchCase {
 		rateCase("rate-2500", 2500, long),
 		downCase(long),
 		upCase(long),
-		memoryCase(),
+		idleCase("idle-1000", 10, long),
+		idleCase("idle-10000", 100, long),
+		routesCase(10, long),
+		routesCase(100, long),
+		routesCase(1000, long),
+		routesCase(10000, long),
+		servicesCase(1, long),
+		servicesCase(1000, long),
+		servicesCase(10000, long),
+		largeHeapCase(long),
 	})
 }
 
@@ -59,22 +74,23 @@ func allCases(quick bool) []benchCase {
 type span func(full, short time.Duration) time.Duration
 
 // selectCases returns the cases that the command line names, all by default,
-// in order, each with the contenders that it is to run on.
+// in order, each with the contenders that it is to run on; and those that they
+// are measured against.
 func selectCases(o options) ([]benchCase, error) {
-	var chosen []benchCase
+	var all, chosen []benchCase
+	wanted := map[string]bool{}
 	for _, c := range allCases(o.quick) {
-		if c.group == "" {
-			c.group = "waypoint"
-		}
-		if len(c.on) == 0 {
-			c.on = groups[c.group]
-		}
-		c.own = c.on[0]
-		if len(c.on) > 1 {
-			c.reference = c.on[1]
-		}
-		c.on = slices.DeleteFunc(slices.Clone(c.on), func(name string) bool { return !listed(o.contenders, name) })
+		c = c.complete(o)
+		all = append(all, c)
 		if len(c.on) > 0 && listed(o.only, c.name) && listed(o.group, c.group) {
+			wanted[c.name] = true
+			for _, name := range c.needs() {
+				wanted[name] = true
+			}
+		}
+	}
+	for _, c := range all {
+		if wanted[c.name] {
 			chosen = append(chosen, c)
 		}
 	}
@@ -82,6 +98,37 @@ func selectCases(o options) ([]benchCase, error) {
 		return nil, fmt.Errorf("no case is named %q in group %q with contenders %q", o.only, o.group, o.contenders)
 	}
 	return chosen, nil
+}
+
+// complete fills in what a case leaves to its group, and takes out the
+// contenders that are not to run.
+func (c benchCase) complete(o options) benchCase {
+	if c.group == "" {
+		c.group = "waypoint"
+	}
+	if len(c.on) == 0 {
+		c.on = groups[c.group]
+	}
+	c.own = c.on[0]
+	if len(c.on) > 1 {
+		c.reference = c.on[1]
+	}
+	c.on = slices.DeleteFunc(slices.Clone(c.on), func(name string) bool { return !listed(o.contenders, name) })
+	return c
+}
+
+// needs are the cases without which this one says less.
+func (c benchCase) needs() []string {
+	var names []string
+	if c.from != "" {
+		names = append(names, c.from)
+	}
+	for _, m := range c.metrics {
+		if m.goal != nil && m.goal.Against == anotherCase {
+			names = append(names, m.goal.Of)
+		}
+	}
+	return names
 }
 
 // listed reports whether the comma-separated names have the name; no names

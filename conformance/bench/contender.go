@@ -90,6 +90,7 @@ func (c *cairnProxy) start(ctx context.Context, dir string, s shape) (*running, 
 	if s.noLog {
 		w.AccessLog, r.log = "none", ""
 	}
+	r.admin, r.metrics = w.Admin, w.Metrics
 	p, err := w.Start(ctx, dir, "waypoint", proc.Options{Core: c.lab.opts.proxyCore, Nice: c.lab.opts.nice})
 	r.Group = proc.Group{p}
 	return r, err

@@ -140,6 +140,16 @@ func (r *report) find(caseName, contender, metric string) summary {
 	return summary{}
 }
 
+// sample finds the one that a contender had in a case and round.
+func (r *report) sample(caseName, contender string, round int) (sample, bool) {
+	for _, s := range r.Samples {
+		if s.Case == caseName && s.Contender == contender && s.Round == round {
+			return s, true
+		}
+	}
+	return sample{}, false
+}
+
 // counted returns how many runs of a contender in a case count.
 func (r *report) counted(caseName, contender string) int {
 	n := 0

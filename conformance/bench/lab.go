@@ -139,6 +139,9 @@ func (l *lab) counted(ctx context.Context, r *report, c benchCase, x contender, 
 	for range attempts {
 		s, err := l.once(ctx, c, x, round)
 		if err == nil {
+			if from, ok := r.sample(c.from, x.name(), round+1); ok {
+				c.derive(s.Values, from.Values)
+			}
 			r.Samples = append(r.Samples, s)
 			progress(s.line(c))
 			return nil
