@@ -229,6 +229,10 @@ func (r *report) silent() []string {
 
 // verdictless is an error when the runs that counted are too few to judge.
 func (r *report) verdictless() error {
+	if len(r.Broken) > 0 {
+		b := r.Broken[0]
+		return fmt.Errorf("%s on %s: %s", b.Case, b.Contender, b.Reason)
+	}
 	if silent := r.silent(); len(silent) > 0 {
 		return fmt.Errorf("no run counted of %s", strings.Join(silent, ", "))
 	}

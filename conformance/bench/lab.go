@@ -112,14 +112,26 @@ func (l *lab) close() {
 }
 
 // rounds runs every case on every contender o.rounds times, in turns whose
-// order changes from round to round.
+// order changes from round to round. What breaks is noted and not tried again:
+// the other cases go on.
 func (l *lab) rounds(ctx context.Context, r *report) error {
+	broken := map[string]bool{}
 	for round := range l.opts.rounds {
 		for _, c := range l.cases {
 			for i := range c.on {
 				x := l.contenders[c.on[(i+round)%len(c.on)]]
-				if err := l.counted(ctx, r, c, x, round); err != nil {
-					return fmt.Errorf("%s on %s: %w", c.name, x.name(), err)
+				key := c.name + " on " + x.name()
+				if broken[key] {
+					continue
+				}
+				err := l.counted(ctx, r, c, x, round)
+				if ctx.Err() != nil {
+					return fmt.Errorf("interrupted: %w", ctx.Err())
+				}
+				if err != nil {
+					broken[key] = true
+					r.Broken = append(r.Broken, rejection{c.name, x.name(), round + 1, err.Error()})
+					fmt.Fprintf(os.Stderr, "bench: %s: %v\n", key, err)
 				}
 			}
 		}
@@ -145,9 +157,6 @@ func (l *lab) counted(ctx context.Context, r *report, c benchCase, x contender, 
 			r.Samples = append(r.Samples, s)
 			progress(s.line(c))
 			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("interrupted: %w", ctx.Err())
 		}
 		reject, ok := errors.AsType[*rejected](err)
 		if !ok {

@@ -99,6 +99,7 @@ func run(ctx context.Context, o options) error {
 	if err := proc.PinSelf(o.loadCore, o.nice); err != nil {
 		return err
 	}
+	defer proc.Favour(o.nice)()
 	runtime.GOMAXPROCS(1)
 	if err := l.rounds(ctx, report); err != nil {
 		return err

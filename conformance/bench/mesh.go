@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -24,6 +25,12 @@ type meshFiles struct {
 
 //go:embed manifests.yaml
 var manifestText string
+
+//go:embed others.yaml
+var otherText string
+
+// podsPerFile keeps files at some megabytes: larger ones are refused.
+const podsPerFile = 10_000
 
 // rulesPerRoute is how many rules Gateway API lets an HTTPRoute have.
 const rulesPerRoute = 16
@@ -55,21 +62,35 @@ func (l *lab) mesh(s shape) (*meshFiles, error) {
 }
 
 func (m *meshFiles) write(s shape) error {
-	t, err := template.New("manifests").Parse(manifestText)
-	if err != nil {
-		return err
-	}
 	if err := os.Mkdir(m.folder, 0o755); err != nil {
 		return err
 	}
-	f, err := os.Create(filepath.Join(m.folder, "mesh.yaml"))
+	err := m.file("mesh.yaml", manifestText, map[string]any{
+		"VIP": m.vip, "Pod": m.pod, "GRPC": s.grpc, "RBAC": !s.noPolicy, "Routes": s.prefixes(),
+	})
 	if err != nil {
 		return err
 	}
-	err = t.Execute(f, map[string]any{
-		"VIP": m.vip, "Pod": m.pod, "GRPC": s.grpc, "RBAC": !s.noPolicy, "Routes": s.prefixes(), "Services": s.others(),
-	})
-	return errors.Join(err, f.Close())
+	for i, some := range slices.Collect(slices.Chunk(s.others(), max(podsPerFile/max(s.pods, 1), 1))) {
+		if err := m.file(fmt.Sprintf("others-%d.yaml", i), otherText, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// file writes one file of the folder.
+func (m *meshFiles) file(name, text string, data any) error {
+	t, err := template.New(name).Parse(text)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(m.folder, name))
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	return errors.Join(t.Execute(w, data), w.Flush(), f.Close())
 }
 
 // prefixes are the path prefixes of the service's routes, by HTTPRoute. The

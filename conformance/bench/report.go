@@ -26,6 +26,7 @@ type report struct {
 	Rounds    int
 	Cases     []caseInfo
 	Rejected  []rejection // runs thrown away and repeated
+	Broken    []rejection // what could not run at all
 	Samples   []sample
 	Summaries []summary
 	Goals     []verdict

@@ -43,6 +43,9 @@ func (r *report) shortfalls(w io.Writer) {
 	if silent := r.silent(); len(silent) > 0 {
 		fmt.Fprintf(w, "\n**No run counted**, after %d attempts in each round: %s.\n", attempts, strings.Join(silent, ", "))
 	}
+	for _, b := range r.Broken {
+		fmt.Fprintf(w, "\n**Broken** in round %d: %s on %s: %s\n", b.Round, b.Case, b.Contender, b.Reason)
+	}
 	goals, others := r.losses()
 	met := 0
 	for _, v := range r.Goals {

@@ -1,6 +1,8 @@
 package manifests
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,15 +46,19 @@ func Read(folder string) (*Mesh, error) {
 
 // parse adds the objects of one file.
 func (o *objects) parse(text string) error {
-	for i, doc := range strings.Split("\n"+text, "\n---\n") {
-		if strings.TrimSpace(doc) == "" {
-			continue
-		}
-		var m meta
-		if err := yaml.Unmarshal([]byte(doc), &m); err != nil {
+	for i, part := range strings.Split("\n"+text, "\n---\n") {
+		doc, err := yaml.YAMLToJSONStrict([]byte(part))
+		if err != nil {
 			return fmt.Errorf("document %d: %w", i+1, err)
 		}
-		if err := o.add(m, []byte(doc)); err != nil {
+		if string(doc) == "null" {
+			continue // comments, or nothing at all
+		}
+		var m meta
+		if err := json.Unmarshal(doc, &m); err != nil {
+			return fmt.Errorf("document %d: %w", i+1, err)
+		}
+		if err := o.add(m, doc); err != nil {
 			return fmt.Errorf("document %d: %s %s/%s: %w", i+1, m.Kind, m.Metadata.Namespace, m.Metadata.Name, err)
 		}
 	}
@@ -91,6 +97,8 @@ func appendTo[T any](to *[]T, doc []byte) error {
 // decode reads one object; a field that its type lacks is an error.
 func decode[T any](doc []byte) (T, error) {
 	var x T
-	err := yaml.UnmarshalStrict(doc, &x)
+	d := json.NewDecoder(bytes.NewReader(doc))
+	d.DisallowUnknownFields()
+	err := d.Decode(&x)
 	return x, err
 }

@@ -85,3 +85,24 @@ func TestAwaitTellsWhy(t *testing.T) {
 		t.Error("SIGTERM ended sleep without an error")
 	}
 }
+
+// TestFavour: what is changed for a whole session is taken back.
+func TestFavour(t *testing.T) {
+	read := func() string {
+		text, err := os.ReadFile("/proc/self/autogroup")
+		if err != nil {
+			t.Skipf("this kernel does not group processes by session: %v", err)
+		}
+		return string(text)
+	}
+	before := read()
+	undo := Favour(7) // lowering is always permitted
+	if !strings.Contains(read(), "nice 7\n") {
+		t.Errorf("the session's priority is %q", read())
+	}
+	undo()
+	// Without the right to raise it, it stays low.
+	if os.Geteuid() == 0 && read() != before {
+		t.Errorf("the session's priority is %q, it was %q", read(), before)
+	}
+}
