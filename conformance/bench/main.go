@@ -24,6 +24,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -42,6 +43,8 @@ type options struct {
 	proxyCore  int
 	loadCore   int
 	nice       int
+	render     string
+	into       string
 }
 
 func main() {
@@ -55,6 +58,8 @@ func main() {
 	flag.IntVar(&o.proxyCore, "proxy-core", 1, "core of the proxy under test, counted from 1")
 	flag.IntVar(&o.loadCore, "load-core", 2, "core of the load and the sink, counted from 1")
 	flag.IntVar(&o.nice, "nice", -20, "scheduling priority of proxy, load and sink, the same for all; without the right to raise it, it stays as it is")
+	flag.StringVar(&o.render, "render", "", "run nothing: print this JSON report")
+	flag.StringVar(&o.into, "into", "", "with -render: put the report between the marks of this Markdown file, and its plot beside it")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "bench: unexpected argument %q\n", flag.Arg(0))
@@ -69,6 +74,9 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
+	if o.render != "" {
+		return render(o.render, o.into)
+	}
 	if o.rounds == 0 {
 		o.rounds = 5
 		if o.quick {
@@ -111,6 +119,10 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	report.print(os.Stdout)
-	fmt.Printf("\nEvery sample: %s\n", path)
+	plot := strings.TrimSuffix(path, ".json") + ".svg"
+	if err := os.WriteFile(plot, []byte(report.plot()), 0o644); err != nil {
+		return fmt.Errorf("saving the plot: %w", err)
+	}
+	fmt.Printf("\nEvery sample: %s\nThe plot: %s\n", path, plot)
 	return report.verdictless()
 }

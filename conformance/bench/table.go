@@ -173,6 +173,9 @@ func (r *report) goalCell(c caseInfo, m metricInfo) string {
 // course tells how the runs went: where a figure was set by something else
 // than the proxy, it shows here.
 func (r *report) course(w io.Writer) {
+	if !slices.ContainsFunc(r.Summaries, func(s summary) bool { return s.Metric == busy.name && s.N > 0 }) {
+		return
+	}
 	fmt.Fprintf(w, "\n## How the runs went\n\n| case | contender | proxy's core busy | load's core busy | proxy waited | load waited | |\n|---|---|---|---|---|---|---|\n")
 	for _, c := range r.Cases {
 		for _, x := range c.Contenders {
