@@ -21,7 +21,7 @@ const large = 1 << 20
 func smallCase(name string, conns, streams int, long span) benchCase {
 	c := benchCase{
 		name: name, title: fmt.Sprintf("small GET, closed loop, %d connections × %d streams", conns, streams),
-		metrics: []metric{cost.atLeast(8), perRequest, rate, p50, p99, busy, loadBusy, waited, loadWaited},
+		metrics: []metric{cost.atLeast(8), perRequest, rate, allocations.below(2), p50, p99, busy, loadBusy, waited, loadWaited},
 		run:     closedLoop(conns, streams, 0, nil, long),
 	}
 	switch {

@@ -9,7 +9,7 @@ import (
 // loadMetrics are what every closed loop of small requests says, with the
 // goal on its cost.
 func loadMetrics(c metric) []metric {
-	return []metric{c, perRequest, rate, busy, loadBusy, waited, loadWaited}
+	return []metric{c, perRequest, rate, allocations, busy, loadBusy, waited, loadWaited}
 }
 
 // routesCase has a service with that many routes, of which the requests meet

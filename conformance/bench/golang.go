@@ -13,6 +13,27 @@ import (
 
 // What a contender that is a Go program tells of its heap.
 
+// mallocsTotal is the metric that counts allocations.
+const mallocsTotal = "go_memstats_mallocs_total"
+
+// calibrate notes what it costs to ask for the metrics, in allocations: the
+// difference of two answers has one such cost in it. The first answer of a
+// process, which makes what later ones reuse, is not looked at.
+func (r *running) calibrate(ctx context.Context) error {
+	var counts [3]float64
+	for i := range counts {
+		var err error
+		if counts[i], err = r.goMetric(ctx, mallocsTotal); err != nil {
+			return err
+		}
+	}
+	r.scrape = counts[2] - counts[1]
+	return nil
+}
+
+// countsAllocations reports whether the case asks and the contender can tell.
+func (t *trial) countsAllocations() bool { return t.allocations && t.run.metrics != "" }
+
 // liveHeap collects garbage and returns the megabytes that remain.
 func (r *running) liveHeap(ctx context.Context) (float64, error) {
 	if err := r.collect(ctx); err != nil {

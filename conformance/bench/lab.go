@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"cairnproxy.dev/cairn/conformance/ca"
@@ -186,13 +187,23 @@ func (l *lab) once(ctx context.Context, c benchCase, x contender, round int) (sa
 	if err != nil {
 		return s, err
 	}
-	err = c.run(ctx, &trial{lab: l, proc: r.Group, run: r, addr: r.addr, values: s.Values})
+	err = l.try(ctx, c, &trial{lab: l, proc: r.Group, run: r, addr: r.addr, values: s.Values})
 	r.requests += s.Values["requests"]
 	if ended := r.end(); ended != nil {
 		// A proxy that broke down is no rejected run, whatever the run says.
 		return s, fmt.Errorf("%w (the run: %v)", ended, err)
 	}
 	return s, err
+}
+
+func (l *lab) try(ctx context.Context, c benchCase, t *trial) error {
+	t.allocations = slices.ContainsFunc(c.metrics, func(m metric) bool { return m.name == allocations.name })
+	if t.countsAllocations() {
+		if err := t.run.calibrate(ctx); err != nil {
+			return err
+		}
+	}
+	return c.run(ctx, t)
 }
 
 // trial is one run of a case on one contender.
@@ -202,6 +213,8 @@ type trial struct {
 	proc   proc.Group // of run
 	addr   string     // of run
 	values map[string]float64
+
+	allocations bool // are wanted
 }
 
 // options are those of a load that reaches the service through the proxy

@@ -28,8 +28,10 @@ var (
 	p50        = metric{name: "p50", unit: "µs", format: "%.0f", better: less}
 	p99        = metric{name: "p99", unit: "µs", format: "%.0f", better: less}
 	p999       = metric{name: "p99.9", unit: "µs", format: "%.0f", better: less}
-	busy       = metric{name: "proxy's core busy", unit: "%", format: "%.0f"}
-	loadBusy   = metric{name: "load's core busy", unit: "%", format: "%.0f"}
+	// allocations only Go programs tell, and only of cases that have this metric.
+	allocations = metric{name: "allocations per request", format: "%.2f", better: less}
+	busy        = metric{name: "proxy's core busy", unit: "%", format: "%.0f"}
+	loadBusy    = metric{name: "load's core busy", unit: "%", format: "%.0f"}
 	// What others on the machine did to a run: latency means little where
 	// these are not near zero.
 	waited     = metric{name: "proxy waited for its core", unit: "%", format: "%.1f"}

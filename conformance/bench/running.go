@@ -21,6 +21,7 @@ type running struct {
 	metrics string // address of a Go program's metrics; empty: none
 	undo    func() // takes back what was set up for it, after it has ended; nil: nothing
 
+	scrape   float64 // allocations that reading the metrics costs
 	requests float64 // measured ones, for which the log must have lines
 }
 
