@@ -41,6 +41,7 @@ func rateCase(name string, perSecond int, long span) benchCase {
 	return benchCase{
 		name: name, title: fmt.Sprintf("small GET, fixed %d requests per second, 4 connections × 25 streams", perSecond),
 		metrics: []metric{cost.atLeast(2.5), perRequest, p50, p99.atMost(1), p999, busy, loadBusy, waited, loadWaited},
+		lasts:   long(12*time.Second, 6*time.Second),
 		run:     fixedRate(4, 25, perSecond, long),
 	}
 }

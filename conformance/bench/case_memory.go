@@ -25,7 +25,7 @@ func idleCase(name string, conns int, long span) benchCase {
 	return benchCase{
 		name: name, title: fmt.Sprintf("%d idle tunnels on %d connections; then small GETs beside them, 4 connections × 16 streams", conns*streams, conns),
 		metrics: []metric{atStart.below(25), perTunnel.below(4), afterOne, cost, perRequest, busy, loadBusy, waited, loadWaited},
-		afresh:  true,
+		lasts:   long(10*time.Second, 7*time.Second),
 		run: func(ctx context.Context, t *trial) error {
 			before, err := t.warmMemory(ctx)
 			if err != nil {

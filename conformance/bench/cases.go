@@ -17,7 +17,7 @@ type benchCase struct {
 	on      []string // contenders: the one under test, the one it is measured against, others; empty: those of the group
 	metrics []metric
 	shape   shape
-	afresh  bool // on a process that has done nothing else
+	lasts   time.Duration // about, for the estimate; 0: as most
 	run     func(context.Context, *trial) error
 
 	// derive computes further values from those of another case, from, that the
@@ -70,6 +70,9 @@ func allCases(quick bool) []benchCase {
 	})
 }
 
+// quickCases are what -quick runs: one of each kind of work.
+const quickCases = "small-1x1,small-4x16,rate-1000,down-1mb,idle-1000"
+
 // span chooses how long a step of a case lasts: full, or short in a quick run.
 type span func(full, short time.Duration) time.Duration
 
@@ -77,6 +80,9 @@ type span func(full, short time.Duration) time.Duration
 // in order, each with the contenders that it is to run on; and those that they
 // are measured against.
 func selectCases(o options) ([]benchCase, error) {
+	if o.quick && o.only == "" && o.group == "" {
+		o.only = quickCases
+	}
 	var all, chosen []benchCase
 	wanted := map[string]bool{}
 	for _, c := range allCases(o.quick) {
@@ -109,11 +115,33 @@ func (c benchCase) complete(o options) benchCase {
 	if len(c.on) == 0 {
 		c.on = groups[c.group]
 	}
-	c.own = c.on[0]
+	if c.lasts == 0 {
+		c.lasts = either(o.quick, 6*time.Second, 3*time.Second)
+	}
+	if o.base != "" {
+		c = c.comparing()
+	}
+	if len(c.on) > 0 {
+		c.own = c.on[0]
+	}
 	if len(c.on) > 1 {
 		c.reference = c.on[1]
 	}
 	c.on = slices.DeleteFunc(slices.Clone(c.on), func(name string) bool { return !listed(o.contenders, name) })
+	return c
+}
+
+// comparing is the case for two builds of Cairn, beside nobody else: goals say
+// nothing about those.
+func (c benchCase) comparing() benchCase {
+	if !slices.Contains(c.on, "cairn") {
+		c.on = nil
+		return c
+	}
+	c.on, c.metrics = []string{"cairn", "base"}, slices.Clone(c.metrics)
+	for i := range c.metrics {
+		c.metrics[i].goal = nil
+	}
 	return c
 }
 

@@ -29,7 +29,8 @@ type contender interface {
 // allContenders are there to be named in a case's list.
 func allContenders(l *lab) []contender {
 	return []contender{
-		&cairnProxy{lab: l},
+		&cairnProxy{lab: l, called: "cairn"},
+		&cairnProxy{lab: l, called: "base", binary: l.opts.base},
 		&envoyProxy{lab: l},
 	}
 }
@@ -56,15 +57,23 @@ func selectContenders(ctx context.Context, l *lab) (map[string]contender, error)
 	return chosen, nil
 }
 
-// cairnProxy is the program under test, started as its documentation says.
-type cairnProxy struct{ lab *lab }
+// cairnProxy is the program under test, started as its documentation says, or
+// another build of it.
+type cairnProxy struct {
+	lab    *lab
+	called string
+	binary string // empty: the one under test
+}
 
-func (c *cairnProxy) name() string { return "cairn" }
+func (c *cairnProxy) name() string { return c.called }
 
 func (c *cairnProxy) version(ctx context.Context) (string, error) {
-	path, err := peers.Cairn()
-	if err != nil {
-		return "", err
+	path := c.binary
+	if path == "" {
+		var err error
+		if path, err = peers.Cairn(); err != nil {
+			return "", err
+		}
 	}
 	out, err := exec.CommandContext(ctx, path, "version").CombinedOutput()
 	if err != nil {
@@ -79,7 +88,7 @@ func (c *cairnProxy) start(ctx context.Context, dir string, s shape) (*running, 
 	if err != nil {
 		return nil, err
 	}
-	w := cairn.Waypoint{Manifests: m.folder, Gateway: namespace + "/waypoint", Address: addr, Files: c.lab.waypoint}
+	w := cairn.Waypoint{Binary: c.binary, Manifests: m.folder, Gateway: namespace + "/waypoint", Address: addr, Files: c.lab.waypoint}
 	if w.Admin, err = freeAddr(addr); err != nil {
 		return nil, err
 	}

@@ -112,12 +112,28 @@ func (l *lab) close() {
 	}
 }
 
+// estimate says how long it will take when every run counts.
+func (l *lab) estimate() {
+	runs, one := 0, time.Duration(0)
+	for _, c := range l.cases {
+		runs += len(c.on)
+		one += time.Duration(len(c.on)) * c.lasts
+	}
+	fmt.Fprintf(os.Stderr, "%d cases in %d rounds, %d runs: about %s, longer if runs have to be repeated\n",
+		len(l.cases), l.opts.rounds, runs*l.opts.rounds, (one * time.Duration(l.opts.rounds)).Round(time.Second))
+}
+
 // rounds runs every case on every contender o.rounds times, in turns whose
 // order changes from round to round. What breaks is noted and not tried again:
 // the other cases go on.
 func (l *lab) rounds(ctx context.Context, r *report) error {
 	broken := map[string]bool{}
+	begin := time.Now()
 	for round := range l.opts.rounds {
+		if round > 0 {
+			left := time.Since(begin) / time.Duration(round) * time.Duration(l.opts.rounds-round)
+			fmt.Fprintf(os.Stderr, "%d of %d rounds are done, about %s to go\n", round, l.opts.rounds, left.Round(time.Second))
+		}
 		for _, c := range l.cases {
 			for i := range c.on {
 				x := l.contenders[c.on[(i+round)%len(c.on)]]

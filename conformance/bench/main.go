@@ -45,15 +45,19 @@ type options struct {
 	nice       int
 	render     string
 	into       string
+	base       string
+	stat       string
 }
 
 func main() {
 	var o options
-	flag.BoolVar(&o.quick, "quick", false, "three short rounds, under three minutes")
-	flag.IntVar(&o.rounds, "rounds", 0, "rounds of each case (default 5, or 3 with -quick)")
+	flag.BoolVar(&o.quick, "quick", false, "short rounds of a few cases, under three minutes; with -cases or -group short rounds of those")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each case")
 	flag.StringVar(&o.only, "cases", "", "comma-separated names of the cases to run (default all)")
 	flag.StringVar(&o.group, "group", "", "comma-separated groups whose cases to run (default all)")
 	flag.StringVar(&o.contenders, "contenders", "", "comma-separated names of the proxies to run (default all)")
+	flag.StringVar(&o.base, "base", "", "another build of cairn: compare with that, and with nobody else")
+	flag.StringVar(&o.stat, "benchstat", "", "folder for the samples as files for benchstat, one per proxy")
 	flag.StringVar(&o.out, "out", "", "folder for the JSON report (default results in the conformance folder)")
 	flag.IntVar(&o.proxyCore, "proxy-core", 1, "core of the proxy under test, counted from 1")
 	flag.IntVar(&o.loadCore, "load-core", 2, "core of the load and the sink, counted from 1")
@@ -77,11 +81,8 @@ func run(ctx context.Context, o options) error {
 	if o.render != "" {
 		return render(o.render, o.into)
 	}
-	if o.rounds == 0 {
-		o.rounds = 5
-		if o.quick {
-			o.rounds = 3
-		}
+	if o.rounds < 1 {
+		return fmt.Errorf("%d rounds", o.rounds)
 	}
 	if o.out == "" {
 		root, err := peers.ModuleRoot()
@@ -109,6 +110,7 @@ func run(ctx context.Context, o options) error {
 	}
 	defer proc.Favour(o.nice)()
 	runtime.GOMAXPROCS(1)
+	l.estimate()
 	if err := l.rounds(ctx, report); err != nil {
 		return err
 	}
@@ -122,6 +124,11 @@ func run(ctx context.Context, o options) error {
 	plot := strings.TrimSuffix(path, ".json") + ".svg"
 	if err := os.WriteFile(plot, []byte(report.plot()), 0o644); err != nil {
 		return fmt.Errorf("saving the plot: %w", err)
+	}
+	if o.stat != "" {
+		if err := report.benchstat(o.stat); err != nil {
+			return err
+		}
 	}
 	fmt.Printf("\nEvery sample: %s\nThe plot: %s\n", path, plot)
 	return report.verdictless()

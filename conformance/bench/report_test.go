@@ -161,6 +161,18 @@ func TestSelectCases(t *testing.T) {
 			}
 		}
 	}
+	for name := range strings.SplitSeq(quickCases, ",") {
+		if !names[name] {
+			t.Errorf("-quick runs %q, which is no case", name)
+		}
+	}
+	if quick, err := selectCases(options{quick: true}); err != nil || len(quick) != strings.Count(quickCases, ",")+1 {
+		t.Errorf("-quick runs %d cases, %v", len(quick), err)
+	}
+	compared, err := selectCases(options{base: "x", only: "small-4x16"})
+	if err != nil || len(compared) != 1 || strings.Join(compared[0].on, ",") != "cairn,base" || compared[0].reference != "base" {
+		t.Errorf("compared with another build: %+v, %v", compared, err)
+	}
 	some, err := selectCases(options{only: "rate-1000,small-4x16", contenders: "envoy", group: "waypoint"})
 	if err != nil || len(some) != 2 || some[0].name != "small-4x16" || len(some[0].on) != 1 || some[0].own != "cairn" || some[0].reference != "envoy" {
 		t.Errorf("selected %+v, %v", some, err)
@@ -169,5 +181,23 @@ func TestSelectCases(t *testing.T) {
 		if _, err := selectCases(o); err == nil {
 			t.Errorf("%+v selected something", o)
 		}
+	}
+}
+
+// TestBenchstat: each round is a line, in words that benchstat takes.
+func TestBenchstat(t *testing.T) {
+	m := metric{name: "the work", unit: "µs", format: "%.0f", better: less}
+	r := fakeReport(2, oneCase(m), nil)
+	for i, v := range []float64{10, 12.5} {
+		r.Samples = append(r.Samples, sample{Case: "case", Contender: "cairn", Round: i + 1, Values: map[string]float64{"the work": v, "other": 1}})
+	}
+	dir := t.TempDir()
+	if err := r.benchstat(dir); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(dir, "cairn.txt"))
+	want := "Unit the-work-µs better=lower\nBenchmarkCase 1 10 the-work-µs\nBenchmarkCase 1 12.5 the-work-µs\n"
+	if err != nil || string(got) != want {
+		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
 }

@@ -21,6 +21,7 @@ const startTime = 20 * time.Second
 
 // Waypoint is `cairn waypoint`: one waypoint by itself, with certificate files.
 type Waypoint struct {
+	Binary    string // empty: the program under test
 	Manifests string // folder
 	Gateway   string // NAMESPACE/NAME
 	Address   netip.Addr
@@ -33,9 +34,12 @@ type Waypoint struct {
 // Start runs it in dir as NAME and waits until it accepts connections on
 // port 15008. opts carries core and priority.
 func (w Waypoint) Start(ctx context.Context, dir, name string, opts proc.Options) (*proc.Process, error) {
-	path, err := peers.Cairn()
-	if err != nil {
-		return nil, err
+	path := w.Binary
+	if path == "" {
+		var err error
+		if path, err = peers.Cairn(); err != nil {
+			return nil, err
+		}
 	}
 	opts.Path = path
 	opts.Args = []string{
