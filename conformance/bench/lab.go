@@ -21,6 +21,7 @@ import (
 // with one pod, in which the sink answers.
 type lab struct {
 	opts  options
+	wake  time.Duration // what it takes to be woken on an idle core
 	dir   string
 	block *loopback.Block
 	ca    *ca.CA

@@ -1,7 +1,9 @@
 package proc
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,6 +30,7 @@ type process struct {
 type thread struct {
 	cpu    time.Duration
 	waited time.Duration // ready to run, without a core
+	slices int64         // how often it got one
 }
 
 // Usage reads the costs so far.
@@ -53,14 +56,13 @@ func UsageOf(pid int) (Usage, error) {
 		return u, fmt.Errorf("reading the run delay of process %d: no schedstat", pid)
 	}
 	for _, path := range stats {
-		text, err := os.ReadFile(path)
-		if err != nil {
+		var t thread
+		err := t.read(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue // the thread ended
 		}
-		// "time on a core, time waiting for one, slices", in nanoseconds.
-		var t thread
-		if _, err := fmt.Sscan(string(text), (*int64)(&t.cpu), (*int64)(&t.waited)); err != nil {
-			return u, fmt.Errorf("reading %s: %q: %w", path, text, err)
+		if err != nil {
+			return u, err
 		}
 		threads[path] = t
 	}
@@ -71,7 +73,14 @@ func UsageOf(pid int) (Usage, error) {
 type Cost struct {
 	Wall   time.Duration
 	CPU    time.Duration
-	Waited time.Duration // for its core, because others had it
+	Waited time.Duration // for its core, because others had it or it had to be woken
+	Wakes  int64         // how often that was
+}
+
+// HeldUp is how long others had the core when a wake-up by itself takes that
+// long: the least that it can have been.
+func (c Cost) HeldUp(wake time.Duration) time.Duration {
+	return max(0, c.Waited-time.Duration(c.Wakes)*wake)
 }
 
 // Since returns the cost from an earlier reading to this one.
@@ -85,8 +94,10 @@ func (u Usage) Since(earlier Usage) Cost {
 		if i >= len(earlier.processes) {
 			break
 		}
-		cpu, waited := now.since(earlier.processes[i])
-		c.Waited = max(c.Waited, waited-(c.CPU-cpu))
+		own := now.since(earlier.processes[i])
+		if own.Waited -= c.CPU - own.CPU; own.Waited > c.Waited {
+			c.Waited, c.Wakes = own.Waited, own.Wakes
+		}
 	}
 	return c
 }
@@ -98,19 +109,20 @@ func (u Usage) Since(earlier Usage) Cost {
 // threads of one process waited for each other: a Go program's monitor thread
 // wakes some thousand times a second and waits each time until the worker
 // sleeps.
-func (p process) since(earlier process) (cpu, waited time.Duration) {
-	cpu = p.cpu - earlier.cpu
+func (p process) since(earlier process) Cost {
+	c := Cost{CPU: p.cpu - earlier.cpu}
 	var busiest thread
 	for path, now := range p.threads {
 		before := earlier.threads[path]
 		if ran := now.cpu - before.cpu; ran > busiest.cpu {
-			busiest = thread{ran, now.waited - before.waited}
+			busiest = thread{ran, now.waited - before.waited, now.slices - before.slices}
 		}
 	}
 	if busiest.cpu > 0 {
-		waited = time.Duration(float64(busiest.waited) * float64(cpu) / float64(busiest.cpu))
+		scale := float64(c.CPU) / float64(busiest.cpu)
+		c.Waited, c.Wakes = time.Duration(float64(busiest.waited)*scale), int64(float64(busiest.slices)*scale)
 	}
-	return cpu, waited
+	return c
 }
 
 // RSS returns the resident memory in bytes.
