@@ -9,6 +9,8 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 PKGS     ?= ./...
 FUZZTIME ?= 30s
+WHAT     ?= micro cases
+COUNT    ?= 6
 TOOL     := go tool -modfile=tools/go.mod
 
 .PHONY: help
@@ -50,11 +52,19 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 	scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
-bench: build ## side by side with Envoy: medians and spread
+bench: build ## side by side with Envoy, every case, in under 40 minutes: ARGS="-cases NAME,NAME"
 	$(MAKE) -C conformance bench CAIRN=$(CURDIR)/bin/cairn
 
 .PHONY: bench-quick
-bench-quick: ## every Go benchmark once, so that none rots
+bench-quick: build ## the same for a few cases, in under three minutes
+	$(MAKE) -C conformance bench CAIRN=$(CURDIR)/bin/cairn ARGS="-quick $(ARGS)"
+
+.PHONY: bench-compare
+bench-compare: build ## this tree beside BASE=REV, by benchstat: WHAT="micro cases" COUNT=6
+	scripts/bench-compare.sh "$(BASE)" "$(WHAT)" "$(COUNT)"
+
+.PHONY: bench-once
+bench-once: ## every Go benchmark once, so that none rots
 	go test -run '^$$' -bench . -benchtime 1x -benchmem $(PKGS)
 
 .PHONY: conformance

@@ -26,7 +26,7 @@ func fairCase(name string, same bool, long span) benchCase {
 		name: name, title: "1,000 requests per second on 8 tunnels of a connection, alone and beside a download on the same connection",
 		metrics: []metric{
 			quietP50, quietP99, besideP50, besideP99,
-			slowdown.with("at most 2", func(own, _ float64) bool { return own <= 2 }),
+			slowdown.below(2),
 			bulkRate, busy, loadBusy, waited, loadWaited,
 		},
 		run: func(ctx context.Context, t *trial) error { return t.fair(ctx, same, long) },

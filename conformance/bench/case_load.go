@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"cairnproxy.dev/cairn/conformance/hbone"
@@ -15,17 +16,36 @@ type window struct {
 	marks      int
 	err        error
 	proxy, own [2]proc.Usage
+	mallocs    [2]float64
 }
 
-// mark reads the costs; it is called at the beginning and at the end.
+// mark reads the costs; it is called at the beginning and at the end. What
+// the reading of allocations costs the proxy stays outside.
 func (w *window) mark() {
 	i := min(w.marks, 1)
 	w.marks++
+	if i == 0 {
+		w.count(i)
+	}
 	var err error
 	if w.proxy[i], err = w.trial.proc.Usage(); err != nil {
 		w.err = err
 	}
 	if w.own[i], err = proc.UsageOf(0); err != nil {
+		w.err = err
+	}
+	if i == 1 {
+		w.count(i)
+	}
+}
+
+// count reads how often the proxy has allocated, where it is asked and tells.
+func (w *window) count(i int) {
+	if !w.trial.countsAllocations() {
+		return
+	}
+	var err error
+	if w.mallocs[i], err = w.trial.run.goMetric(context.Background(), mallocsTotal); err != nil {
 		w.err = err
 	}
 }
@@ -40,13 +60,13 @@ func (w *window) judge(r hbone.Result) error {
 	}
 	proxy, own := w.proxy[1].Since(w.proxy[0]), w.own[1].Since(w.own[0])
 	wall, cpu := proxy.Wall.Seconds(), proxy.CPU.Seconds()
-	share := proxy.Waited.Seconds() / wall
+	share := proxy.HeldUp(w.trial.lab.wake).Seconds() / wall
 	if share > maxWaited {
 		return &rejected{fmt.Sprintf("the proxy waited for its core %.0f%% of the time", 100*share)}
 	}
 	// A closed loop's latencies are not compared, and what its proxy costs does
 	// not depend on how the load fares.
-	loadShare := own.Waited.Seconds() / wall
+	loadShare := own.HeldUp(w.trial.lab.wake).Seconds() / wall
 	if w.paced && loadShare > maxWaited {
 		return &rejected{fmt.Sprintf("the load waited for its core %.0f%% of the time", 100*loadShare)}
 	}
@@ -63,6 +83,9 @@ func (w *window) judge(r hbone.Result) error {
 	}
 	v[busy.name] = 100 * cpu / wall
 	v[loadBusy.name] = 100 * own.CPU.Seconds() / wall
+	if w.trial.countsAllocations() {
+		v[allocations.name] = max(0, w.mallocs[1]-w.mallocs[0]-w.trial.run.scrape) / float64(r.Requests)
+	}
 	for name, q := range map[string]float64{p50.name: 0.5, p99.name: 0.99, p999.name: 0.999} {
 		v[name] = float64(r.Latency.Quantile(q).Nanoseconds()) / 1e3
 	}

@@ -9,66 +9,79 @@ import (
 // settle is how long a proxy gets to come to rest before its memory is read.
 const settle = time.Second
 
-func memoryCase() benchCase {
+// The metrics of memory.
+var (
+	atStart    = metric{name: "resident at start", unit: "MB", format: "%.1f", better: less}
+	perTunnel  = metric{name: "per idle tunnel", unit: "KiB", format: "%.1f", better: less}
+	afterOne   = metric{name: "per tunnel after one request", unit: "KiB", format: "%.1f", better: less}
+	perService = metric{name: "per service", unit: "KB", format: "%.1f", better: less}
+	liveHeap   = metric{name: "live heap", unit: "MB", format: "%.0f"}
+)
+
+// idleCase opens tunnels that do nothing, lets each do one request, and then
+// has others work beside them.
+func idleCase(name string, conns int, long span) benchCase {
+	const streams = 100
 	return benchCase{
-		name: "memory", title: "resident memory: at start; per tunnel of 1,000 on 10 connections",
-		metrics: []metric{
-			metric{name: "at start", unit: "MB", format: "%.1f"}.with("less than 25 MB", func(own, _ float64) bool { return own < 25 }),
-			metric{name: "per idle tunnel", unit: "KiB", format: "%.1f"}.with("less than 20 KiB", func(own, _ float64) bool { return own < 20 }),
-			{name: "per tunnel after one request", unit: "KiB", format: "%.1f"},
+		name: name, title: fmt.Sprintf("%d idle tunnels on %d connections; then small GETs beside them, 4 connections × 16 streams", conns*streams, conns),
+		metrics: []metric{atStart.below(25), perTunnel.below(4), afterOne, cost, perRequest, busy, loadBusy, waited, loadWaited},
+		lasts:   long(10*time.Second, 7*time.Second),
+		run: func(ctx context.Context, t *trial) error {
+			before, err := t.warmMemory(ctx)
+			if err != nil {
+				return err
+			}
+			load, err := t.dial(ctx, conns, streams)
+			if err != nil {
+				return err
+			}
+			defer load.Close()
+			each := func(name string) error {
+				now, err := t.memory(ctx)
+				t.values[name] = (now - before) / 1024 / float64(conns*streams)
+				return err
+			}
+			if err := each(perTunnel.name); err != nil {
+				return err
+			}
+			if r := load.Once(); r.Failures > 0 {
+				return &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
+			}
+			if err := each(afterOne.name); err != nil {
+				return err
+			}
+			return closedLoop(4, 16, 0, nil, long)(ctx, t)
 		},
-		run: idleTunnels(10, 100),
 	}
 }
 
-func idleTunnels(conns, streams int) func(context.Context, *trial) error {
-	return func(ctx context.Context, t *trial) error {
-		if err := t.rest(ctx); err != nil {
-			return err
-		}
-		start, err := t.proc.RSS()
-		if err != nil {
-			return err
-		}
-		t.values["at start"] = float64(start) / 1e6
-		// One used connection first: what a proxy sets up once does not count
-		// as the tunnels'.
-		first, err := t.dial(ctx, 1, 10)
-		if err != nil {
-			return err
-		}
-		defer first.Close()
-		if r := first.Once(); r.Failures > 0 {
-			return &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
-		}
-		if err := t.rest(ctx); err != nil {
-			return err
-		}
-		before, err := t.proc.RSS()
-		if err != nil {
-			return err
-		}
-		load, err := t.dial(ctx, conns, streams)
-		if err != nil {
-			return err
-		}
-		defer load.Close()
-		perTunnel := func(name string) error {
-			if err := t.rest(ctx); err != nil {
-				return err
-			}
-			now, err := t.proc.RSS()
-			t.values[name] = float64(now-before) / 1024 / float64(conns*streams)
-			return err
-		}
-		if err := perTunnel("per idle tunnel"); err != nil {
-			return err
-		}
-		if r := load.Once(); r.Failures > 0 {
-			return &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
-		}
-		return perTunnel("per tunnel after one request")
+// warmMemory notes what the proxy has at its start, and returns what it has
+// when one connection was used: what it sets up once does not count as the
+// tunnels'.
+func (t *trial) warmMemory(ctx context.Context) (float64, error) {
+	start, err := t.memory(ctx)
+	if err != nil {
+		return 0, err
 	}
+	t.values[atStart.name] = start / 1e6
+	first, err := t.dial(ctx, 1, 10)
+	if err != nil {
+		return 0, err
+	}
+	defer first.Close()
+	if r := first.Once(); r.Failures > 0 {
+		return 0, &rejected{fmt.Sprintf("%d requests failed: %v", r.Failures, r.Err)}
+	}
+	return t.memory(ctx)
+}
+
+// memory is what the proxy has resident when it has come to rest, in bytes.
+func (t *trial) memory(ctx context.Context) (float64, error) {
+	if err := t.rest(ctx); err != nil {
+		return 0, err
+	}
+	n, err := t.proc.RSS()
+	return float64(n), err
 }
 
 // rest waits for the proxy to settle.

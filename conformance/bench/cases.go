@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -11,9 +13,19 @@ import (
 type benchCase struct {
 	name    string
 	title   string
+	group   string   // empty: waypoint
+	on      []string // contenders: the one under test, the one it is measured against, others; empty: those of the group
 	metrics []metric
 	shape   shape
+	lasts   time.Duration // about, for the estimate; 0: as most
 	run     func(context.Context, *trial) error
+
+	// derive computes further values from those of another case, from, that the
+	// same contender had in the same round.
+	from   string
+	derive func(values, from map[string]float64)
+
+	own, reference string // the first two of on, also where they do not run
 }
 
 // shape is the mesh that a case runs in, and what the proxies do for it. The
@@ -21,72 +33,23 @@ type benchCase struct {
 // access log on.
 type shape struct {
 	grpc     bool // the service's port speaks HTTP/2, as for gRPC
-	routes   int  // rules of the service's route, of which the last one matches; 0 means 1
+	routes   int  // rules of the service's routes, of which the last one matches; 0 means 1
 	services int  // services behind the waypoint, of which one is used; 0 means 1
+	pods     int  // pods of each of the services that are not used; 0 means 1
+
+	noPolicy bool // nobody has to be allowed in
+	noLog    bool // no access log
 }
 
-// metric is one figure of a case.
-type metric struct {
-	name   string
-	unit   string
-	format string // of fmt
-	goal   *goal
+// groups are the places in a mesh, and who stands there in most cases.
+var groups = map[string][]string{
+	"waypoint": {"cairn", "envoy"},
 }
 
-// goal is what the figure must reach: against the reference's median (ratio)
-// or as it stands.
-type goal struct {
-	text string
-	met  func(own, reference float64) bool
-}
-
-// The metrics that every case of load has beside its own.
-var (
-	cost       = metric{name: "req/CPU-s", unit: "", format: "%.0f"}
-	perRequest = metric{name: "CPU per request", unit: "µs", format: "%.1f"}
-	rate       = metric{name: "requests per second", unit: "", format: "%.0f"}
-	p50        = metric{name: "p50", unit: "µs", format: "%.0f"}
-	p99        = metric{name: "p99", unit: "µs", format: "%.0f"}
-	p999       = metric{name: "p99.9", unit: "µs", format: "%.0f"}
-	busy       = metric{name: "proxy's core busy", unit: "%", format: "%.0f"}
-	loadBusy   = metric{name: "load's core busy", unit: "%", format: "%.0f"}
-	// What others on the machine did to a run: latency means little where
-	// these are not near zero.
-	waited     = metric{name: "proxy waited for its core", unit: "%", format: "%.1f"}
-	loadWaited = metric{name: "load waited for its core", unit: "%", format: "%.1f"}
-)
-
-func (m metric) with(text string, met func(own, reference float64) bool) metric {
-	m.goal = &goal{text, met}
-	return m
-}
-
-// atLeast sets the goal of being k times the reference or more.
-func (m metric) atLeast(k float64) metric {
-	return m.with(fmt.Sprintf("at least %g × the reference", k), func(own, ref float64) bool { return own >= k*ref })
-}
-
-// atMost sets the goal of being k times the reference or less.
-func (m metric) atMost(k float64) metric {
-	text := fmt.Sprintf("at most %g × the reference", k)
-	if k == 1 {
-		text = "not above the reference"
-	}
-	return m.with(text, func(own, ref float64) bool { return own <= k*ref })
-}
-
-// span chooses how long a step of a case lasts: d, or q in a quick run.
-type span func(d, q time.Duration) time.Duration
-
-// selectCases returns the cases that are named, all by default, in order.
-func selectCases(names string, quick bool) ([]benchCase, error) {
-	long := func(d, q time.Duration) time.Duration {
-		if quick {
-			return q
-		}
-		return d
-	}
-	all := []benchCase{
+// allCases lists every case, in the order in which they run.
+func allCases(quick bool) []benchCase {
+	long := func(full, short time.Duration) time.Duration { return either(quick, full, short) }
+	return slices.Concat([]benchCase{
 		smallCase("small-1x1", 1, 1, long),
 		smallCase("small-4x16", 4, 16, long),
 		smallCase("small-64x1", 64, 1, long),
@@ -100,16 +63,118 @@ func selectCases(names string, quick bool) ([]benchCase, error) {
 		streamingCase(long),
 		fairCase("fair-same", true, long),
 		fairCase("fair-other", false, long),
-		memoryCase(),
+		idleCase("idle-1000", 10, long),
+		idleCase("idle-10000", 100, long),
+		routesCase(10, long),
+		routesCase(100, long),
+		routesCase(1000, long),
+		routesCase(10000, long),
+		servicesCase(1, long),
+		servicesCase(1000, long),
+		servicesCase(10000, long),
+		largeHeapCase(long),
+	})
+}
+
+// quickCases are what -quick runs: one of each kind of work.
+const quickCases = "small-1x1,small-4x16,rate-1000,down-1mb,idle-1000"
+
+// span chooses how long a step of a case lasts: full, or short in a quick run.
+type span func(full, short time.Duration) time.Duration
+
+// selectCases returns the cases that the command line names, all by default,
+// in order, each with the contenders that it is to run on; and those that they
+// are measured against.
+func selectCases(o options) ([]benchCase, error) {
+	if o.quick && o.only == "" && o.group == "" {
+		o.only = quickCases
 	}
-	var chosen []benchCase
+	var all, chosen []benchCase
+	wanted := map[string]bool{}
+	for _, c := range allCases(o.quick) {
+		c = c.complete(o)
+		all = append(all, c)
+		if len(c.on) > 0 && listed(o.only, c.name) && listed(o.group, c.group) {
+			wanted[c.name] = true
+			for _, name := range c.needs() {
+				wanted[name] = true
+			}
+		}
+	}
 	for _, c := range all {
-		if names == "" || listed(names, c.name) {
+		if wanted[c.name] {
 			chosen = append(chosen, c)
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, fmt.Errorf("no case is named %q", names)
+		return nil, fmt.Errorf("no case is named %q in group %q with contenders %q", o.only, o.group, o.contenders)
 	}
 	return chosen, nil
+}
+
+// complete fills in what a case leaves to its group, and takes out the
+// contenders that are not to run.
+func (c benchCase) complete(o options) benchCase {
+	if c.group == "" {
+		c.group = "waypoint"
+	}
+	if len(c.on) == 0 {
+		c.on = groups[c.group]
+	}
+	if c.lasts == 0 {
+		c.lasts = either(o.quick, 6*time.Second, 3*time.Second)
+	}
+	if o.base != "" {
+		c = c.comparing()
+	}
+	if len(c.on) > 0 {
+		c.own = c.on[0]
+	}
+	if len(c.on) > 1 {
+		c.reference = c.on[1]
+	}
+	c.on = slices.DeleteFunc(slices.Clone(c.on), func(name string) bool { return !listed(o.contenders, name) })
+	return c
+}
+
+// comparing is the case for two builds of Cairn, beside nobody else: goals say
+// nothing about those.
+func (c benchCase) comparing() benchCase {
+	if !slices.Contains(c.on, "cairn") {
+		c.on = nil
+		return c
+	}
+	c.on, c.metrics = []string{"cairn", "base"}, slices.Clone(c.metrics)
+	for i := range c.metrics {
+		c.metrics[i].goal = nil
+	}
+	return c
+}
+
+// needs are the cases without which this one says less.
+func (c benchCase) needs() []string {
+	var names []string
+	if c.from != "" {
+		names = append(names, c.from)
+	}
+	for _, m := range c.metrics {
+		if m.goal != nil && m.goal.Against == anotherCase {
+			names = append(names, m.goal.Of)
+		}
+	}
+	return names
+}
+
+// listed reports whether the comma-separated names have the name; no names
+// are all names.
+func listed(names, name string) bool {
+	return names == "" || slices.Contains(strings.Split(names, ","), name)
+}
+
+// either is a length of time for the full run and one for -quick.
+func either(quick bool, full, short time.Duration) time.Duration {
+	if quick {
+		return short
+	}
+	return full
 }

@@ -4,74 +4,76 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"text/template"
-
-	_ "embed"
 
 	"cairnproxy.dev/cairn/conformance/cairn"
 	"cairnproxy.dev/cairn/conformance/envoy"
 	"cairnproxy.dev/cairn/conformance/loopback"
+	"cairnproxy.dev/cairn/conformance/manifests"
 	"cairnproxy.dev/cairn/conformance/peers"
 	"cairnproxy.dev/cairn/conformance/proc"
 )
 
-// contender is a proxy that can stand in the waypoint's place.
+// contender is a proxy, or several that work together, in one place of the
+// mesh.
 type contender interface {
 	name() string
 	version(ctx context.Context) (string, error)
-	// start runs the proxy in the folder, for a mesh of that shape, and returns it and the address where
-	// it accepts HBONE, once it does.
-	start(ctx context.Context, dir string, s shape) (*proc.Process, string, error)
-	// accessLog is the file in the folder that gets a line for each request.
-	accessLog(dir string) string
+	// start runs it in the folder, which is empty, for a mesh of that shape,
+	// and returns once it accepts load.
+	start(ctx context.Context, dir string, s shape) (*running, error)
 }
 
-// selectContenders returns those that are named, all by default. The first is
-// the one under test, the second the one it is measured against.
-func selectContenders(ctx context.Context, l *lab, names string) ([]contender, error) {
-	all := []contender{&cairnProxy{lab: l}, &envoyProxy{lab: l}}
-	var chosen []contender
-	for _, c := range all {
-		if names == "" || listed(names, c.name()) {
-			chosen = append(chosen, c)
-		}
+// allContenders are there to be named in a case's list.
+func allContenders(l *lab) []contender {
+	return []contender{
+		&cairnProxy{lab: l, called: "cairn"},
+		&cairnProxy{lab: l, called: "base", binary: l.opts.base},
+		&envoyProxy{lab: l},
 	}
-	if len(chosen) == 0 {
-		return nil, fmt.Errorf("no contender is named %q: there are cairn and envoy", names)
+}
+
+// selectContenders returns those that the lab's cases run on, by name. Each
+// has told its version: what can not be had fails here.
+func selectContenders(ctx context.Context, l *lab) (map[string]contender, error) {
+	all, chosen := map[string]contender{}, map[string]contender{}
+	for _, x := range allContenders(l) {
+		all[x.name()] = x
 	}
-	for _, c := range chosen {
-		if _, err := c.version(ctx); err != nil {
-			return nil, err
-		}
-		if err := os.MkdirAll(filepath.Join(l.dir, c.name()), 0o755); err != nil {
-			return nil, fmt.Errorf("making a working folder: %w", err)
+	for _, c := range l.cases {
+		for _, name := range c.on {
+			x, ok := all[name]
+			if !ok {
+				return nil, fmt.Errorf("case %s runs on %q, which is no contender", c.name, name)
+			}
+			if _, err := x.version(ctx); err != nil {
+				return nil, err
+			}
+			chosen[name] = x
 		}
 	}
 	return chosen, nil
 }
 
-func listed(names, name string) bool {
-	for n := range strings.SplitSeq(names, ",") {
-		if n == name {
-			return true
-		}
-	}
-	return false
+// cairnProxy is the program under test, started as its documentation says, or
+// another build of it.
+type cairnProxy struct {
+	lab    *lab
+	called string
+	binary string // empty: the one under test
 }
 
-// cairnProxy is the program under test, started as its documentation says.
-type cairnProxy struct{ lab *lab }
-
-func (c *cairnProxy) name() string { return "cairn" }
+func (c *cairnProxy) name() string { return c.called }
 
 func (c *cairnProxy) version(ctx context.Context) (string, error) {
-	path, err := peers.Cairn()
-	if err != nil {
-		return "", err
+	path := c.binary
+	if path == "" {
+		var err error
+		if path, err = peers.Cairn(); err != nil {
+			return "", err
+		}
 	}
 	out, err := exec.CommandContext(ctx, path, "version").CombinedOutput()
 	if err != nil {
@@ -80,39 +82,27 @@ func (c *cairnProxy) version(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-//go:embed manifests.yaml
-var manifests string
-
-func (c *cairnProxy) start(ctx context.Context, dir string, s shape) (*proc.Process, string, error) {
+func (c *cairnProxy) start(ctx context.Context, dir string, s shape) (*running, error) {
 	addr := c.lab.block.Addr(10)
-	folder, err := c.write(dir, addr, s)
+	m, err := c.lab.mesh(s)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	w := cairn.Waypoint{Manifests: folder, Gateway: namespace + "/waypoint", Address: addr, Files: c.lab.waypoint}
+	w := cairn.Waypoint{Binary: c.binary, Manifests: m.folder, Gateway: namespace + "/waypoint", Address: addr, Files: c.lab.waypoint}
 	if w.Admin, err = freeAddr(addr); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if w.Metrics, err = freeAddr(addr); err != nil {
-		return nil, "", err
+		return nil, err
 	}
+	r := &running{addr: netip.AddrPortFrom(addr, 15008).String(), log: filepath.Join(dir, "waypoint.access.log")}
+	if s.noLog {
+		w.AccessLog, r.log = "none", ""
+	}
+	r.admin, r.metrics = w.Admin, w.Metrics
 	p, err := w.Start(ctx, dir, "waypoint", proc.Options{Core: c.lab.opts.proxyCore, Nice: c.lab.opts.nice})
-	return p, netip.AddrPortFrom(addr, 15008).String(), err
-}
-
-func (c *cairnProxy) accessLog(dir string) string { return filepath.Join(dir, "waypoint.access.log") }
-
-// write puts the manifests of the lab's mesh into a folder below dir.
-func (c *cairnProxy) write(dir string, waypoint netip.Addr, s shape) (string, error) {
-	t, err := template.New("manifests").Parse(manifests)
-	if err != nil {
-		return "", fmt.Errorf("making the manifests: %w", err)
-	}
-	var text strings.Builder
-	if err := t.Execute(&text, map[string]any{"VIP": c.lab.vip, "Pod": c.lab.pod, "Waypoint": waypoint, "GRPC": s.grpc}); err != nil {
-		return "", fmt.Errorf("making the manifests: %w", err)
-	}
-	return cairn.WriteManifests(dir, text.String())
+	r.Group = proc.Group{p}
+	return r, err
 }
 
 // envoyProxy is Envoy in the shape that istiod gives a waypoint.
@@ -133,24 +123,52 @@ func (e *envoyProxy) version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*proc.Process, string, error) {
+func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*running, error) {
 	addr := e.lab.block.Addr(11)
+	m, err := e.lab.mesh(s)
+	if err != nil {
+		return nil, err
+	}
+	services, err := envoyServices(m)
+	if err != nil {
+		return nil, err
+	}
 	w := envoy.Waypoint{
 		Listen: netip.AddrPortFrom(addr, 15008), Admin: netip.AddrPortFrom(addr, 15000), Files: e.lab.waypoint,
-		Services: []envoy.Service{{
-			Host: host, Addr: e.lab.vip, Endpoints: []netip.AddrPort{e.lab.pod}, Prefixes: []string{"/bytes"}, HTTP2: s.grpc,
-		}},
-		RBAC:      &envoy.RBAC{Principals: []string{clientURI}, Methods: []string{"GET", "POST"}},
-		AccessLog: e.accessLog(dir),
+		Services: services,
+	}
+	if !s.noLog {
+		w.AccessLog = filepath.Join(dir, "access.log")
 	}
 	p, err := envoy.Start(ctx, dir, "waypoint", w, proc.Options{Core: e.lab.opts.proxyCore, Nice: e.lab.opts.nice})
-	return p, w.Listen.String(), err
+	return &running{Group: proc.Group{p}, addr: w.Listen.String(), log: w.AccessLog}, err
 }
-
-func (e *envoyProxy) accessLog(dir string) string { return filepath.Join(dir, "access.log") }
 
 // freeAddr returns an address and port that were free a moment ago.
 func freeAddr(addr netip.Addr) (string, error) {
 	port, err := loopback.Port(addr)
 	return netip.AddrPortFrom(addr, port).String(), err
+}
+
+// envoyServices says to Envoy what the manifests say.
+func envoyServices(m *meshFiles) ([]envoy.Service, error) {
+	model, err := m.read()
+	if err != nil {
+		return nil, err
+	}
+	var all []envoy.Service
+	for _, s := range model.Services {
+		x := envoy.Service{
+			Host: s.Host(), Addr: s.Addr, Prefixes: s.Prefixes,
+			HTTP2: s.Protocol == manifests.HTTP2, TCP: s.Protocol == manifests.TCP,
+		}
+		for _, e := range s.Endpoints {
+			x.Endpoints = append(x.Endpoints, e.Addr)
+		}
+		if s.Allow != nil {
+			x.RBAC = &envoy.RBAC{Principals: s.Allow.Principals, Methods: s.Allow.Methods}
+		}
+		all = append(all, x)
+	}
+	return all, nil
 }

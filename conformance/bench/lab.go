@@ -1,15 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"cairnproxy.dev/cairn/conformance/ca"
@@ -22,6 +21,7 @@ import (
 // with one pod, in which the sink answers.
 type lab struct {
 	opts  options
+	wake  time.Duration // what it takes to be woken on an idle core
 	dir   string
 	block *loopback.Block
 	ca    *ca.CA
@@ -36,7 +36,8 @@ type lab struct {
 	ln       net.Listener
 	sinkDone chan error
 
-	contenders []contender
+	meshes     map[shape]*meshFiles
+	contenders map[string]contender // those that the cases run on
 	cases      []benchCase
 }
 
@@ -50,7 +51,7 @@ const (
 )
 
 func newLab(ctx context.Context, o options) (_ *lab, err error) {
-	l := &lab{opts: o, sinkDone: make(chan error, 1)}
+	l := &lab{opts: o, sinkDone: make(chan error, 1), meshes: map[shape]*meshFiles{}}
 	defer func() {
 		if err != nil {
 			l.close()
@@ -72,10 +73,10 @@ func newLab(ctx context.Context, o options) (_ *lab, err error) {
 	}
 	l.sink = &hbone.Sink{TLS: l.server.Server(), DefaultSize: responseSize}
 	go func() { l.sinkDone <- l.sink.Serve(l.ln) }()
-	if l.contenders, err = selectContenders(ctx, l, o.contenders); err != nil {
+	if l.cases, err = selectCases(o); err != nil {
 		return nil, err
 	}
-	l.cases, err = selectCases(o.only, o.quick)
+	l.contenders, err = selectContenders(ctx, l)
 	return l, err
 }
 
@@ -112,15 +113,43 @@ func (l *lab) close() {
 	}
 }
 
+// estimate says how long it will take when every run counts.
+func (l *lab) estimate() {
+	runs, one := 0, time.Duration(0)
+	for _, c := range l.cases {
+		runs += len(c.on)
+		one += time.Duration(len(c.on)) * c.lasts
+	}
+	fmt.Fprintf(os.Stderr, "%d cases in %d rounds, %d runs: about %s, longer if runs have to be repeated\n",
+		len(l.cases), l.opts.rounds, runs*l.opts.rounds, (one * time.Duration(l.opts.rounds)).Round(time.Second))
+}
+
 // rounds runs every case on every contender o.rounds times, in turns whose
-// order changes from round to round.
+// order changes from round to round. What breaks is noted and not tried again:
+// the other cases go on.
 func (l *lab) rounds(ctx context.Context, r *report) error {
+	broken := map[string]bool{}
+	begin := time.Now()
 	for round := range l.opts.rounds {
+		if round > 0 {
+			left := time.Since(begin) / time.Duration(round) * time.Duration(l.opts.rounds-round)
+			fmt.Fprintf(os.Stderr, "%d of %d rounds are done, about %s to go\n", round, l.opts.rounds, left.Round(time.Second))
+		}
 		for _, c := range l.cases {
-			for i := range l.contenders {
-				x := l.contenders[(i+round)%len(l.contenders)]
-				if err := l.counted(ctx, r, c, x, round); err != nil {
-					return fmt.Errorf("%s on %s: %w", c.name, x.name(), err)
+			for i := range c.on {
+				x := l.contenders[c.on[(i+round)%len(c.on)]]
+				key := c.name + " on " + x.name()
+				if broken[key] {
+					continue
+				}
+				err := l.counted(ctx, r, c, x, round)
+				if ctx.Err() != nil {
+					return fmt.Errorf("interrupted: %w", ctx.Err())
+				}
+				if err != nil {
+					broken[key] = true
+					r.Broken = append(r.Broken, rejection{c.name, x.name(), round + 1, err.Error()})
+					fmt.Fprintf(os.Stderr, "bench: %s: %v\n", key, err)
 				}
 			}
 		}
@@ -140,12 +169,12 @@ func (l *lab) counted(ctx context.Context, r *report, c benchCase, x contender, 
 	for range attempts {
 		s, err := l.once(ctx, c, x, round)
 		if err == nil {
+			if from, ok := r.sample(c.from, x.name(), round+1); ok {
+				c.derive(s.Values, from.Values)
+			}
 			r.Samples = append(r.Samples, s)
 			progress(s.line(c))
 			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("interrupted: %w", ctx.Err())
 		}
 		reject, ok := errors.AsType[*rejected](err)
 		if !ok {
@@ -162,63 +191,47 @@ type rejected struct{ reason string }
 
 func (e *rejected) Error() string { return e.reason }
 
-// once starts the contender afresh and runs the case on it.
+// once starts the contender afresh in an empty folder and runs the case on it.
 func (l *lab) once(ctx context.Context, c benchCase, x contender, round int) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	dir := filepath.Join(l.dir, x.name())
-	if err := os.RemoveAll(x.accessLog(dir)); err != nil {
-		return sample{}, fmt.Errorf("removing the last run's log: %w", err)
-	}
-	p, addr, err := x.start(ctx, dir, c.shape)
-	if err != nil {
-		return sample{}, err
-	}
 	s := sample{Case: c.name, Contender: x.name(), Round: round + 1, Values: map[string]float64{}}
-	err = c.run(ctx, &trial{lab: l, proc: p, addr: addr, values: s.Values})
-	if ended := p.Err(); ended != nil {
-		err = errors.Join(err, ended)
+	dir := filepath.Join(l.dir, x.name())
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+		return s, fmt.Errorf("making a working folder: %w", err)
 	}
-	if stopErr := p.Stop(20 * time.Second); stopErr != nil && err == nil {
-		fmt.Fprintf(os.Stderr, "bench: stopping %s: %v\n", x.name(), stopErr)
+	r, err := x.start(ctx, dir, c.shape)
+	if err != nil {
+		return s, err
 	}
-	if err == nil {
-		err = logged(x.accessLog(dir), s.Values["requests"])
+	err = l.try(ctx, c, &trial{lab: l, proc: r.Group, run: r, addr: r.addr, values: s.Values})
+	r.requests += s.Values["requests"]
+	if ended := r.end(); ended != nil {
+		// A proxy that broke down is no rejected run, whatever the run says.
+		return s, fmt.Errorf("%w (the run: %v)", ended, err)
 	}
 	return s, err
 }
 
-// logged checks that the access log, which every contender has to write, has a
-// line for each measured request: nobody is fast by leaving work out.
-func logged(path string, requests float64) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("reading the access log: %w", err)
-	}
-	defer f.Close()
-	lines, buf := 0, make([]byte, 256<<10)
-	for {
-		n, err := f.Read(buf)
-		lines += bytes.Count(buf[:n], []byte("\n"))
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("reading the access log: %w", err)
+func (l *lab) try(ctx context.Context, c benchCase, t *trial) error {
+	t.allocations = slices.ContainsFunc(c.metrics, func(m metric) bool { return m.name == allocations.name })
+	if t.countsAllocations() {
+		if err := t.run.calibrate(ctx); err != nil {
+			return err
 		}
 	}
-	if float64(lines) < requests {
-		return fmt.Errorf("the access log has %d lines for %.0f requests", lines, requests)
-	}
-	return nil
+	return c.run(ctx, t)
 }
 
 // trial is one run of a case on one contender.
 type trial struct {
 	lab    *lab
-	proc   *proc.Process
-	addr   string
+	run    *running
+	proc   proc.Group // of run
+	addr   string     // of run
 	values map[string]float64
+
+	allocations bool // are wanted
 }
 
 // options are those of a load that reaches the service through the proxy

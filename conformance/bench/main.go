@@ -18,13 +18,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,23 +37,33 @@ type options struct {
 	quick      bool
 	rounds     int
 	only       string
+	group      string
 	contenders string
 	out        string
 	proxyCore  int
 	loadCore   int
 	nice       int
+	render     string
+	into       string
+	base       string
+	stat       string
 }
 
 func main() {
 	var o options
-	flag.BoolVar(&o.quick, "quick", false, "three short rounds, under three minutes")
-	flag.IntVar(&o.rounds, "rounds", 0, "rounds of each case (default 5, or 3 with -quick)")
+	flag.BoolVar(&o.quick, "quick", false, "short rounds of a few cases, under three minutes; with -cases or -group short rounds of those")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each case")
 	flag.StringVar(&o.only, "cases", "", "comma-separated names of the cases to run (default all)")
+	flag.StringVar(&o.group, "group", "", "comma-separated groups whose cases to run (default all)")
 	flag.StringVar(&o.contenders, "contenders", "", "comma-separated names of the proxies to run (default all)")
+	flag.StringVar(&o.base, "base", "", "another build of cairn: compare with that, and with nobody else")
+	flag.StringVar(&o.stat, "benchstat", "", "folder for the samples as files for benchstat, one per proxy")
 	flag.StringVar(&o.out, "out", "", "folder for the JSON report (default results in the conformance folder)")
 	flag.IntVar(&o.proxyCore, "proxy-core", 1, "core of the proxy under test, counted from 1")
 	flag.IntVar(&o.loadCore, "load-core", 2, "core of the load and the sink, counted from 1")
 	flag.IntVar(&o.nice, "nice", -20, "scheduling priority of proxy, load and sink, the same for all; without the right to raise it, it stays as it is")
+	flag.StringVar(&o.render, "render", "", "run nothing: print this JSON report")
+	flag.StringVar(&o.into, "into", "", "with -render: put the report between the marks of this Markdown file, and its plot beside it")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "bench: unexpected argument %q\n", flag.Arg(0))
@@ -68,11 +78,11 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	if o.rounds == 0 {
-		o.rounds = 5
-		if o.quick {
-			o.rounds = 3
-		}
+	if o.render != "" {
+		return render(o.render, o.into)
+	}
+	if o.rounds < 1 {
+		return fmt.Errorf("%d rounds", o.rounds)
 	}
 	if o.out == "" {
 		root, err := peers.ModuleRoot()
@@ -98,7 +108,13 @@ func run(ctx context.Context, o options) error {
 	if err := proc.PinSelf(o.loadCore, o.nice); err != nil {
 		return err
 	}
+	defer proc.Favour(o.nice)()
+	if l.wake, err = proc.WakeTime(o.proxyCore); err != nil {
+		return err
+	}
+	report.Machine.Wake = l.wake
 	runtime.GOMAXPROCS(1)
+	l.estimate()
 	if err := l.rounds(ctx, report); err != nil {
 		return err
 	}
@@ -109,11 +125,15 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	report.print(os.Stdout)
-	fmt.Printf("\nEvery sample: %s\n", path)
-	for _, g := range report.Goals {
-		if g.Weak {
-			return errors.New("too few rounds counted: the machine is too busy for a verdict")
+	plot := strings.TrimSuffix(path, ".json") + ".svg"
+	if err := os.WriteFile(plot, []byte(report.plot()), 0o644); err != nil {
+		return fmt.Errorf("saving the plot: %w", err)
+	}
+	if o.stat != "" {
+		if err := report.benchstat(o.stat); err != nil {
+			return err
 		}
 	}
-	return nil
+	fmt.Printf("\nEvery sample: %s\nThe plot: %s\n", path, plot)
+	return report.verdictless()
 }

@@ -5,18 +5,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// report is everything that one run of the benchmark says.
+// report is everything that one run of the benchmark says. What is printed,
+// plotted and judged follows from it alone, so that a saved one can be
+// rendered again.
 type report struct {
 	Command   string
 	Started   time.Time
@@ -24,13 +24,12 @@ type report struct {
 	Machine   machine
 	Versions  map[string]string // by contender
 	Rounds    int
+	Cases     []caseInfo
 	Rejected  []rejection // runs thrown away and repeated
+	Broken    []rejection // what could not run at all
 	Samples   []sample
 	Summaries []summary
 	Goals     []verdict
-
-	cases      []benchCase
-	contenders []string
 }
 
 type machine struct {
@@ -38,7 +37,28 @@ type machine struct {
 	Cores  int
 	Kernel string
 	Go     string
-	Load   string // /proc/loadavg before the run
+	Load   string        // /proc/loadavg before the run
+	Wake   time.Duration // that a thread waits when it is woken on an idle core
+}
+
+// caseInfo is a case without what runs it.
+type caseInfo struct {
+	Name       string
+	Title      string
+	Group      string
+	Contenders []string
+	Own        string // the contender under test
+	Reference  string // the one that it is measured against; empty: none
+	Metrics    []metricInfo
+}
+
+// metricInfo is a metric, with names that JSON keeps.
+type metricInfo struct {
+	Name   string
+	Unit   string `json:",omitempty"`
+	Format string
+	Better direction
+	Goal   *goal `json:",omitempty"`
 }
 
 // sample is one counted run of a case on a contender.
@@ -57,34 +77,13 @@ type rejection struct {
 	Reason    string
 }
 
-// summary is one metric of one contender over its rounds.
-type summary struct {
-	Case      string
-	Contender string
-	Metric    string
-	Unit      string
-	Median    float64
-	Low, High float64
-	N         int
-}
-
-// verdict is one goal.
-type verdict struct {
-	Case   string
-	Metric string
-	Goal   string
-	Own    float64
-	Ref    float64
-	Ratio  float64 // own / reference
-	Met    bool
-	Weak   bool // fewer than half of the rounds counted: no verdict
-}
-
 func newReport(ctx context.Context, o options, l *lab) (*report, error) {
 	r := &report{
-		Command: strings.Join(os.Args, " "), Started: time.Now(), Rounds: o.rounds,
-		Versions: map[string]string{}, cases: l.cases,
+		Command: "make bench", Started: time.Now(), Rounds: o.rounds, Versions: map[string]string{},
 		Machine: machine{CPU: firstMatch("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), Go: runtime.Version()},
+	}
+	if args := os.Args[1:]; len(args) > 0 {
+		r.Command = fmt.Sprintf("make bench ARGS=%q", strings.Join(args, " "))
 	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -94,15 +93,25 @@ func newReport(ctx context.Context, o options, l *lab) (*report, error) {
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
 		r.Machine.Load = strings.TrimSpace(string(text))
 	}
-	for _, c := range l.contenders {
-		v, err := c.version(ctx)
+	for name, x := range l.contenders {
+		v, err := x.version(ctx)
 		if err != nil {
 			return nil, err
 		}
-		r.Versions[c.name()] = v
-		r.contenders = append(r.contenders, c.name())
+		r.Versions[name] = v
+	}
+	for _, c := range l.cases {
+		r.Cases = append(r.Cases, c.info())
 	}
 	return r, nil
+}
+
+func (c benchCase) info() caseInfo {
+	i := caseInfo{Name: c.name, Title: c.title, Group: c.group, Contenders: c.on, Own: c.own, Reference: c.reference}
+	for _, m := range c.metrics {
+		i.Metrics = append(i.Metrics, metricInfo{Name: m.name, Unit: m.unit, Format: m.format, Better: m.better, Goal: m.goal})
+	}
+	return i
 }
 
 // firstMatch returns the value of the first "key : value" line.
@@ -124,59 +133,11 @@ func firstMatch(path, key string) string {
 func (s sample) line(c benchCase) string {
 	var b strings.Builder
 	for _, m := range c.metrics {
-		fmt.Fprintf(&b, "%s "+m.format+"%s  ", m.name, s.Values[m.name], m.unit)
+		if v, ok := s.Values[m.name]; ok {
+			fmt.Fprintf(&b, "%s "+m.format+"%s  ", m.name, v, m.unit)
+		}
 	}
 	return b.String()
-}
-
-// judge computes the summaries and compares them with the goals.
-func (r *report) judge() {
-	for _, c := range r.cases {
-		for _, m := range c.metrics {
-			for _, x := range r.contenders {
-				r.Summaries = append(r.Summaries, r.summarize(c, m, x))
-			}
-			if m.goal == nil {
-				continue
-			}
-			own, ref := r.find(c.name, "cairn", m.name), r.find(c.name, "envoy", m.name)
-			if !slices.Contains(r.contenders, "cairn") || !slices.Contains(r.contenders, "envoy") {
-				continue
-			}
-			v := verdict{Case: c.name, Metric: m.name, Goal: m.goal.text, Own: own.Median, Ref: ref.Median, Met: m.goal.met(own.Median, ref.Median)}
-			v.Weak = 2*min(own.N, ref.N) < r.Rounds
-			if ref.Median > 0 {
-				v.Ratio = own.Median / ref.Median
-			}
-			r.Goals = append(r.Goals, v)
-		}
-	}
-}
-
-func (r *report) summarize(c benchCase, m metric, contender string) summary {
-	s := summary{Case: c.name, Contender: contender, Metric: m.name, Unit: m.unit}
-	var values []float64
-	for _, x := range r.Samples {
-		if x.Case == c.name && x.Contender == contender {
-			values = append(values, x.Values[m.name])
-		}
-	}
-	if s.N = len(values); s.N == 0 {
-		return s
-	}
-	slices.Sort(values)
-	s.Low, s.High = values[0], values[s.N-1]
-	s.Median = (values[(s.N-1)/2] + values[s.N/2]) / 2
-	return s
-}
-
-func (r *report) find(caseName, contender, metric string) summary {
-	for _, s := range r.Summaries {
-		if s.Case == caseName && s.Contender == contender && s.Metric == metric {
-			return s
-		}
-	}
-	return summary{}
 }
 
 // save writes the report as JSON and returns its path.
@@ -195,81 +156,15 @@ func (r *report) save(dir string) (string, error) {
 	return path, nil
 }
 
-// print writes the report as Markdown.
-func (r *report) print(w io.Writer) {
-	fmt.Fprintf(w, "# Cairn's waypoint beside Envoy\n\n")
-	fmt.Fprintf(w, "%s, %d cores, Linux %s, load before %s. Median of %d rounds (lowest–highest), %d runs thrown away and repeated, %s.\n\n",
-		r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Machine.Load, r.Rounds, len(r.Rejected), r.Finished.Sub(r.Started).Round(time.Second))
-	for _, x := range r.contenders {
-		fmt.Fprintf(w, "- %s: %s\n", x, strings.ReplaceAll(r.Versions[x], "\n", "; "))
+// loadReport reads what save wrote.
+func loadReport(path string) (*report, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading a report: %w", err)
 	}
-	for _, c := range r.cases {
-		head := "| | " + strings.Join(r.contenders, " | ") + " |"
-		both := len(r.contenders) == 2
-		if both {
-			head += " ratio |"
-		}
-		fmt.Fprintf(w, "\n## %s: %s\n\n%s\n|---|%s\n", c.name, c.title, head, strings.Repeat("---|", strings.Count(head, "|")-2))
-		for _, m := range c.metrics {
-			r.row(w, c, m, both)
-		}
-		r.notes(w, c)
+	r := &report{}
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fmt.Errorf("reading the report %s: %w", path, err)
 	}
-	if len(r.Goals) == 0 {
-		return
-	}
-	fmt.Fprintf(w, "\n## Goals\n\n| case | figure | goal | cairn | envoy | holds |\n|---|---|---|---|---|---|\n")
-	for _, g := range r.Goals {
-		fmt.Fprintf(w, "| %s | %s | %s | %.1f | %.1f | %s |\n", g.Case, g.Metric, g.Goal, g.Own, g.Ref, g.verdict())
-	}
-}
-
-func (v verdict) verdict() string {
-	switch {
-	case v.Weak:
-		return "too few rounds counted"
-	case v.Met:
-		return "yes"
-	default:
-		return "**no**"
-	}
-}
-
-func (r *report) row(w io.Writer, c benchCase, m metric, both bool) {
-	name := m.name
-	if m.unit != "" {
-		name += ", " + m.unit
-	}
-	fmt.Fprintf(w, "| %s |", name)
-	for _, x := range r.contenders {
-		s := r.find(c.name, x, m.name)
-		if s.N == 0 {
-			fmt.Fprint(w, " none counted |")
-			continue
-		}
-		fmt.Fprintf(w, " "+m.format+" ("+m.format+"–"+m.format+")", s.Median, s.Low, s.High)
-		if s.N < r.Rounds {
-			fmt.Fprintf(w, " of %d", s.N)
-		}
-		fmt.Fprint(w, " |")
-	}
-	if both {
-		own, ref := r.find(c.name, r.contenders[0], m.name), r.find(c.name, r.contenders[1], m.name)
-		if ref.Median != 0 && own.N > 0 {
-			fmt.Fprintf(w, " %.2f |", own.Median/ref.Median)
-		} else {
-			fmt.Fprint(w, " |")
-		}
-	}
-	fmt.Fprintln(w)
-}
-
-// notes says where something other than the proxy set the figures.
-func (r *report) notes(w io.Writer, c benchCase) {
-	for _, x := range r.contenders {
-		proxy, load := r.find(c.name, x, busy.name), r.find(c.name, x, loadBusy.name)
-		if load.Median > 90 && proxy.Median < 90 {
-			fmt.Fprintf(w, "\nThe load and the sink were the limit for %s, not the proxy: its core was busy %.0f%% of the time, theirs %.0f%%.\n", x, proxy.Median, load.Median)
-		}
-	}
+	return r, nil
 }

@@ -21,20 +21,25 @@ const startTime = 20 * time.Second
 
 // Waypoint is `cairn waypoint`: one waypoint by itself, with certificate files.
 type Waypoint struct {
+	Binary    string // empty: the program under test
 	Manifests string // folder
 	Gateway   string // NAMESPACE/NAME
 	Address   netip.Addr
 	Files     ca.Files
 	Admin     string // address:port; empty: the default
 	Metrics   string // address:port; empty: the default
+	AccessLog string // as for --access-log; empty: the file NAME.access.log
 }
 
 // Start runs it in dir as NAME and waits until it accepts connections on
 // port 15008. opts carries core and priority.
 func (w Waypoint) Start(ctx context.Context, dir, name string, opts proc.Options) (*proc.Process, error) {
-	path, err := peers.Cairn()
-	if err != nil {
-		return nil, err
+	path := w.Binary
+	if path == "" {
+		var err error
+		if path, err = peers.Cairn(); err != nil {
+			return nil, err
+		}
 	}
 	opts.Path = path
 	opts.Args = []string{
@@ -46,6 +51,9 @@ func (w Waypoint) Start(ctx context.Context, dir, name string, opts proc.Options
 	}
 	if w.Metrics != "" {
 		opts.Args = append(opts.Args, "--metrics", w.Metrics)
+	}
+	if w.AccessLog != "" {
+		opts.Args = append(opts.Args, "--access-log", w.AccessLog)
 	}
 	opts.Dir = dir
 	opts.Log = filepath.Join(dir, name+".log")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"cairnproxy.dev/cairn/conformance/ca"
 )
@@ -17,7 +18,7 @@ type Waypoint struct {
 	Admin     netip.AddrPort
 	Files     ca.Files
 	Services  []Service
-	RBAC      *RBAC  // nil: no RBAC filter
+	RBAC      *RBAC  // of the services that have none of their own; nil: no RBAC filter
 	AccessLog string // file; empty: none
 }
 
@@ -29,6 +30,7 @@ type Service struct {
 	Prefixes  []string         // path prefixes of the routes, in order; empty: one route for /
 	TCP       bool             // the port is opaque: bytes are passed on
 	HTTP2     bool             // the application is spoken to in HTTP/2, as for gRPC
+	RBAC      *RBAC            // nil: the waypoint's
 }
 
 // RBAC is one ALLOW rule: these principals with these methods.
@@ -126,7 +128,7 @@ func (w Waypoint) httpManager(s Service) object {
 			"name": s.clusterName(), "validate_clusters": false,
 			"virtual_hosts": list{object{"name": fmt.Sprintf("inbound|http|%d", s.Addr.Port()), "domains": list{"*"}, "routes": s.routes()}},
 		},
-		"http_filters":       w.httpFilters(),
+		"http_filters":       w.httpFilters(s),
 		"server_name":        "istio-envoy",
 		"use_remote_address": false, "proxy_100_continue": true, "normalize_path": true,
 		"stream_idle_timeout":              "0s",
@@ -152,9 +154,11 @@ const istioLogFormat = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PA
 	"\"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% " +
 	"%DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
 
-func (w Waypoint) httpFilters() list {
+func (w Waypoint) httpFilters(s Service) list {
 	var filters list
-	if w.RBAC != nil {
+	if s.RBAC != nil {
+		filters = append(filters, s.RBAC.filter())
+	} else if w.RBAC != nil {
 		filters = append(filters, w.RBAC.filter())
 	}
 	return append(filters,
@@ -284,7 +288,11 @@ func (s Service) routes() list {
 	}
 	var routes list
 	for i, p := range s.Prefixes {
-		routes = append(routes, route(fmt.Sprintf("route-%d", i), object{"path_separated_prefix": p, "case_sensitive": true}))
+		match := object{"path_separated_prefix": strings.TrimSuffix(p, "/"), "case_sensitive": true}
+		if p == "/" {
+			match = object{"prefix": "/"}
+		}
+		routes = append(routes, route(fmt.Sprintf("route-%d", i), match))
 	}
 	return routes
 }

@@ -130,12 +130,25 @@ func PinSelf(core, nice int) error {
 			_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
 		}
 	}
-	if nice != 0 {
-		// Where the kernel groups processes by session, priorities count only
-		// within a group, and the group has one of its own. Children share it.
-		_ = os.WriteFile("/proc/self/autogroup", []byte(strconv.Itoa(nice)), 0o644)
-	}
 	return nil
+}
+
+// Favour gives this session's processes a priority among the sessions of the
+// machine, when that is permitted, and returns what takes it back. Where the
+// kernel groups processes by session, the priority of a process counts only
+// within its group; and the group, a terminal's shell and all that is started
+// from it, outlives this process.
+func Favour(nice int) (undo func()) {
+	const path = "/proc/self/autogroup"
+	text, err := os.ReadFile(path)
+	if err != nil || nice == 0 {
+		return func() {}
+	}
+	_, before, ok := strings.Cut(strings.TrimSpace(string(text)), "nice ")
+	if !ok || os.WriteFile(path, []byte(strconv.Itoa(nice)), 0o644) != nil {
+		return func() {}
+	}
+	return func() { _ = os.WriteFile(path, []byte(before), 0o644) } // it was permitted a moment ago
 }
 
 // Ended is closed when the program has ended.

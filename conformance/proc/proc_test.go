@@ -85,3 +85,86 @@ func TestAwaitTellsWhy(t *testing.T) {
 		t.Error("SIGTERM ended sleep without an error")
 	}
 }
+
+// TestFavour: what is changed for a whole session is taken back.
+func TestFavour(t *testing.T) {
+	read := func() string {
+		text, err := os.ReadFile("/proc/self/autogroup")
+		if err != nil {
+			t.Skipf("this kernel does not group processes by session: %v", err)
+		}
+		return string(text)
+	}
+	before := read()
+	undo := Favour(7) // lowering is always permitted
+	if !strings.Contains(read(), "nice 7\n") {
+		t.Errorf("the session's priority is %q", read())
+	}
+	undo()
+	// Without the right to raise it, it stays low.
+	if os.Geteuid() == 0 && read() != before {
+		t.Errorf("the session's priority is %q, it was %q", read(), before)
+	}
+}
+
+func TestWakeTime(t *testing.T) {
+	wake, err := WakeTime(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wake < 0 || wake > 5*time.Millisecond {
+		t.Errorf("a wake-up takes %v", wake)
+	}
+	c := Cost{Waited: 10 * time.Millisecond, Wakes: 4}
+	if got := c.HeldUp(time.Millisecond); got != 6*time.Millisecond {
+		t.Errorf("held up for %v, want 6ms", got)
+	}
+	if got := c.HeldUp(time.Second); got != 0 {
+		t.Errorf("held up for %v, want 0", got)
+	}
+}
+
+// TestGroup: what two processes cost is the sum, and that they wait for each
+// other on the core that they share is nobody else's doing.
+func TestGroup(t *testing.T) {
+	g := Group{start(t, 1, "trap 'exit 0' TERM; while :; do :; done"), start(t, 1, "trap 'exit 0' TERM; while :; do :; done")}
+	before, err := g.Usage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(time.Minute)
+	for {
+		now, err := g.Usage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := now.Since(before)
+		if c.CPU > 50*time.Millisecond {
+			var alone Cost
+			for i := range now.processes {
+				one := now.processes[i].since(before.processes[i])
+				alone.CPU += one.CPU
+				alone.Waited = max(alone.Waited, one.Waited)
+			}
+			if alone.CPU != c.CPU || c.Waited >= alone.Waited {
+				t.Errorf("together %+v, one by one %+v", c, alone)
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("two busy loops cost %+v", c)
+		}
+	}
+	if rss, err := g.RSS(); err != nil || rss < 200<<10 {
+		t.Errorf("resident memory %d, %v", rss, err)
+	}
+	if err := g.Err(); err != nil {
+		t.Error(err)
+	}
+	if err := g.Stop(5 * time.Second); err != nil {
+		t.Error(err)
+	}
+	if err := g.Err(); err == nil {
+		t.Error("two processes that have ended are said to run")
+	}
+}

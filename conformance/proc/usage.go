@@ -1,7 +1,9 @@
 package proc
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,10 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Usage is what a process has cost since it began.
+// Usage is what a process, or a Group of them, has cost since it began.
 type Usage struct {
-	At      time.Time
-	CPU     time.Duration // user and system time of all threads, ended ones included
+	At        time.Time
+	CPU       time.Duration // user and system time of all threads, ended ones included
+	processes []process
+}
+
+// process is the share of one process.
+type process struct {
+	cpu     time.Duration
 	threads map[string]thread
 }
 
@@ -22,6 +30,7 @@ type Usage struct {
 type thread struct {
 	cpu    time.Duration
 	waited time.Duration // ready to run, without a core
+	slices int64         // how often it got one
 }
 
 // Usage reads the costs so far.
@@ -32,7 +41,7 @@ func UsageOf(pid int) (Usage, error) {
 	if pid == 0 {
 		pid = os.Getpid()
 	}
-	u := Usage{At: time.Now(), threads: map[string]thread{}}
+	u := Usage{At: time.Now()}
 	// The CPU clock of another process (clock_getcpuclockid): nanoseconds,
 	// where /proc/PID/stat counts hundredths of a second.
 	var ts unix.Timespec
@@ -40,21 +49,22 @@ func UsageOf(pid int) (Usage, error) {
 		return u, fmt.Errorf("reading the CPU clock of process %d: %w", pid, err)
 	}
 	u.CPU = time.Duration(ts.Nano())
+	threads := map[string]thread{}
+	u.processes = []process{{u.CPU, threads}}
 	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(stats) == 0 {
 		return u, fmt.Errorf("reading the run delay of process %d: no schedstat", pid)
 	}
 	for _, path := range stats {
-		text, err := os.ReadFile(path)
-		if err != nil {
+		var t thread
+		err := t.read(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue // the thread ended
 		}
-		// "time on a core, time waiting for one, slices", in nanoseconds.
-		var t thread
-		if _, err := fmt.Sscan(string(text), (*int64)(&t.cpu), (*int64)(&t.waited)); err != nil {
-			return u, fmt.Errorf("reading %s: %q: %w", path, text, err)
+		if err != nil {
+			return u, err
 		}
-		u.threads[path] = t
+		threads[path] = t
 	}
 	return u, nil
 }
@@ -63,27 +73,54 @@ func UsageOf(pid int) (Usage, error) {
 type Cost struct {
 	Wall   time.Duration
 	CPU    time.Duration
-	Waited time.Duration // for its core, because others had it
+	Waited time.Duration // for its core, because others had it or it had to be woken
+	Wakes  int64         // how often that was
+}
+
+// HeldUp is how long others had the core when a wake-up by itself takes that
+// long: the least that it can have been.
+func (c Cost) HeldUp(wake time.Duration) time.Duration {
+	return max(0, c.Waited-time.Duration(c.Wakes)*wake)
 }
 
 // Since returns the cost from an earlier reading to this one.
 //
-// Waited is the run delay of the thread that did most of the work, scaled to
-// the work of all. The plain sum over threads would also count how long the
-// threads of one process waited for each other, which on one core is their own
-// affair: a Go program's monitor thread wakes some thousand times a second
-// and waits each time until the worker sleeps.
+// Processes that share a core wait for each other, which is their own affair:
+// what a process waited beyond the time that the others ran is the least that
+// somebody else had its core. Waited is the most that befell any of them.
 func (u Usage) Since(earlier Usage) Cost {
 	c := Cost{Wall: u.At.Sub(earlier.At), CPU: u.CPU - earlier.CPU}
+	for i, now := range u.processes {
+		if i >= len(earlier.processes) {
+			break
+		}
+		own := now.since(earlier.processes[i])
+		if own.Waited -= c.CPU - own.CPU; own.Waited > c.Waited {
+			c.Waited, c.Wakes = own.Waited, own.Wakes
+		}
+	}
+	return c
+}
+
+// since returns what one process cost and how long it waited.
+//
+// That is the run delay of the thread that did most of the work, scaled to
+// the work of all. The plain sum over threads would also count how long the
+// threads of one process waited for each other: a Go program's monitor thread
+// wakes some thousand times a second and waits each time until the worker
+// sleeps.
+func (p process) since(earlier process) Cost {
+	c := Cost{CPU: p.cpu - earlier.cpu}
 	var busiest thread
-	for path, now := range u.threads {
+	for path, now := range p.threads {
 		before := earlier.threads[path]
-		if cpu := now.cpu - before.cpu; cpu > busiest.cpu {
-			busiest = thread{cpu, now.waited - before.waited}
+		if ran := now.cpu - before.cpu; ran > busiest.cpu {
+			busiest = thread{ran, now.waited - before.waited, now.slices - before.slices}
 		}
 	}
 	if busiest.cpu > 0 {
-		c.Waited = time.Duration(float64(busiest.waited) * float64(c.CPU) / float64(busiest.cpu))
+		scale := float64(c.CPU) / float64(busiest.cpu)
+		c.Waited, c.Wakes = time.Duration(float64(busiest.waited)*scale), int64(float64(busiest.slices)*scale)
 	}
 	return c
 }
