@@ -57,6 +57,12 @@ func allCases(quick bool) []benchCase {
 		rateCase("rate-2500", 2500, long),
 		downCase(long),
 		upCase(long),
+		connectCase(long),
+		handshakeCase(long),
+		unaryCase(long),
+		streamingCase(long),
+		fairCase("fair-same", true, long),
+		fairCase("fair-other", false, long),
 		idleCase("idle-1000", 10, long),
 		idleCase("idle-10000", 100, long),
 		routesCase(10, long),
@@ -71,7 +77,7 @@ func allCases(quick bool) []benchCase {
 }
 
 // quickCases are what -quick runs: one of each kind of work.
-const quickCases = "small-1x1,small-4x16,rate-1000,down-1mb,idle-1000"
+const quickCases = "small-1x1,small-4x16,rate-1000,down-1mb,handshake,grpc-unary,idle-1000"
 
 // span chooses how long a step of a case lasts: full, or short in a quick run.
 type span func(full, short time.Duration) time.Duration

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +15,8 @@ import (
 
 const (
 	frameHead     = 9
+	maxPayload    = 16375 // of a DATA frame, which then fills one TLS record
+	chunkSize     = 64 << 10
 	streamWindow  = 4 << 20
 	connWindow    = 16 << 20
 	maxFrame      = 16 << 10
@@ -29,59 +30,91 @@ const (
 type handler interface {
 	headers(c *conn, s *stream, fields []hpack.HeaderField, end bool) error
 	data(c *conn, s *stream, p []byte, end bool) error
-	reset(c *conn, s *stream, code http2.ErrCode)
+	reset(c *conn, s *stream, code http2.ErrCode) error
 }
 
-// stream is one CONNECT stream. Its fields are guarded by conn.mu.
+// stream is one stream of a conn. Its fields are guarded by conn.mu.
 type stream struct {
 	id      uint32
 	credit  int64  // how much we may still send
 	used    int64  // how much we received and did not give back yet
-	pending []byte // what waits for credit
-	closing bool   // END_STREAM follows pending
-	owner   any    // the state of the client or sink
+	lent    []byte // what waits for credit or for its turn: bytes that nobody changes,
+	own     []byte // and, after them, bytes that were copied
+	waiting bool   // on conn.blocked
+	closing bool   // the end follows what waits
+	endSent bool
+	endSeen bool
+	gone    bool     // ended by a reset: nothing more is sent
+	message int      // the largest payload of a DATA frame; 0 is as large as the peer takes
+	trailer []*field // what ends the stream, in place of the last DATA frame
+	owner   any      // the state of the client or sink
 }
 
-// conn is one HTTP/2 connection over a transport.
+// carrier is what the frames of a conn travel on: a TLS transport, or a tunnel
+// of another conn.
+type carrier interface {
+	// write sends p at once, as far as that goes without waiting; kept says that some of it is left.
+	write(p []byte) (kept bool, err error)
+	// wait sends what write kept.
+	wait() error
+	close()
+}
+
+// conn is one HTTP/2 connection over a carrier.
 type conn struct {
-	t       *transport
+	carrier carrier
 	h       handler
 	client  bool
+	chunk   int   // how much is sent at a time before others get their turn
+	window  int64 // what a stream's peer may send at first
 	hpack   *hpack.Decoder
 	partial []byte    // a frame whose end has not arrived; owned by the reader
 	greeted bool      // a server has seen the preface; owned by the reader
-	now     time.Time // when the reader got what it is handling; owned by the reader
+	now     time.Time // when what the reader is handling arrived; owned by the reader
+	writers sync.WaitGroup
 
 	mu         sync.Mutex // guards what follows
 	streams    map[uint32]*stream
+	free       []*stream // for streams to come
 	nextID     uint32
 	out        []byte // frames to send with the next flush
+	writing    bool   // a writer is at work
+	stuck      bool   // the carrier keeps what it could not send; the writer waits for it
+	ended      bool   // no writer may start
+	broken     error  // why the writer gave up
 	credit     int64  // how much we may still send, all streams
 	used       int64  // how much we received and did not give back yet
 	peerWindow int64  // the peer's SETTINGS_INITIAL_WINDOW_SIZE
 	peerFrame  int
+	dataLeft   int // how much of a DATA frame is missing
+	dataID     uint32
+	dataEnd    bool
 	block      []byte // header block under assembly
 	blockID    uint32
 	blockEnd   bool
 	fields     []hpack.HeaderField
-	blocked    []*stream // streams with pending bytes, oldest first
+	blocked    []*stream // streams whose bytes wait
+	turn       int       // the next of blocked to send
+	inserted   int       // fields in the peer's dynamic table
+	slow       bool      // stream credit is given by hand
 	peerMax    uint32    // the peer's SETTINGS_MAX_CONCURRENT_STREAMS
 	settled    chan struct{}
 
 	goaway atomic.Bool
 }
 
-func newConn(t *transport, h handler, client bool) *conn {
+// newConn makes a conn whose first bytes are queued.
+func newConn(on carrier, h handler, client bool, window int64) *conn {
 	c := &conn{
-		t: t, h: h, client: client, streams: map[uint32]*stream{}, nextID: 1,
-		credit: defaultWindow, peerWindow: defaultWindow, peerFrame: maxFrame,
+		carrier: on, h: h, client: client, chunk: chunkSize, window: window, streams: map[uint32]*stream{}, nextID: 1,
+		credit: defaultWindow, peerWindow: defaultWindow, peerFrame: maxPayload,
 		peerMax: 1 << 30, settled: make(chan struct{}),
 	}
 	c.hpack = hpack.NewDecoder(4096, func(f hpack.HeaderField) { c.fields = append(c.fields, f) })
 	if client {
 		c.out = append(c.out, http2.ClientPreface...)
 	}
-	settings := []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: streamWindow}}
+	settings := []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: uint32(window)}}
 	if client {
 		settings = append(settings, http2.Setting{ID: http2.SettingEnablePush, Val: 0})
 	} else {
@@ -96,12 +129,22 @@ func newConn(t *transport, h handler, client bool) *conn {
 	return c
 }
 
-// run carries the connection until it ends.
-func (c *conn) run() error {
-	if err := c.flushBatch(); err != nil {
-		return err
+// run carries the connection over a transport until it ends, and closes that.
+func (c *conn) run(t *transport) error {
+	err := c.flushBatch()
+	if err == nil {
+		err = t.serve(c.feed, c.flushBatch)
 	}
-	return c.t.serve(c.feed, c.flushBatch)
+	c.mu.Lock()
+	c.ended = true
+	if c.broken != nil {
+		err = c.broken
+	}
+	c.mu.Unlock()
+	c.carrier.close()
+	c.writers.Wait()
+	t.mem.Close()
+	return err
 }
 
 func (c *conn) flushBatch() error {
@@ -110,19 +153,9 @@ func (c *conn) flushBatch() error {
 	return c.flush()
 }
 
-// flush sends what is queued. The caller holds c.mu.
-func (c *conn) flush() error {
-	if len(c.out) == 0 {
-		return nil
-	}
-	err := c.t.write(c.out)
-	c.out = c.out[:0]
-	return err
-}
-
-// feed takes decrypted bytes, completes frames and handles them.
-func (c *conn) feed(p []byte) error {
-	c.now = time.Now()
+// feed takes bytes that arrived at a time, and handles what they complete.
+func (c *conn) feed(p []byte, at time.Time) error {
+	c.now = at
 	if len(c.partial) > 0 {
 		c.partial = append(c.partial, p...)
 		rest, err := c.frames(c.partial)
@@ -135,7 +168,8 @@ func (c *conn) feed(p []byte) error {
 	return err
 }
 
-// frames handles every complete frame of p and returns what is left.
+// frames handles every complete frame of p, and of a DATA frame what there is
+// of it. It returns what is left.
 func (c *conn) frames(p []byte) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -149,21 +183,40 @@ func (c *conn) frames(p []byte) ([]byte, error) {
 		c.greeted = true
 		p = p[len(http2.ClientPreface):]
 	}
-	for len(p) >= frameHead {
+	for {
+		if c.dataLeft > 0 {
+			n := min(len(p), c.dataLeft)
+			if n == 0 {
+				return nil, nil
+			}
+			c.dataLeft -= n
+			if err := c.onData(c.dataID, p[:n], n, c.dataEnd && c.dataLeft == 0); err != nil {
+				return nil, err
+			}
+			p = p[n:]
+			continue
+		}
+		if len(p) < frameHead {
+			return p, nil
+		}
 		n := int(p[0])<<16 | int(p[1])<<8 | int(p[2])
 		if n > maxFrame {
 			return nil, fmt.Errorf("frame of %d bytes, allowed are %d", n, maxFrame)
 		}
+		kind, flags, id := http2.FrameType(p[3]), http2.Flags(p[4]), binary.BigEndian.Uint32(p[5:])&(1<<31-1)
+		if kind == http2.FrameData && n > 0 && !flags.Has(http2.FlagDataPadded) && c.blockID == 0 {
+			c.dataLeft, c.dataID, c.dataEnd = n, id, flags.Has(http2.FlagDataEndStream)
+			p = p[frameHead:]
+			continue
+		}
 		if len(p) < frameHead+n {
 			return p, nil
 		}
-		id := binary.BigEndian.Uint32(p[5:]) & (1<<31 - 1)
-		if err := c.frame(http2.FrameType(p[3]), http2.Flags(p[4]), id, p[frameHead:frameHead+n]); err != nil {
+		if err := c.frame(kind, flags, id, p[frameHead:frameHead+n]); err != nil {
 			return nil, err
 		}
 		p = p[frameHead+n:]
 	}
-	return p, nil
 }
 
 func (c *conn) frame(kind http2.FrameType, flags http2.Flags, id uint32, p []byte) error {
@@ -174,7 +227,7 @@ func (c *conn) frame(kind http2.FrameType, flags http2.Flags, id uint32, p []byt
 	//exhaustive:ignore
 	switch kind {
 	case http2.FrameData:
-		return c.onData(flags, id, p)
+		return c.onWholeData(flags, id, p)
 	case http2.FrameHeaders:
 		return c.onHeaders(flags, id, p)
 	case http2.FrameContinuation:
@@ -187,8 +240,8 @@ func (c *conn) frame(kind http2.FrameType, flags http2.Flags, id uint32, p []byt
 		}
 	case http2.FrameRSTStream:
 		if s := c.streams[id]; s != nil && len(p) == 4 {
-			delete(c.streams, id)
-			c.h.reset(c, s, http2.ErrCode(binary.BigEndian.Uint32(p)))
+			c.drop(s)
+			return c.h.reset(c, s, http2.ErrCode(binary.BigEndian.Uint32(p)))
 		}
 	case http2.FrameSettings:
 		return c.onSettings(flags, p)
@@ -212,15 +265,21 @@ func (c *conn) frame(kind http2.FrameType, flags http2.Flags, id uint32, p []byt
 	return nil
 }
 
-func (c *conn) onData(flags http2.Flags, id uint32, p []byte) error {
-	size := int64(len(p))
+// onWholeData takes a DATA frame that is padded or empty.
+func (c *conn) onWholeData(flags http2.Flags, id uint32, p []byte) error {
+	size := len(p)
 	if flags.Has(http2.FlagDataPadded) {
 		if len(p) < 1 || int(p[0]) >= len(p) {
 			return errors.New("padding longer than its frame")
 		}
 		p = p[1 : len(p)-int(p[0])]
 	}
-	if c.used += size; c.used >= connWindow/2 {
+	return c.onData(id, p, size, flags.Has(http2.FlagDataEndStream))
+}
+
+// onData takes payload, which used up size of the windows.
+func (c *conn) onData(id uint32, p []byte, size int, end bool) error {
+	if c.used += int64(size); c.used >= connWindow/2 {
 		c.windowUpdate(0, c.used)
 		c.used = 0
 	}
@@ -228,12 +287,15 @@ func (c *conn) onData(flags http2.Flags, id uint32, p []byte) error {
 	if s == nil {
 		return nil // closed by us; late data is legal
 	}
-	end := flags.Has(http2.FlagDataEndStream)
-	if s.used += size; s.used >= streamWindow/2 && !end {
+	if s.used += int64(size); s.used >= c.window/2 && !end && !c.slow {
 		c.windowUpdate(id, s.used)
 		s.used = 0
 	}
-	return c.h.data(c, s, p, end)
+	if err := c.h.data(c, s, p, end); err != nil || !end {
+		return err
+	}
+	c.seen(s)
+	return nil
 }
 
 func (c *conn) onHeaders(flags http2.Flags, id uint32, p []byte) error {
@@ -277,10 +339,13 @@ func (c *conn) endBlock() error {
 		if c.client {
 			return nil
 		}
-		s = &stream{id: id, credit: c.peerWindow}
-		c.streams[id] = s
+		s = c.newStream(id, nil)
 	}
-	return c.h.headers(c, s, c.fields, c.blockEnd)
+	if err := c.h.headers(c, s, c.fields, c.blockEnd); err != nil || !c.blockEnd {
+		return err
+	}
+	c.seen(s)
+	return nil
 }
 
 func (c *conn) onSettings(flags http2.Flags, p []byte) error {
@@ -298,7 +363,7 @@ func (c *conn) onSettings(flags http2.Flags, p []byte) error {
 				s.credit += diff
 			}
 		case http2.SettingMaxFrameSize:
-			c.peerFrame = min(int(val), maxFrame)
+			c.peerFrame = min(int(val), maxPayload)
 		case http2.SettingMaxConcurrentStreams:
 			c.peerMax = val
 		}
@@ -309,7 +374,7 @@ func (c *conn) onSettings(flags http2.Flags, p []byte) error {
 	default:
 		close(c.settled)
 	}
-	c.drain()
+	// What waits for credit leaves with the next flush.
 	return nil
 }
 
@@ -323,119 +388,5 @@ func (c *conn) onWindow(id uint32, p []byte) error {
 	} else if s := c.streams[id]; s != nil {
 		s.credit += n
 	}
-	c.drain()
 	return nil
-}
-
-// open starts a CONNECT stream to authority. The caller holds c.mu.
-func (c *conn) open(authority string, owner any) *stream {
-	s := &stream{id: c.nextID, credit: c.peerWindow, owner: owner}
-	c.nextID += 2
-	c.streams[s.id] = s
-	// Literals without indexing: the block depends on no table, so that it
-	// could be made once and sent often.
-	block := appendLiteral(nil, ":method", "CONNECT")
-	block = appendLiteral(block, ":authority", authority)
-	c.out = appendHead(c.out, len(block), http2.FrameHeaders, http2.FlagHeadersEndHeaders, s.id)
-	c.out = append(c.out, block...)
-	return s
-}
-
-// respond answers a CONNECT with a status. The caller holds c.mu.
-func (c *conn) respond(s *stream, status int, end bool) {
-	flags := http2.FlagHeadersEndHeaders
-	if end {
-		flags |= http2.FlagHeadersEndStream
-	}
-	block := []byte{0x88} // RFC 7541 appendix A: index 8 is ":status 200"
-	if status != 200 {
-		block = appendLiteral(nil, ":status", strconv.Itoa(status))
-	}
-	c.out = appendHead(c.out, len(block), http2.FrameHeaders, flags, s.id)
-	c.out = append(c.out, block...)
-	if end {
-		delete(c.streams, s.id)
-	}
-}
-
-// send queues stream bytes as DATA, as far as the windows allow; the rest
-// follows when the peer gives credit. The caller holds c.mu.
-func (c *conn) send(s *stream, p []byte) {
-	if len(s.pending) > 0 {
-		s.pending = append(s.pending, p...)
-		return
-	}
-	n := c.emit(s, p)
-	if n < len(p) {
-		s.pending = append(s.pending, p[n:]...)
-		c.blocked = append(c.blocked, s)
-	}
-}
-
-// finish ends our direction of the stream after what is pending.
-func (c *conn) finish(s *stream) {
-	s.closing = true
-	if len(s.pending) == 0 {
-		c.out = appendHead(c.out, 0, http2.FrameData, http2.FlagDataEndStream, s.id)
-	}
-}
-
-// emit writes as much of p as the windows allow, and returns how much.
-func (c *conn) emit(s *stream, p []byte) int {
-	sent := 0
-	for sent < len(p) {
-		n := min(len(p)-sent, c.peerFrame, int(s.credit), int(c.credit))
-		if n <= 0 {
-			break
-		}
-		c.out = appendHead(c.out, n, http2.FrameData, 0, s.id)
-		c.out = append(c.out, p[sent:sent+n]...)
-		s.credit -= int64(n)
-		c.credit -= int64(n)
-		sent += n
-	}
-	return sent
-}
-
-// drain sends what waits for credit, oldest stream first.
-func (c *conn) drain() {
-	kept := c.blocked[:0]
-	for _, s := range c.blocked {
-		n := c.emit(s, s.pending)
-		s.pending = s.pending[:copy(s.pending, s.pending[n:])]
-		if len(s.pending) > 0 {
-			kept = append(kept, s)
-		} else if s.closing {
-			c.finish(s)
-		}
-	}
-	c.blocked = kept
-}
-
-func (c *conn) windowUpdate(id uint32, n int64) {
-	c.out = appendHead(c.out, 4, http2.FrameWindowUpdate, 0, id)
-	c.out = binary.BigEndian.AppendUint32(c.out, uint32(n))
-}
-
-// resetStream ends a stream with an error code.
-func (c *conn) resetStream(s *stream, code http2.ErrCode) {
-	delete(c.streams, s.id)
-	c.out = appendHead(c.out, 4, http2.FrameRSTStream, 0, s.id)
-	c.out = binary.BigEndian.AppendUint32(c.out, uint32(code))
-}
-
-func (c *conn) close() { c.t.mem.Close() }
-
-func appendHead(b []byte, n int, kind http2.FrameType, flags http2.Flags, id uint32) []byte {
-	b = append(b, byte(n>>16), byte(n>>8), byte(n), byte(kind), byte(flags))
-	return binary.BigEndian.AppendUint32(b, id)
-}
-
-// appendLiteral adds a field as a literal without indexing, new name
-// (RFC 7541 section 6.2.2). Names and values are shorter than 127 bytes.
-func appendLiteral(b []byte, name, value string) []byte {
-	b = append(b, 0, byte(len(name)))
-	b = append(b, name...)
-	b = append(b, byte(len(value)))
-	return append(b, value...)
 }

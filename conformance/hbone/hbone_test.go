@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -65,6 +66,9 @@ func TestClosedLoop(t *testing.T) {
 		{"small", 100 * time.Millisecond, func(o *Options) {}},
 		{"empty", 100 * time.Millisecond, func(o *Options) { o.Size = 0 }},
 		{"large", time.Second, func(o *Options) { o.Size = 3 << 20; o.Streams = 2 }},
+		{"fresh", 200 * time.Millisecond, func(o *Options) { o.Fresh = true }},
+		{"unary", 200 * time.Millisecond, func(o *Options) { unary(o) }},
+		{"streaming", 500 * time.Millisecond, func(o *Options) { unary(o); o.Streams, o.Size, o.Messages = 2, 1024, 100 }},
 		{"upload", time.Second, func(o *Options) { o.Upload = 3 << 20; o.Streams = 2 }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -81,12 +85,14 @@ func TestClosedLoop(t *testing.T) {
 				t.Errorf("the sink answered %d requests of %d", got, r.Requests)
 			}
 			authorities, peers, err := sink.Seen()
-			if err != nil || authorities[opts.Authority] != opts.Conns*opts.Streams || peers["spiffe://cluster.local/ns/bench/sa/client"] != opts.Conns {
+			if err != nil || authorities[opts.Authority] < opts.Conns*opts.Streams || peers["spiffe://cluster.local/ns/bench/sa/client"] != opts.Conns {
 				t.Errorf("the sink saw %v from %v: %v", authorities, peers, err)
 			}
 		})
 	}
 }
+
+func unary(o *Options) { o.GRPC, o.Calls, o.Upload, o.Size = true, 4, 128, 128 }
 
 func TestOpenLoop(t *testing.T) {
 	_, opts := pair(t)
@@ -97,6 +103,43 @@ func TestOpenLoop(t *testing.T) {
 	if r.Requests < 900 || r.Requests > 1100 {
 		t.Errorf("%d requests in half a second at 2,000 per second", r.Requests)
 	}
+}
+
+// TestBulk runs paced requests beside downloads on the same connections.
+func TestBulk(t *testing.T) {
+	sink, opts := pair(t)
+	opts.Bulk, opts.BulkSize = 1, 1<<20
+	load := open(t, opts)
+	if n := load.Bulk(true); n != 0 {
+		t.Errorf("%d downloads before the start", n)
+	}
+	r, err := load.Open(t.Context(), 1000, 0, 300*time.Millisecond, func() {})
+	n := load.Bulk(false)
+	if err != nil || r.Failures != 0 || r.Requests == 0 || n == 0 {
+		t.Errorf("%d requests and %d downloads, %d failures: %v %v", r.Requests, n, r.Failures, r.Err, err)
+	}
+	if got := sink.Requests.Load(); got < r.Requests+n {
+		t.Errorf("the sink answered %d requests, counted are %d and %d", got, r.Requests, n)
+	}
+}
+
+// TestBulkFails proves that a download that is wrong is a failure of the run.
+func TestBulkFails(t *testing.T) {
+	_, opts := pair(t)
+	opts.Bulk, opts.BulkSize = 1, 1<<20
+	load := open(t, opts)
+	load.bulk.sum++
+	load.Bulk(true)
+	for range 100 { // until a download was complete
+		r, err := load.Open(t.Context(), 1000, 0, 100*time.Millisecond, func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Failures > 0 && r.Err != nil {
+			return
+		}
+	}
+	t.Error("no failure was seen")
 }
 
 func TestOnce(t *testing.T) {
@@ -113,12 +156,20 @@ func TestFailuresCount(t *testing.T) {
 		name   string
 		change func(*Load)
 	}{
-		{"status", func(l *Load) { l.prefix = []byte("HTTP/1.1 403") }},
-		{"checksum", func(l *Load) { l.sum++ }},
-		{"length", func(l *Load) { l.opts.Size++ }},
+		{"status", func(l *Load) { l.job.prefix = []byte("HTTP/1.1 403") }},
+		{"checksum", func(l *Load) { l.job.sum++ }},
+		{"length", func(l *Load) { l.job.size++ }},
+		{"message checksum", func(l *Load) { l.job.sum++ }},
+		{"message length", func(l *Load) { l.job.size++ }},
+		{"message count", func(l *Load) { l.opts.Messages = 3 }},
+		{"message upload", func(l *Load) { l.job.request[len(l.job.request)-1]++ }},
+		{"upload", func(l *Load) { l.job.request[len(l.job.request)-1]++ }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, opts := pair(t)
+			if opts.Upload = 1 << 20; strings.HasPrefix(test.name, "message") {
+				unary(&opts)
+			}
 			load := open(t, opts)
 			test.change(load)
 			if r := load.Once(); r.Failures == 0 || r.Err == nil {
@@ -126,6 +177,56 @@ func TestFailuresCount(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestChurn(t *testing.T) {
+	sink, opts := pair(t)
+	r := Churn(t.Context(), opts, 0, 300*time.Millisecond, func() {})
+	_, peers, err := sink.Seen()
+	if r.Failures != 0 || err != nil || r.Requests == 0 || r.Latency.N() != r.Requests {
+		t.Errorf("%d connections, %d latencies, %d failures: %v; the sink: %v", r.Requests, r.Latency.N(), r.Failures, r.Err, err)
+	}
+	if got := peers["spiffe://cluster.local/ns/bench/sa/client"]; uint64(got) < r.Requests || uint64(got) != sink.Requests.Load() {
+		t.Errorf("the sink saw %d connections and %d requests, counted are %d", got, sink.Requests.Load(), r.Requests)
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*Options)
+	}{
+		{"status", func(o *Options) { o.Status = 403 }},
+		{"refused", func(o *Options) { o.Addr = "127.0.0.1:1" }},
+		{"closed", func(o *Options) { o.Addr = slam(t) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opts := opts
+			test.change(&opts)
+			if r := Churn(t.Context(), opts, 0, 50*time.Millisecond, func() {}); r.Failures == 0 || r.Err == nil || r.Requests != 0 {
+				t.Errorf("%d connections, %d failures: %v", r.Requests, r.Failures, r.Err)
+			}
+		})
+	}
+}
+
+// slam starts a server that closes every connection, and returns its address.
+func slam(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { ln.Close(); <-done })
+	return ln.Addr().String()
 }
 
 func TestWrongPeer(t *testing.T) {
@@ -147,22 +248,54 @@ func TestWrongPeer(t *testing.T) {
 
 // BenchmarkDirect is the cost of the load and the sink together.
 func BenchmarkDirect(b *testing.B) {
-	_, opts := pair(b)
-	opts.Conns, opts.Streams = 4, 16
-	load := open(b, opts)
-	var before, after syscall.Rusage
-	b.ReportAllocs()
-	b.ResetTimer()
-	r := load.Closed(b.Context(), 200*time.Millisecond, 2*time.Second, func() {
-		before = after
-		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
-			b.Fatal(err)
-		}
-	})
-	if r.Failures != 0 {
-		b.Fatal(r.Err)
+	for _, test := range []struct {
+		name   string
+		change func(*Options)
+	}{
+		{"small", func(o *Options) { o.Conns, o.Streams = 4, 16 }},
+		{"unary", func(o *Options) { unary(o); o.Conns, o.Streams = 4, 4 }},
+		{"streaming", func(o *Options) { unary(o); o.Conns, o.Streams, o.Size, o.Messages = 4, 4, 1024, 100 }},
+		{"fresh", func(o *Options) { o.Conns, o.Streams, o.Fresh = 4, 16, true }},
+		{"down", func(o *Options) { o.Streams, o.Size = 2, 1<<20 }},
+		{"up", func(o *Options) { o.Streams, o.Size, o.Upload = 2, 0, 1<<20 }},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			_, opts := pair(b)
+			test.change(&opts)
+			load := open(b, opts)
+			var before, after syscall.Rusage
+			b.ReportAllocs()
+			b.ResetTimer()
+			r := load.Closed(b.Context(), 200*time.Millisecond, 2*time.Second, func() {
+				before = after
+				if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
+					b.Fatal(err)
+				}
+			})
+			if r.Failures != 0 {
+				b.Fatal(r.Err)
+			}
+			cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+			b.ReportMetric(float64(cpu)/1000/float64(r.Requests), "µs-cpu/req")
+			b.ReportMetric(float64(r.Requests)/r.Elapsed.Seconds(), "req/s")
+		})
 	}
-	cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
-	b.ReportMetric(float64(cpu)/1000/float64(r.Requests), "µs-cpu/req")
-	b.ReportMetric(float64(r.Requests)/r.Elapsed.Seconds(), "req/s")
+}
+
+// BenchmarkFair is what the load and the sink by themselves add to the latency
+// of small requests when a download runs beside them on the same connection.
+func BenchmarkFair(b *testing.B) {
+	_, opts := pair(b)
+	opts.Conns, opts.Streams, opts.Bulk, opts.BulkSize = 1, 8, 1, 1<<20
+	load := open(b, opts)
+	for _, name := range []string{"quiet", "bulk"} {
+		load.Bulk(name == "bulk")
+		r, err := load.Open(b.Context(), 1000, 200*time.Millisecond, 2*time.Second, func() {})
+		if err != nil || r.Failures != 0 {
+			b.Fatal(r.Err, err)
+		}
+		b.ReportMetric(float64(r.Latency.Quantile(0.5).Microseconds()), name+"-p50-µs")
+		b.ReportMetric(float64(r.Latency.Quantile(0.99).Microseconds()), name+"-p99-µs")
+	}
+	b.ReportMetric(float64(load.Bulk(false))/2.2, "MB/s")
 }

@@ -6,11 +6,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 )
 
 // Options say what a Load opens and asks for.
@@ -20,23 +18,85 @@ type Options struct {
 	TLS       *tls.Config // client configuration with certificate
 	Conns     int         // connections
 	Streams   int         // tunnels on each connection
+	Fresh     bool        // every request has a CONNECT stream of its own
 	Host      string      // Host of the inner requests
 	Size      int         // bytes of each response; the path asks the sink for them
 	Upload    int         // bytes of each request's body; 0 means GET
 	Method    string      // inner method; empty means GET, or POST with Upload
 	Headers   string      // further header lines, each ended with CRLF
 	Status    int         // the expected status; 0 means 200
+
+	GRPC     bool // gRPC calls over HTTP/2 inside the tunnels, with messages of Upload and Size bytes
+	Calls    int  // in flight on each tunnel; 0 means 1
+	Messages int  // of a call's answer, which is a stream when they are many; 0 means 1
+
+	Bulk     int // further tunnels on each connection, which download between Load.Bulk(true) and Load.Bulk(false)
+	BulkSize int // bytes of each of their bodies
+
+	Window int // what a tunnel may be sent before the load gives credit; 0 means 4 MiB
+}
+
+func (o *Options) window() int64 {
+	if o.Window > 0 {
+		return int64(o.Window)
+	}
+	return streamWindow
+}
+
+// path asks the sink for what is wanted.
+func (o *Options) path() string {
+	if o.messages() > 1 {
+		return fmt.Sprintf("/bytes/%dx%d", o.Size, o.messages())
+	}
+	return fmt.Sprintf("/bytes/%d", o.Size)
+}
+
+func (o *Options) messages() int { return max(1, o.Messages) }
+
+// job is a request and what its answer has to be.
+type job struct {
+	request []byte
+	prefix  []byte // "HTTP/1.1 200"
+	size    int
+	sum     uint32
+	refusal bool // another status than 200 is expected: the body is the proxy's own
+}
+
+func newJob(o Options) *job {
+	status := o.Status
+	if status == 0 {
+		status = 200
+	}
+	return &job{
+		request: buildRequest(o), prefix: fmt.Appendf(nil, "HTTP/1.1 %d", status),
+		size: o.Size, sum: Checksum(Body(o.Size)), refusal: status != 200,
+	}
+}
+
+// take reads an answer from p into m and checks it. It returns what follows
+// the answer, and whether that is complete; when it is not, nothing is left.
+func (j *job) take(m *message, p []byte) (rest []byte, done bool, err error) {
+	starting := !m.inBody
+	rest, done, err = m.next(p)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case starting && (done || m.inBody) && !bytes.HasPrefix(m.first, j.prefix):
+		return nil, false, fmt.Errorf("answered %q", m.first)
+	case done && !j.refusal && (m.length != int64(j.size) || m.sum != j.sum):
+		return nil, false, fmt.Errorf("a body of %d bytes and checksum %#x, expected %d and %#x", m.length, m.sum, j.size, j.sum)
+	}
+	return rest, done, nil
 }
 
 // A Load holds open tunnels through a proxy and sends requests on them. One
 // of its runs happens at a time.
 type Load struct {
-	opts    Options
-	request []byte
-	prefix  []byte // "HTTP/1.1 200"
-	sum     uint32
-	conns   []*loadConn
-	wg      sync.WaitGroup
+	opts  Options
+	job   *job
+	bulk  *job
+	conns []*loadConn
+	wg    sync.WaitGroup
 
 	mu      sync.Mutex
 	failure error
@@ -48,6 +108,7 @@ type loadConn struct {
 	load    *Load
 	conn    *conn
 	tunnels []*tunnel
+	bulk    []*tunnel
 	waiting int           // tunnels that the peer has not accepted yet
 	ready   chan struct{} // closed when none waits
 	dead    bool
@@ -57,17 +118,10 @@ type loadConn struct {
 	failed    uint64
 	inFlight  int
 	latencies *Histogram
-}
 
-// tunnel is one CONNECT stream of the client.
-type tunnel struct {
-	s        *stream
-	accepted bool
-	broken   bool
-	response message
-	busy     bool
-	started  time.Time   // when the request was sent, or should have been
-	queue    []time.Time // due times of requests that wait for their turn
+	bulking    bool // bulk tunnels go on
+	bulkDone   uint64
+	bulkFlight int
 }
 
 // Result is what one run measured.
@@ -82,12 +136,13 @@ type Result struct {
 // Dial opens all connections and tunnels, and returns when the proxy has
 // accepted every one of them.
 func Dial(ctx context.Context, opts Options) (*Load, error) {
-	l := &Load{opts: opts, request: buildRequest(opts), sum: Checksum(Body(opts.Size))}
-	status := opts.Status
-	if status == 0 {
-		status = 200
+	if (opts.GRPC || opts.Bulk > 0) && opts.Fresh {
+		return nil, errors.New("gRPC calls and bulk keep their tunnels")
 	}
-	l.prefix = fmt.Appendf(nil, "HTTP/1.1 %d", status)
+	l := &Load{opts: opts, job: newJob(opts)}
+	if opts.Bulk > 0 {
+		l.bulk = newJob(Options{Host: opts.Host, Size: opts.BulkSize, Headers: opts.Headers})
+	}
 	for range opts.Conns {
 		if err := l.dialOne(ctx); err != nil {
 			l.Close()
@@ -104,6 +159,9 @@ func Dial(ctx context.Context, opts Options) (*Load, error) {
 }
 
 func buildRequest(o Options) []byte {
+	if o.GRPC {
+		return appendMessage(nil, o.Upload)
+	}
 	method := o.Method
 	if method == "" {
 		method = "GET"
@@ -111,7 +169,7 @@ func buildRequest(o Options) []byte {
 			method = "POST"
 		}
 	}
-	r := fmt.Appendf(nil, "%s /bytes/%d HTTP/1.1\r\nhost: %s\r\nuser-agent: hbone-load\r\naccept: */*\r\n%s", method, o.Size, o.Host, o.Headers)
+	r := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nhost: %s\r\nuser-agent: hbone-load\r\naccept: */*\r\n%s", method, o.path(), o.Host, o.Headers)
 	if o.Upload > 0 {
 		r = fmt.Appendf(r, "content-length: %d\r\n", o.Upload)
 	}
@@ -125,9 +183,9 @@ func (l *Load) dialOne(ctx context.Context) error {
 		return err
 	}
 	lc := &loadConn{load: l, ready: make(chan struct{}), latencies: &Histogram{}}
-	lc.conn = newConn(t, lc, true)
+	lc.conn = newConn(t, lc, true, l.opts.window())
 	l.conns = append(l.conns, lc)
-	l.wg.Go(lc.run)
+	l.wg.Go(func() { lc.run(t) })
 	// The peer's limit on streams comes with its first SETTINGS.
 	select {
 	case <-lc.conn.settled:
@@ -138,25 +196,25 @@ func (l *Load) dialOne(ctx context.Context) error {
 	}
 	lc.conn.mu.Lock()
 	defer lc.conn.mu.Unlock()
-	if uint32(l.opts.Streams) > lc.conn.peerMax {
-		return fmt.Errorf("%s allows %d streams on a connection, %d are wanted", l.opts.Addr, lc.conn.peerMax, l.opts.Streams)
+	if n := l.opts.Streams + l.opts.Bulk; uint32(n) > lc.conn.peerMax {
+		return fmt.Errorf("%s allows %d streams on a connection, %d are wanted", l.opts.Addr, lc.conn.peerMax, n)
 	}
-	lc.waiting = l.opts.Streams
 	for range l.opts.Streams {
-		tun := &tunnel{}
-		tun.s = lc.conn.open(l.opts.Authority, tun)
-		lc.tunnels = append(lc.tunnels, tun)
+		lc.tunnels = append(lc.tunnels, lc.newTunnel(l.job))
 	}
+	for range l.opts.Bulk {
+		lc.bulk = append(lc.bulk, lc.newTunnel(l.bulk))
+	}
+	lc.accepted(0)
 	return lc.conn.flush()
 }
 
 // run carries the connection; when it ends early every tunnel is broken.
-func (lc *loadConn) run() {
-	err := lc.conn.run()
+func (lc *loadConn) run(t *transport) {
+	err := lc.conn.run(t)
 	if err == nil {
 		err = errors.New("the proxy closed the connection")
 	}
-	lc.conn.close()
 	lc.conn.mu.Lock()
 	defer lc.conn.mu.Unlock()
 	if lc.dead {
@@ -164,11 +222,19 @@ func (lc *loadConn) run() {
 	}
 	lc.dead = true
 	lc.load.note(err)
-	for _, t := range lc.tunnels {
+	for _, t := range slices.Concat(lc.tunnels, lc.bulk) {
 		lc.abandon(t)
 	}
 	lc.failed++
-	lc.waiting = 0
+	lc.accepted(lc.waiting)
+}
+
+// accepted notes that n tunnels wait no longer. The caller holds conn.mu.
+func (lc *loadConn) accepted(n int) {
+	lc.waiting -= n
+	if lc.waiting > 0 {
+		return
+	}
 	select {
 	case <-lc.ready:
 	default:
@@ -210,129 +276,7 @@ func (l *Load) Close() {
 		lc.conn.mu.Lock()
 		lc.dead = true
 		lc.conn.mu.Unlock()
-		lc.conn.close()
+		lc.conn.carrier.close()
 	}
 	l.wg.Wait()
-}
-
-// headers, data and reset are called by the connection's reader with conn.mu
-// held.
-func (lc *loadConn) headers(c *conn, s *stream, fields []hpack.HeaderField, end bool) error {
-	t := s.owner.(*tunnel)
-	if t.accepted {
-		if end {
-			lc.fail(t, errors.New("the proxy ended the tunnel"))
-		}
-		return nil
-	}
-	status := ""
-	for _, f := range fields {
-		if f.Name == ":status" {
-			status = f.Value
-		}
-	}
-	if status != "200" || end {
-		lc.fail(t, fmt.Errorf("CONNECT %s was answered with %q", lc.load.opts.Authority, status))
-	}
-	t.accepted = true
-	if lc.waiting--; lc.waiting == 0 {
-		close(lc.ready)
-	}
-	return nil
-}
-
-func (lc *loadConn) data(c *conn, s *stream, p []byte, end bool) error {
-	t := s.owner.(*tunnel)
-	if t.broken {
-		return nil
-	}
-	for len(p) > 0 {
-		if !t.busy {
-			lc.fail(t, errors.New("bytes without a request"))
-			return nil
-		}
-		starting := !t.response.inBody
-		rest, done, err := t.response.next(p)
-		if err != nil {
-			lc.fail(t, err)
-			return nil
-		}
-		if starting && (done || t.response.inBody) && !bytes.HasPrefix(t.response.first, lc.load.prefix) {
-			lc.fail(t, fmt.Errorf("answered %q", t.response.first))
-			return nil
-		}
-		if done {
-			lc.complete(t)
-		}
-		p = rest
-	}
-	if end && !t.broken {
-		lc.fail(t, errors.New("the proxy ended the tunnel"))
-	}
-	return nil
-}
-
-func (lc *loadConn) reset(c *conn, s *stream, code http2.ErrCode) {
-	t := s.owner.(*tunnel)
-	if !t.accepted {
-		t.accepted = true
-		lc.waiting--
-		if lc.waiting == 0 {
-			close(lc.ready)
-		}
-	}
-	lc.fail(t, fmt.Errorf("the tunnel was reset: %v", code))
-}
-
-// complete checks an answer and sends what comes next.
-func (lc *loadConn) complete(t *tunnel) {
-	opts := &lc.load.opts
-	if opts.Status == 0 || opts.Status == 200 {
-		if t.response.length != int64(opts.Size) || t.response.sum != lc.load.sum {
-			lc.fail(t, fmt.Errorf("a body of %d bytes and checksum %#x, expected %d and %#x", t.response.length, t.response.sum, opts.Size, lc.load.sum))
-			return
-		}
-	}
-	now := lc.conn.now
-	lc.latencies.Add(now.Sub(t.started))
-	lc.done++
-	lc.inFlight--
-	t.busy = false
-	switch {
-	case lc.closed:
-		lc.send(t, now)
-	case len(t.queue) > 0:
-		due := t.queue[0]
-		t.queue = t.queue[:copy(t.queue, t.queue[1:])]
-		lc.inFlight-- // it was counted when it was queued
-		lc.send(t, due)
-	}
-}
-
-// send puts a request on an idle tunnel. The caller holds conn.mu and flushes.
-func (lc *loadConn) send(t *tunnel, start time.Time) {
-	t.busy, t.started = true, start
-	lc.inFlight++
-	lc.conn.send(t.s, lc.load.request)
-}
-
-// fail counts a failure and gives the tunnel up.
-func (lc *loadConn) fail(t *tunnel, err error) {
-	lc.load.note(err)
-	lc.failed++
-	lc.abandon(t)
-}
-
-// abandon takes a tunnel out of use.
-func (lc *loadConn) abandon(t *tunnel) {
-	if t.broken {
-		return
-	}
-	t.broken = true
-	if t.busy {
-		lc.inFlight--
-	}
-	lc.inFlight -= len(t.queue)
-	lc.failed += uint64(len(t.queue))
-	t.busy, t.queue = false, nil
 }

@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -21,9 +22,7 @@ func (l *Load) Closed(ctx context.Context, warm, d time.Duration, mark func()) R
 		lc.closed = true
 		now := time.Now()
 		for _, t := range lc.tunnels {
-			if !t.broken && !t.busy {
-				lc.send(t, now)
-			}
+			lc.start(t, now)
 		}
 	})
 	return l.measure(ctx, warm, d, mark)
@@ -34,6 +33,9 @@ func (l *Load) Closed(ctx context.Context, warm, d time.Duration, mark func()) R
 // tunnel counts from the time it was due, so a stall of the proxy shows in
 // every request it delayed (no coordinated omission).
 func (l *Load) Open(ctx context.Context, rate int, warm, d time.Duration, mark func()) (Result, error) {
+	if l.opts.GRPC {
+		return Result{}, errors.New("gRPC calls have no fixed rate")
+	}
 	if rate <= 0 {
 		return Result{}, fmt.Errorf("a rate of %d requests per second", rate)
 	}
@@ -108,6 +110,27 @@ func newTicker(period time.Duration) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "timerfd"), nil
 }
 
+// Bulk starts the downloads of the bulk tunnels, each following the last, or
+// lets them come to their end. It returns how many there were since the start.
+func (l *Load) Bulk(on bool) uint64 {
+	var n uint64
+	l.each(func(lc *loadConn) {
+		n += lc.bulkDone
+		lc.bulking = on
+		if !on {
+			return
+		}
+		lc.bulkDone = 0
+		now := time.Now()
+		for _, t := range lc.bulk {
+			if !t.broken && !t.busy {
+				lc.send(t, now)
+			}
+		}
+	})
+	return n
+}
+
 // Once sends one request on every tunnel and waits for the answers.
 func (l *Load) Once() Result {
 	r := Result{Latency: &Histogram{}}
@@ -115,9 +138,7 @@ func (l *Load) Once() Result {
 	l.each(func(lc *loadConn) {
 		lc.done, *lc.latencies = 0, Histogram{}
 		for _, t := range lc.tunnels {
-			if !t.broken && !t.busy {
-				lc.send(t, begin)
-			}
+			lc.start(t, begin)
 		}
 	})
 	l.finish(&r)

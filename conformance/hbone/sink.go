@@ -21,7 +21,8 @@ import (
 
 // A Sink is an HBONE server in the place of a destination's node proxy and
 // its application: it accepts every CONNECT and answers each HTTP/1.1 request
-// inside. GET /bytes/N gives N bytes of Body, any other path DefaultSize.
+// or gRPC call inside. GET /bytes/N gives N bytes of Body, any other path
+// DefaultSize; calls are those of grpcSink.
 type Sink struct {
 	TLS         *tls.Config
 	DefaultSize int // bytes of a response; 0 means 1024
@@ -33,6 +34,8 @@ type Sink struct {
 	mu          sync.Mutex
 	conns       map[*conn]struct{}
 	responses   map[int][]byte
+	sums        map[int]uint32
+	streams     map[[2]int][]byte
 	authorities map[string]int
 	peers       map[string]int
 	failure     error
@@ -73,16 +76,17 @@ func (s *Sink) carry(sock net.Conn) {
 		s.fail(err)
 		return
 	}
-	c := newConn(t, s, false)
+	c := newConn(t, s, false, streamWindow)
 	s.mu.Lock()
 	if s.conns == nil {
 		s.conns, s.peers = map[*conn]struct{}{}, map[string]int{}
 		s.authorities, s.responses = map[string]int{}, map[int][]byte{}
+		s.sums, s.streams = map[int]uint32{}, map[[2]int][]byte{}
 	}
 	s.conns[c] = struct{}{}
 	s.peers[ca.URI(t.tls.ConnectionState())]++
 	s.mu.Unlock()
-	err = c.run()
+	err = c.run(t)
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
@@ -103,12 +107,15 @@ func (s *Sink) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.close()
+		c.carrier.close()
 	}
 }
 
 // sinkTunnel is the state of one CONNECT stream.
 type sinkTunnel struct {
+	known   bool
+	begun   []byte    // the first bytes, until they tell what runs inside
+	grpc    *grpcSink // HTTP/2, if that is inside
 	request message
 	size    int
 }
@@ -117,7 +124,6 @@ func (s *Sink) headers(c *conn, st *stream, fields []hpack.HeaderField, end bool
 	if st.owner != nil {
 		if end {
 			c.finish(st)
-			delete(c.streams, st.id)
 		}
 		return nil // trailers
 	}
@@ -148,13 +154,53 @@ func (s *Sink) data(c *conn, st *stream, p []byte, end bool) error {
 	if !ok {
 		return errors.New("DATA before HEADERS")
 	}
+	if p = t.sniff(s, c, st, p); len(p) > 0 {
+		var err error
+		if t.grpc != nil {
+			err = t.grpc.conn.arrived(p, c.now)
+		} else {
+			err = s.http1(c, st, t, p)
+		}
+		if err != nil {
+			s.fail(fmt.Errorf("inside a tunnel: %w", err))
+			c.resetStream(st, http2.ErrCodeProtocol)
+			return nil
+		}
+	}
+	if end {
+		c.finish(st)
+	}
+	return nil
+}
+
+// sniff looks at the first bytes of a tunnel. It returns what can be handled.
+func (t *sinkTunnel) sniff(s *Sink, c *conn, st *stream, p []byte) []byte {
+	if t.known {
+		return p
+	}
+	if len(t.begun) > 0 {
+		t.begun = append(t.begun, p...)
+		p = t.begun
+	}
+	n := min(len(p), len(http2.ClientPreface))
+	if http2.ClientPreface[:n] == string(p[:n]) {
+		if n < len(http2.ClientPreface) {
+			t.begun = append(t.begun[:0], p...)
+			return nil
+		}
+		t.grpc = newGRPCSink(s, c, st)
+	}
+	t.known, t.begun = true, nil
+	return p
+}
+
+// http1 takes the bytes of HTTP/1.1 requests.
+func (s *Sink) http1(c *conn, st *stream, t *sinkTunnel, p []byte) error {
 	for len(p) > 0 {
 		starting := !t.request.inBody
 		rest, done, err := t.request.next(p)
 		if err != nil {
-			s.fail(fmt.Errorf("inner request: %w", err))
-			c.resetStream(st, http2.ErrCodeProtocol)
-			return nil
+			return err
 		}
 		// The start line is valid only while its head is being read.
 		if starting && (done || t.request.inBody) {
@@ -163,20 +209,38 @@ func (s *Sink) data(c *conn, st *stream, p []byte, end bool) error {
 		if done {
 			s.Bytes.Add(uint64(t.request.length))
 			s.Requests.Add(1)
-			c.send(st, s.response(t.size))
+			c.send(st, s.answer(t))
 		}
 		p = rest
-	}
-	if end {
-		c.finish(st)
-		if len(st.pending) == 0 {
-			delete(c.streams, st.id)
-		}
 	}
 	return nil
 }
 
-func (s *Sink) reset(*conn, *stream, http2.ErrCode) {}
+func (s *Sink) reset(*conn, *stream, http2.ErrCode) error { return nil }
+
+// answer is the response to a request that is complete: to a body other than
+// the load's it is 400.
+func (s *Sink) answer(t *sinkTunnel) []byte {
+	if n := int(t.request.length); n > 0 && t.request.sum != s.expected(n) {
+		s.fail(fmt.Errorf("a request's body of %d bytes with checksum %#x, expected %#x", n, t.request.sum, s.expected(n)))
+		return badRequest
+	}
+	return s.response(t.size)
+}
+
+// expected returns the checksum of a body of n bytes, made once per size.
+func (s *Sink) expected(n int) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum, ok := s.sums[n]
+	if !ok {
+		sum = Checksum(Body(n))
+		s.sums[n] = sum
+	}
+	return sum
+}
+
+var badRequest = []byte("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
 
 // sizeOf reads the wanted size from a request line.
 func (s *Sink) sizeOf(line []byte) int {

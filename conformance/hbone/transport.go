@@ -59,6 +59,15 @@ func (m *memory) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// SetWriteDeadline keeps the deadline of crypto/tls from the socket: after its
+// last alert it lets nothing more be written, and that alert is still in out.
+func (m *memory) SetWriteDeadline(at time.Time) error {
+	if m.detached {
+		return nil
+	}
+	return m.Conn.SetWriteDeadline(at)
+}
+
 // transport is a TLS connection that is read and written in batches.
 type transport struct {
 	mem *memory
@@ -66,6 +75,14 @@ type transport struct {
 	tls *tls.Conn
 
 	ciphertext []byte // buffer of the reader goroutine
+
+	// What the one who writes owns: the ciphertext under way, and the steps
+	// that send it, made once because each is a closure.
+	sending []byte
+	sent    int
+	failed  error
+	try     func(fd uintptr) bool
+	finish  func(fd uintptr) bool
 }
 
 // handshake completes TLS over the socket and detaches it. The peer must
@@ -88,19 +105,23 @@ func handshake(ctx context.Context, sock net.Conn, wrap func(net.Conn) *tls.Conn
 		return nil, fmt.Errorf("handshaking with %s: ALPN %q, not h2", sock.RemoteAddr(), got)
 	}
 	mem.detached = true
+	t.try = func(fd uintptr) bool { t.step(fd); return true }
+	t.finish = t.step
 	return t, nil
 }
 
 // serve reads the connection until it ends. handle is called with decrypted
-// bytes, at most one record at a time, which are only valid during the call;
-// batch is called when what one read brought is used up. serve returns nil
+// bytes, at most one record at a time, which are only valid during the call,
+// and the time when the read brought them; batch is called when what one read brought is used up. serve returns nil
 // when the peer closed in good order.
-func (t *transport) serve(handle func([]byte) error, batch func() error) error {
+func (t *transport) serve(handle func([]byte, time.Time) error, batch func() error) error {
 	t.ciphertext = make([]byte, readSize)
 	plain := make([]byte, 32<<10)
 	var failed error
 	// The loop lives inside the callback: it returns false only after a read
 	// found nothing, so the runtime parks without a probing read of its own.
+	// A short read is no reason to park: the end of the stream may have come in
+	// the same event, which the kernel tells but once.
 	step := func(fd uintptr) bool {
 		for {
 			n, err := syscall.Read(int(fd), t.ciphertext)
@@ -117,14 +138,11 @@ func (t *transport) serve(handle func([]byte) error, batch func() error) error {
 				return true
 			}
 			t.mem.in = t.ciphertext[:n]
-			if failed = t.decrypt(plain, handle); failed != nil {
+			if failed = t.decrypt(plain, time.Now(), handle); failed != nil {
 				return true
 			}
 			if failed = batch(); failed != nil {
 				return true
-			}
-			if n < readSize {
-				return false // the socket is empty; the next event says otherwise
 			}
 		}
 	}
@@ -138,11 +156,11 @@ func (t *transport) serve(handle func([]byte) error, batch func() error) error {
 }
 
 // decrypt hands on every complete record of what was read.
-func (t *transport) decrypt(plain []byte, handle func([]byte) error) error {
+func (t *transport) decrypt(plain []byte, at time.Time, handle func([]byte, time.Time) error) error {
 	for {
 		n, err := t.tls.Read(plain)
 		if n > 0 {
-			if err := handle(plain[:n]); err != nil {
+			if err := handle(plain[:n], at); err != nil {
 				return err
 			}
 		}
@@ -156,20 +174,55 @@ func (t *transport) decrypt(plain []byte, handle func([]byte) error) error {
 	}
 }
 
-// write encrypts p and sends it, waiting for the socket when it is full. The
-// caller serialises its calls.
-func (t *transport) write(p []byte) error {
+// write encrypts p and sends what the socket takes at once. The caller
+// serialises its calls with those of wait.
+func (t *transport) write(p []byte) (kept bool, err error) {
 	if _, err := t.tls.Write(p); err != nil {
-		return fmt.Errorf("encrypting: %w", err)
+		return false, fmt.Errorf("encrypting: %w", err)
 	}
-	t.mem.mu.Lock()
-	defer t.mem.mu.Unlock()
-	_, err := t.mem.Conn.Write(t.mem.out)
-	t.mem.out = t.mem.out[:0]
-	if err != nil {
+	err = t.transmit(t.try)
+	return t.sent < len(t.sending), err
+}
+
+// wait sends what write kept, and waits for the socket when it is full.
+func (t *transport) wait() error { return t.transmit(t.finish) }
+
+func (t *transport) transmit(step func(uintptr) bool) error {
+	if t.sent == len(t.sending) {
+		t.mem.mu.Lock()
+		t.sending, t.mem.out, t.sent = t.mem.out, t.sending[:0], 0
+		t.mem.mu.Unlock()
+	}
+	if err := t.raw.Write(step); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
-	return nil
+	return t.failed
+}
+
+// step writes to the socket, and tells whether it is done.
+func (t *transport) step(fd uintptr) bool {
+	for t.sent < len(t.sending) {
+		n, err := syscall.Write(int(fd), t.sending[t.sent:])
+		switch {
+		case err == syscall.EAGAIN:
+			return false
+		case err == syscall.EINTR:
+		case err != nil:
+			t.failed = fmt.Errorf("writing: %w", err)
+			return true
+		default:
+			t.sent += n
+		}
+	}
+	return true
+}
+
+// close ends the connection for whoever reads and writes it; the socket is
+// given back by the one who carries it. net.Conn's own Close waits until a
+// reader has left its callback, and so must not be called with a lock that a
+// reader may want.
+func (t *transport) close() {
+	_ = t.raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) }) // ended already is as good
 }
 
 // dial connects to addr within ten seconds.
