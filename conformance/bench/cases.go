@@ -39,6 +39,8 @@ type shape struct {
 
 	noPolicy bool // nobody has to be allowed in
 	noLog    bool // no access log
+	stats    bool // Envoy counts in Istio's metrics too, as Cairn always does
+	tracing  bool // Envoy traces one request in a hundred
 }
 
 // groups are the places in a mesh, and who stands there in most cases.
@@ -73,7 +75,7 @@ func allCases(quick bool) []benchCase {
 		servicesCase(1000, long),
 		servicesCase(10000, long),
 		largeHeapCase(long),
-	})
+	}, featureCases(long))
 }
 
 // quickCases are what -quick runs: one of each kind of work.
