@@ -32,6 +32,7 @@ func allContenders(l *lab) []contender {
 		&cairnProxy{lab: l, called: "cairn"},
 		&cairnProxy{lab: l, called: "base", binary: l.opts.base},
 		&envoyProxy{lab: l},
+		&goProxy{lab: l},
 	}
 }
 
