@@ -268,7 +268,7 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	if x.req.HasQuery {
 		path += "?" + x.req.Query
 	}
-	f := requestToH2(buf[:0], &x.req, &x.reqF, path)
+	f := requestToH2(buf[:0], &x.req, &x.reqF, path, x.requestLent())
 	k.st = k.c.inner.conn.Open(t, k, f, end && len(body) == 0)
 	if k.st == nil {
 		// Others were quicker, or the endpoint has just said that it goes away.
@@ -297,11 +297,11 @@ func (k *h2Call) sendData(t *loop.Turn, b []byte, end bool) {
 func (k *h2Call) sendTrailers(t *loop.Turn, trailers mesh.Fields) {
 	if k.st != nil {
 		var buf [8]hpack.HeaderField
-		alias := k.x.req.Proto == 1
-		if alias {
+		l := k.x.requestLent()
+		if l.all {
 			trailers = cloneFields(trailers) // they may have to wait for the window
 		}
-		k.st.WriteTrailers(t, appendFields(buf[:0], trailers, alias))
+		k.st.WriteTrailers(t, appendFields(buf[:0], trailers, l))
 	}
 }
 

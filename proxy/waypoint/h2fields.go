@@ -3,6 +3,7 @@ package waypoint
 import (
 	"errors"
 	"strconv"
+	"unsafe"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel/h1"
@@ -116,7 +117,7 @@ func requestFromH2(head *h2.Head, arena []byte, req *mesh.Request, f *h1.Framing
 		return arena, err
 	}
 	if req.Authority == authority {
-		req.Authority = authority // the one that does not alias the arena
+		req.Authority = authority // the one that does not alias the arena, and may be indexed
 	}
 	return arena, nil
 }
@@ -253,15 +254,14 @@ func parseLength(s string) (int64, bool) {
 }
 
 // requestToH2 appends the header section of a request. path is target in
-// origin form.
-func requestToH2(dst []hpack.HeaderField, req *mesh.Request, f *h1.Framing, path string) []hpack.HeaderField {
-	alias := req.Proto == 1
+// origin form, l what of its strings does not outlive the exchange.
+func requestToH2(dst []hpack.HeaderField, req *mesh.Request, f *h1.Framing, path string, l lent) []hpack.HeaderField {
 	dst = append(dst,
-		hpack.HeaderField{Name: ":method", Value: req.Method, Sensitive: alias},
+		hpack.HeaderField{Name: ":method", Value: req.Method, Sensitive: l.has(req.Method)},
 		hpack.HeaderField{Name: ":scheme", Value: "http"},
-		hpack.HeaderField{Name: ":authority", Value: req.Authority, Sensitive: alias},
+		hpack.HeaderField{Name: ":authority", Value: req.Authority, Sensitive: l.has(req.Authority)},
 		hpack.HeaderField{Name: ":path", Value: path, Sensitive: true})
-	dst = appendFields(dst, req.Fields, alias)
+	dst = appendFields(dst, req.Fields, l)
 	if f.Trailers {
 		dst = append(dst, hpack.HeaderField{Name: "te", Value: "trailers"})
 	}
@@ -271,11 +271,11 @@ func requestToH2(dst []hpack.HeaderField, req *mesh.Request, f *h1.Framing, path
 	return dst
 }
 
-// responseToH2 appends the header section of a response; alias says that its
-// strings do not outlive the exchange.
-func responseToH2(dst []hpack.HeaderField, resp *mesh.Response, f *h1.Framing, alias bool) []hpack.HeaderField {
+// responseToH2 appends the header section of a response; l is what of its
+// strings does not outlive the exchange.
+func responseToH2(dst []hpack.HeaderField, resp *mesh.Response, f *h1.Framing, l lent) []hpack.HeaderField {
 	dst = append(dst, hpack.HeaderField{Name: ":status", Value: statusString(resp.Status)})
-	dst = appendFields(dst, resp.Fields, alias)
+	dst = appendFields(dst, resp.Fields, l)
 	switch {
 	case f.NoBody && f.HasDeclared:
 		dst = append(dst, hpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(f.Declared, 10)})
@@ -285,12 +285,48 @@ func responseToH2(dst []hpack.HeaderField, resp *mesh.Response, f *h1.Framing, a
 	return dst
 }
 
+// lent tells which strings lie in memory that the next exchange will use again.
+type lent struct {
+	all    bool // every one may
+	memory [4][]byte
+}
+
+func (l *lent) has(s string) bool {
+	if l.all {
+		return true
+	}
+	if s == "" {
+		return false
+	}
+	at := uintptr(unsafe.Pointer(unsafe.StringData(s)))
+	for _, m := range &l.memory {
+		if at-uintptr(unsafe.Pointer(unsafe.SliceData(m))) < uintptr(cap(m)) {
+			return true
+		}
+	}
+	return false
+}
+
+// lent is what filters and codecs wrote for this exchange, head included.
+func (x *exchange) lent(head []byte) lent {
+	return lent{memory: [4][]byte{x.fx.Append(), x.requestID, x.path, head}}
+}
+
+// requestLent is that for the request.
+func (x *exchange) requestLent() lent {
+	if r, ok := x.down.(*h2Request); ok {
+		return x.lent(r.arena)
+	}
+	return lent{all: true} // heads of HTTP/1.1 are views of their tunnel's memory
+}
+
 // appendFields copies fields. The encoder's dynamic table keeps the strings
-// that it indexes, so those that alias an exchange's memory must never be
+// that it indexes, so those that lie in an exchange's memory must never be
 // indexed: hpack calls that sensitive.
-func appendFields(dst []hpack.HeaderField, fields mesh.Fields, alias bool) []hpack.HeaderField {
+func appendFields(dst []hpack.HeaderField, fields mesh.Fields, l lent) []hpack.HeaderField {
 	for i := range fields {
-		dst = append(dst, hpack.HeaderField{Name: fields[i].Name, Value: fields[i].Value, Sensitive: alias || sensitive(fields[i].Name)})
+		f := &fields[i]
+		dst = append(dst, hpack.HeaderField{Name: f.Name, Value: f.Value, Sensitive: sensitive(f.Name) || l.has(f.Value) || l.has(f.Name)})
 	}
 	return dst
 }

@@ -19,6 +19,9 @@ type h2Server struct {
 
 	lingerMu sync.Mutex
 	linger   timer // guarded by lingerMu
+
+	freeMu sync.Mutex
+	free   []*h2Request // for Open, the one used last is last
 }
 
 func newH2Server(t *loop.Turn, tun *clientTunnel, out pipe) *h2Server {
@@ -64,13 +67,13 @@ func (s *h2Server) drain(t *loop.Turn) { s.inner.conn.Drain(t) }
 
 // Open implements h2.Handler: a request came.
 func (s *h2Server) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
-	r := &h2Request{st: st}
+	r := s.request()
 	x := &r.x
-	x.tun, x.down = s.tun, r
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	r.st, r.over = st, false
 	var err error
-	if r.arena, err = requestFromH2(head, nil, &x.req, &x.reqF); err != nil {
+	if r.arena, err = requestFromH2(head, r.arena, &x.req, &x.reqF); err != nil {
 		var pe *h1.ParseError
 		if !errors.As(err, &pe) || head.TooLarge {
 			if !head.TooLarge {
@@ -96,12 +99,45 @@ func (s *h2Server) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
 	x.begin(t, nil, head.End)
 }
 
+// maxFree bounds the requests that a connection keeps for its next ones.
+const maxFree = 16
+
+// request returns one that is not in use. It is called by the connection's
+// reader only, which is what makes it safe to use a request again: events of its
+// former stream come on the same goroutine, so none is still on its way.
+func (s *h2Server) request() *h2Request {
+	s.freeMu.Lock()
+	defer s.freeMu.Unlock()
+	if n := len(s.free); n > 0 {
+		r := s.free[n-1]
+		s.free[n-1] = nil
+		s.free = s.free[:n-1]
+		return r
+	}
+	r := &h2Request{s: s}
+	r.x.tun, r.x.down = s.tun, r
+	return r
+}
+
+// keep takes a request back whose exchange is over. Its stream may still have
+// bytes to send, and tells nobody about it.
+func (s *h2Server) keep(r *h2Request) {
+	r.st.Handle(nil)
+	r.arena, r.trailers = shrink(r.arena), forget(r.trailers)
+	s.freeMu.Lock()
+	defer s.freeMu.Unlock()
+	if len(s.free) < maxFree {
+		s.free = append(s.free, r)
+	}
+}
+
 // h2Request is one request of an h2Server.
 type h2Request struct {
+	s        *h2Server
 	x        exchange
 	st       *h2.Stream
-	arena    []byte
-	left     int64 // of the declared content; negative: none was declared
+	arena    []byte // of the head; used again
+	left     int64  // of the declared content; negative: none was declared
 	trailers mesh.Fields
 	over     bool
 }
@@ -161,12 +197,12 @@ func (r *h2Request) Writable(t *loop.Turn, _ *h2.Stream) {
 }
 
 func (r *h2Request) sendInterim(t *loop.Turn, resp *mesh.Response) {
-	r.st.WriteHeaders(t, responseToH2(nil, resp, &h1.Framing{NoBody: true}, r.x.respAlias()), false)
+	r.st.WriteHeaders(t, responseToH2(nil, resp, &h1.Framing{NoBody: true}, r.lent()), false)
 }
 
 func (r *h2Request) sendHead(t *loop.Turn, body []byte, end bool) {
 	var buf [24]hpack.HeaderField
-	f := responseToH2(buf[:0], &r.x.resp, &r.x.respF, r.x.respAlias())
+	f := responseToH2(buf[:0], &r.x.resp, &r.x.respF, r.lent())
 	r.st.WriteHeaders(t, f, end && len(body) == 0)
 	if len(body) > 0 {
 		r.st.Write(t, body, end)
@@ -177,11 +213,18 @@ func (r *h2Request) sendData(t *loop.Turn, b []byte, end bool) { r.st.Write(t, b
 
 func (r *h2Request) sendTrailers(t *loop.Turn, trailers mesh.Fields) {
 	var buf [8]hpack.HeaderField
-	alias := r.x.respAlias()
-	if alias {
+	l := r.lent()
+	if l.all {
 		trailers = cloneFields(trailers) // they may have to wait for the window
 	}
-	r.st.WriteTrailers(t, appendFields(buf[:0], trailers, alias))
+	r.st.WriteTrailers(t, appendFields(buf[:0], trailers, l))
+}
+
+// lent is what of a response lies in memory that is used again.
+func (r *h2Request) lent() lent {
+	l := r.x.lent(r.arena)
+	l.all = r.x.respAlias()
+	return l
 }
 
 func (r *h2Request) credit(t *loop.Turn, n int) {
@@ -198,7 +241,11 @@ func (r *h2Request) abort(t *loop.Turn) {
 }
 
 func (r *h2Request) finished(t *loop.Turn, clean bool) {
-	if !clean && !r.over {
+	switch {
+	case r.over:
+	case clean:
+		r.s.keep(r)
+	default:
 		// The response is complete and the request is not: RFC 9113 section 8.1.
 		r.st.StopReading(t)
 	}

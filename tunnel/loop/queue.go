@@ -13,16 +13,23 @@ const (
 	LowWater  = 64 << 10
 )
 
-// chunkPool holds arrays: a pointer to one goes in and out without an allocation.
-var chunkPool = sync.Pool{New: func() any { return new([ChunkSize]byte) }}
+// chunk is the memory of one: a byte more than it carries, for the content type
+// that TLS puts behind what it seals.
+type chunk [ChunkSize + 1]byte
 
-func getChunk() []byte { return chunkPool.Get().(*[ChunkSize]byte)[:0] }
+// chunkPool holds arrays: a pointer to one goes in and out without an allocation.
+var chunkPool = sync.Pool{New: func() any { return new(chunk) }}
+
+func getChunk() []byte { return chunkPool.Get().(*chunk)[:0] }
 
 func putChunk(b []byte) {
-	if cap(b) == ChunkSize {
-		chunkPool.Put((*[ChunkSize]byte)(b[:ChunkSize]))
+	if cap(b) == len(chunk{}) {
+		chunkPool.Put((*chunk)(b[:len(chunk{})]))
 	}
 }
+
+// room is how much a chunk still takes.
+func room(b []byte) int { return cap(b) - 1 - len(b) }
 
 // Queue is the output of one connection: a list of chunks, never one growing
 // slice, so that nothing is copied twice and memory goes back piece by piece.
@@ -59,7 +66,7 @@ func (q *Queue) Reserve(t *Turn, n int) *[]byte {
 	q.Mark(t)
 	if q.cur == nil {
 		q.cur = getChunk()
-	} else if cap(q.cur)-len(q.cur) < n {
+	} else if room(q.cur) < n {
 		q.full = append(q.full, q.cur)
 		q.size += len(q.cur)
 		q.cur = getChunk()
@@ -71,7 +78,7 @@ func (q *Queue) Reserve(t *Turn, n int) *[]byte {
 func (q *Queue) Append(t *Turn, b []byte) {
 	for len(b) > 0 {
 		p := q.Reserve(t, 1)
-		n := min(len(b), cap(*p)-len(*p))
+		n := min(len(b), room(*p))
 		*p = append(*p, b[:n]...)
 		b = b[n:]
 	}

@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -35,9 +34,10 @@ type Handler interface {
 type Socket struct {
 	nc  *net.TCPConn
 	rc  syscall.RawConn
-	tls *tls.Conn
-	mem *memConn
+	tls layer // nil: plain
 	h   Handler
+	// early is what came with the end of the handshake; for the reader.
+	early []byte
 
 	q        Queue
 	flushing bool       // guarded by q: one flusher at a time
@@ -54,7 +54,7 @@ type Socket struct {
 
 	// One write at a time, by the flusher. The fd is used within rc.Control
 	// only, which keeps it from being closed and given to another connection.
-	w     rawWrite
+	w     writing
 	wFunc func(fd uintptr)
 }
 
@@ -72,30 +72,6 @@ func New(nc *net.TCPConn) (*Socket, error) {
 	return s, nil
 }
 
-// NewTLS performs the handshake on nc, as client or server, blocking until it
-// is done, ctx ends or the timeout has passed. On error nc is closed.
-func NewTLS(ctx context.Context, nc *net.TCPConn, cfg *tls.Config, client bool, timeout time.Duration) (*Socket, error) {
-	s, err := New(nc)
-	if err != nil {
-		nc.Close()
-		return nil, err
-	}
-	s.mem = &memConn{Conn: nc}
-	if client {
-		s.tls = tls.Client(s.mem, cfg)
-	} else {
-		s.tls = tls.Server(s.mem, cfg)
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if err := s.tls.HandshakeContext(ctx); err != nil {
-		nc.Close()
-		return nil, fmt.Errorf("tls handshake with %s: %w", nc.RemoteAddr(), err)
-	}
-	s.mem.memory = true
-	return s, nil
-}
-
 // Queue is the socket's output.
 func (s *Socket) Queue() *Queue { return &s.q }
 
@@ -104,7 +80,7 @@ func (s *Socket) TLS() (cs tls.ConnectionState, ok bool) {
 	if s.tls == nil {
 		return cs, false
 	}
-	return s.tls.ConnectionState(), true
+	return s.tls.state(), true
 }
 
 // LocalAddr and RemoteAddr are the ends of the TCP connection.
@@ -313,7 +289,9 @@ func (s *Socket) Close() {
 func (s *Socket) serve(r *reader) error {
 	// The peer's first frames may have come with the end of the handshake.
 	if s.tls != nil {
-		if err := s.batch(r, nil); err != nil {
+		early := s.early
+		s.early = nil
+		if err := s.batch(r, early); err != nil {
 			return err
 		}
 	}
@@ -337,7 +315,7 @@ func (s *Socket) readAll(r *reader) error {
 	err := s.rc.Read(func(fd uintptr) bool {
 		for {
 			bp := cipherPool.Get().(*[]byte)
-			n, err := syscall.Read(int(fd), *bp)
+			n, err := rawRead(fd, *bp)
 			if n <= 0 {
 				cipherPool.Put(bp)
 				switch {
@@ -382,26 +360,10 @@ func (s *Socket) batch(r *reader, b []byte) error {
 		return err
 	}
 	pp := r.takeRest()
-	p := *pp
-	s.mem.in = b
-	var rerr error
-	for {
-		if cap(p)-len(p) < 16<<10 {
-			p = append(make([]byte, 0, 2*cap(p)), p...)
-		}
-		n, err := s.tls.Read(p[len(p):cap(p)])
-		p = p[:len(p)+n]
-		if err != nil {
-			if !errors.Is(err, errAgain) {
-				rerr = err
-			}
-			break
-		}
-	}
-	s.mem.in = nil
+	p, rerr := s.tls.open(*pp, b)
 	*pp = p
 	err := s.deliver(r, p, pp)
-	pending := s.mem.pending()
+	pending := s.tls.pending()
 	if pending > maxTLSAnswers && err == nil {
 		err = errTLSAnswers
 	}

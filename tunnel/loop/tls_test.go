@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,9 +13,11 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -255,8 +258,19 @@ func TestHandshakeTimeout(t *testing.T) {
 	}
 }
 
-// TestKeyUpdate uses a real client that can be told to update its keys.
+// TestKeyUpdate uses a real client that can be told to update its keys, with
+// the suites of both layers.
 func TestKeyUpdate(t *testing.T) {
+	suites := []string{"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"}
+	if !fips140.Enabled() { // there it is not approved
+		suites = append(suites, "TLS_CHACHA20_POLY1305_SHA256")
+	}
+	for _, suite := range suites {
+		t.Run(suite, func(t *testing.T) { testKeyUpdate(t, suite) })
+	}
+}
+
+func testKeyUpdate(t *testing.T, suite string) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
 		t.Skip("openssl is not installed: crypto/tls cannot be told to update its keys")
@@ -266,12 +280,12 @@ func TestKeyUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	cmd := exec.Command(openssl, "s_client", "-connect", ln.Addr().String(), "-tls1_3", "-msg")
+	cmd := exec.Command(openssl, "s_client", "-connect", ln.Addr().String(), "-tls1_3", "-ciphersuites", suite, "-msg")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
+	var out output
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -283,6 +297,10 @@ func TestKeyUpdate(t *testing.T) {
 	s, err := NewTLS(t.Context(), c.(*net.TCPConn), serverConfig(t), false, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
+	}
+	cs, _ := s.TLS()
+	if got := tls.CipherSuiteName(cs.CipherSuite); got != suite {
+		t.Fatalf("the suite is %s, want %s", got, suite)
 	}
 	var got atomic.Pointer[string]
 	got.Store(new(string))
@@ -305,6 +323,11 @@ func TestKeyUpdate(t *testing.T) {
 		})
 		say(t, in, "K\n") // update, and ask for the same
 	}
+	within(t, "the echo", func() {
+		for !strings.Contains(out.String(), "line 4") {
+			runtime.Gosched()
+		}
+	})
 	say(t, in, "Q\n")
 	within(t, "openssl's end", func() { _ = cmd.Wait() })
 	if *got.Load() != want {
@@ -318,6 +341,24 @@ func TestKeyUpdate(t *testing.T) {
 	if answered == 0 || !strings.Contains(text, "line 4") {
 		t.Errorf("%d key updates were asked for and %d answered", sent, answered)
 	}
+}
+
+// output collects what a program prints, and can be read meanwhile.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // say writes a line and waits until the other end of the pipe has taken it:
@@ -345,13 +386,29 @@ func say(t *testing.T, w io.Writer, line string) {
 // TLS may have to answer key updates of a peer that does not read: bounded.
 func TestTLSAnswersAreBounded(t *testing.T) {
 	s, peer := tlsPair(t)
+	std, ok := s.tls.(*stdTLS)
+	if !ok {
+		r := s.tls.(*records)
+		r.in.Asked = true
+		r.note(nil)
+		one := r.pending()
+		for range 100 {
+			r.in.Asked = true
+			r.note(nil)
+		}
+		if n := r.pending(); n == 0 || n != one {
+			t.Errorf("%d bytes wait for 101 answers, %d for one", n, one)
+		}
+		s.Close()
+		return
+	}
 	bad := make(chan error, 1)
 	h := newHandler(func(_ *Turn, b []byte) (int, error) {
 		// What crypto/tls would write while a flush is stuck.
 		s.q.Lock()
 		s.flushing = true
 		s.q.Unlock()
-		s.mem.Write(make([]byte, maxTLSAnswers+1))
+		std.mem.Write(make([]byte, maxTLSAnswers+1))
 		return len(b), nil
 	})
 	go func() { bad <- s.Serve(h, false) }()
@@ -361,4 +418,22 @@ func TestTLSAnswersAreBounded(t *testing.T) {
 			t.Errorf("Serve: %v, want %v", err, errTLSAnswers)
 		}
 	})
+}
+
+// In FIPS 140-3 mode the records stay with crypto/tls: the same tests hold.
+func TestStandardLayer(t *testing.T) {
+	if fips140.Enabled() {
+		return // we are the other process
+	}
+	s, _ := tlsPair(t)
+	if _, ok := s.tls.(*records); !ok {
+		t.Errorf("without FIPS mode the layer is %T", s.tls)
+	}
+	s.Close()
+	cmd := exec.Command(os.Args[0], "-test.run", "TLS|CloseNotify|KeyUpdate|Handshake", "-test.v")
+	cmd.Env = append(os.Environ(), "GODEBUG=fips140=on")
+	out, err := cmd.CombinedOutput()
+	if err != nil || bytes.Count(out, []byte("--- PASS: Test")) < 8 {
+		t.Errorf("with crypto/tls: %v\n%s", err, out)
+	}
 }

@@ -1,9 +1,6 @@
 package loop
 
-import (
-	"syscall"
-	"unsafe"
-)
+import "syscall"
 
 // Write queues a copy of b.
 func (s *Socket) Write(t *Turn, b []byte) {
@@ -133,7 +130,7 @@ func (s *Socket) flushLoop(ob *[]byte, write func([]byte) ([]byte, error)) (done
 		s.q.Lock()
 		b := s.q.Take()
 		fin := b == nil && (s.q.fin || s.ending)
-		if b == nil && !fin && (s.mem == nil || s.mem.pending() == 0) {
+		if b == nil && !fin && (s.tls == nil || s.tls.pending() == 0) {
 			s.flushing = false
 			s.idle.Broadcast()
 			s.q.Unlock()
@@ -164,15 +161,13 @@ func (s *Socket) flushLoop(ob *[]byte, write func([]byte) ([]byte, error)) (done
 
 // seal encrypts a chunk (nil: only what TLS itself has to say) and writes it.
 func (s *Socket) seal(ob *[]byte, b []byte, write func([]byte) ([]byte, error)) ([]byte, error) {
-	s.mem.lend((*ob)[:0])
+	o, err := s.tls.seal((*ob)[:0], b)
 	if b != nil {
-		_, err := s.tls.Write(b)
 		putChunk(b)
-		if err != nil {
-			return nil, err
-		}
 	}
-	o := s.mem.take()
+	if err != nil {
+		return nil, err
+	}
 	if cap(o) > cap(*ob) {
 		*ob = o
 	}
@@ -184,8 +179,8 @@ func (s *Socket) seal(ob *[]byte, b []byte, write func([]byte) ([]byte, error)) 
 func (s *Socket) finish(write func([]byte) ([]byte, error)) (rest []byte, err error) {
 	if s.tls != nil && !s.ending {
 		s.ending = true
-		if err := s.tls.CloseWrite(); err == nil {
-			if rest, err := write(s.mem.take()); err != nil || len(rest) > 0 {
+		if bye, err := s.tls.finish(nil); err == nil {
+			if rest, err := write(bye); err != nil || len(rest) > 0 {
 				return rest, err
 			}
 		}
@@ -199,13 +194,13 @@ func (s *Socket) discard(b []byte) {
 	if b != nil {
 		putChunk(b)
 	}
-	if s.mem != nil {
-		s.mem.take()
+	if s.tls != nil {
+		_, _ = s.tls.seal(nil, nil) // not sent
 	}
 }
 
-// rawWrite is the argument and result of one write on the descriptor.
-type rawWrite struct {
+// writing is the argument and result of one write on the descriptor.
+type writing struct {
 	b    []byte   // for write(2)
 	bufs [][]byte // for writev(2), if not nil
 	n    int      // how much writev took
@@ -213,13 +208,13 @@ type rawWrite struct {
 	err  error
 }
 
-func (w *rawWrite) run(fd uintptr) {
+func (w *writing) run(fd uintptr) {
 	if w.bufs != nil {
 		w.n, w.err = writev(fd, &w.iov, w.bufs)
 		return
 	}
 	for len(w.b) > 0 {
-		n, err := syscall.Write(int(fd), w.b)
+		n, err := rawWrite(fd, w.b)
 		if n > 0 {
 			w.b = w.b[n:]
 			continue
@@ -296,14 +291,11 @@ func writev(fd uintptr, iov *[]syscall.Iovec, bufs [][]byte) (int, error) {
 		e.SetLen(len(b))
 		v = append(v, e)
 	}
-	n, _, e := syscall.Syscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
+	n, err := rawWritev(fd, v)
 	clear(v)
 	*iov = v[:0]
-	if e == 0 {
-		return int(n), nil
-	}
-	if e == syscall.EAGAIN || e == syscall.EINTR {
+	if err == syscall.EAGAIN || err == syscall.EINTR {
 		return 0, nil
 	}
-	return 0, e
+	return max(n, 0), err
 }
