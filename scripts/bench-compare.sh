@@ -21,7 +21,7 @@ work=$(mktemp -d)
 base=$work/base
 trap 'git -C "$head" worktree remove --force "$base" 2>/dev/null || true; rm -rf "$work"' EXIT
 git worktree add --quiet --detach "$base" "$rev"
-benchstat() { go tool -modfile="$head/tools/go.mod" benchstat "$@"; }
+benchstat() { go tool -modfile=tools/go.mod benchstat "$@"; }
 
 # micro: the tests of a package are built once for each tree, and run in turns.
 if [[ " $what " == *" micro "* ]]; then
@@ -43,7 +43,7 @@ if [[ " $what " == *" micro "* ]]; then
     done
   done
   echo "== Go benchmarks: $rev beside this tree"
-  (cd "$work" && cp micro.base base.txt && cp micro.head head.txt && benchstat base.txt head.txt)
+  benchstat "base=$work/micro.base" "head=$work/micro.head"
 fi
 
 # cases: the benchmark of this tree, with REV's binary in the reference's place.
@@ -51,5 +51,5 @@ if [[ " $what " == *" cases "* ]]; then
   (cd "$base" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(git rev-parse --short HEAD)" -o "$work/cairn-base" ./cmd/cairn)
   (cd conformance && CAIRN=$head/bin/cairn go run ./bench -quick -rounds "$count" -base "$work/cairn-base" -cases "$cases" -out "$work/results" -benchstat "$work/stat" >"$work/report.md")
   echo "== cases: $rev beside this tree"
-  (cd "$work/stat" && benchstat base.txt cairn.txt)
+  benchstat "base=$work/stat/base.txt" "head=$work/stat/cairn.txt"
 fi

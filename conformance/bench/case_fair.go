@@ -11,9 +11,9 @@ import (
 // others.
 var (
 	quietP50  = metric{name: "p50 quiet", unit: "µs", format: "%.0f"}
-	quietP99  = metric{name: "p99 quiet", unit: "µs", format: "%.0f"}
+	quietP99  = metric{name: "p99 quiet", unit: "µs", format: "%.0f", better: less}
 	besideP50 = metric{name: "p50 beside bulk", unit: "µs", format: "%.0f"}
-	besideP99 = metric{name: "p99 beside bulk", unit: "µs", format: "%.0f"}
+	besideP99 = metric{name: "p99 beside bulk", unit: "µs", format: "%.0f", better: less}
 	slowdown  = metric{name: "p99 beside bulk / quiet", format: "%.2f"}
 	bulkRate  = metric{name: "bulk, MB per second", format: "%.0f"}
 )
@@ -29,7 +29,8 @@ func fairCase(name string, same bool, long span) benchCase {
 			slowdown.below(2),
 			bulkRate, busy, loadBusy, waited, loadWaited,
 		},
-		run: func(ctx context.Context, t *trial) error { return t.fair(ctx, same, long) },
+		lasts: long(14*time.Second, 6*time.Second),
+		run:   func(ctx context.Context, t *trial) error { return t.fair(ctx, same, long) },
 	}
 	if !same {
 		c.title = "1,000 requests per second on 8 tunnels of a connection, alone and beside a download on another connection"

@@ -9,7 +9,7 @@ import (
 
 // The metrics of streamed messages.
 var (
-	messageCost = metric{name: "messages/CPU-s", format: "%.0f"}
+	messageCost = metric{name: "messages/CPU-s", format: "%.0f", better: more}
 	messageRate = metric{name: "messages per second", format: "%.0f"}
 )
 

@@ -21,6 +21,7 @@ const large = 1 << 20
 func smallCase(name string, conns, streams int, long span) benchCase {
 	c := benchCase{
 		name: name, title: fmt.Sprintf("small GET, closed loop, %d connections × %d streams", conns, streams),
+		on:      []string{"cairn", "envoy", "goproxy"},
 		metrics: []metric{cost.atLeast(8), perRequest, rate, allocations.below(2), p50, p99, busy, loadBusy, waited, loadWaited},
 		run:     closedLoop(conns, streams, 0, nil, long),
 	}
@@ -41,6 +42,7 @@ func rateCase(name string, perSecond int, long span) benchCase {
 	return benchCase{
 		name: name, title: fmt.Sprintf("small GET, fixed %d requests per second, 4 connections × 25 streams", perSecond),
 		metrics: []metric{cost.atLeast(2.5), perRequest, p50, p99.atMost(1), p999, busy, loadBusy, waited, loadWaited},
+		on:      []string{"cairn", "envoy", "goproxy"},
 		lasts:   long(12*time.Second, 6*time.Second),
 		run:     fixedRate(4, 25, perSecond, long),
 	}

@@ -39,6 +39,8 @@ type shape struct {
 
 	noPolicy bool // nobody has to be allowed in
 	noLog    bool // no access log
+	stats    bool // Envoy counts in Istio's metrics too, as Cairn always does
+	tracing  bool // Envoy traces one request in a hundred
 }
 
 // groups are the places in a mesh, and who stands there in most cases.
@@ -73,11 +75,11 @@ func allCases(quick bool) []benchCase {
 		servicesCase(1000, long),
 		servicesCase(10000, long),
 		largeHeapCase(long),
-	})
+	}, featureCases(long))
 }
 
 // quickCases are what -quick runs: one of each kind of work.
-const quickCases = "small-1x1,small-4x16,rate-1000,down-1mb,idle-1000"
+const quickCases = "small-1x1,small-4x16,rate-1000,down-1mb,handshake,grpc-unary,idle-1000"
 
 // span chooses how long a step of a case lasts: full, or short in a quick run.
 type span func(full, short time.Duration) time.Duration

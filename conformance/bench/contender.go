@@ -32,6 +32,7 @@ func allContenders(l *lab) []contender {
 		&cairnProxy{lab: l, called: "cairn"},
 		&cairnProxy{lab: l, called: "base", binary: l.opts.base},
 		&envoyProxy{lab: l},
+		&goProxy{lab: l},
 	}
 }
 
@@ -135,7 +136,10 @@ func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*running, 
 	}
 	w := envoy.Waypoint{
 		Listen: netip.AddrPortFrom(addr, 15008), Admin: netip.AddrPortFrom(addr, 15000), Files: e.lab.waypoint,
-		Services: services,
+		Services: services, Stats: s.stats,
+	}
+	if s.tracing {
+		w.Collector = netip.AddrPortFrom(addr, 4317) // nobody is there
 	}
 	if !s.noLog {
 		w.AccessLog = filepath.Join(dir, "access.log")

@@ -101,11 +101,7 @@ func (s shape) prefixes() [][]string {
 	for i := range max(s.routes, 1) - 1 {
 		all = append(all, fmt.Sprintf("/api/v1/resource-%05d", i))
 	}
-	path := "/bytes"
-	if s.grpc {
-		path = "/bench.Echo"
-	}
-	return slices.Collect(slices.Chunk(append(all, path), rulesPerRoute))
+	return slices.Collect(slices.Chunk(append(all, "/bytes"), rulesPerRoute))
 }
 
 // others are the services that nobody uses.

@@ -26,7 +26,7 @@ func TestMesh(t *testing.T) {
 		{name: "plain", services: 1, endpoints: 1, prefixes: 1, last: "/bytes"},
 		{name: "routes", shape: shape{routes: 100}, services: 1, endpoints: 1, prefixes: 100, last: "/bytes"},
 		{name: "services", shape: shape{services: 20, pods: 3}, services: 20, endpoints: 58, prefixes: 1, last: "/bytes"},
-		{name: "grpc", shape: shape{grpc: true, routes: 3}, services: 1, endpoints: 1, prefixes: 3, last: "/bench.Echo"},
+		{name: "grpc", shape: shape{grpc: true, routes: 3}, services: 1, endpoints: 1, prefixes: 3, last: "/bytes"},
 		{name: "open", shape: shape{noPolicy: true}, services: 1, endpoints: 1, prefixes: 1, last: "/bytes", open: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,7 @@ func TestChain(t *testing.T) {
 		Listen: waypoint, Admin: at(3, 15000), Files: files("waypoint"), AccessLog: waypointLog,
 		Services: []Service{{Host: "server.bench.svc.cluster.local", Addr: vip, Endpoints: []netip.AddrPort{pod}, Prefixes: []string{"/bytes"}}},
 		RBAC:     &RBAC{Principals: []string{principal + "client"}, Methods: []string{"GET", "POST"}},
+		Stats:    true, Collector: at(3, 4317),
 	})
 	start(t, dir, "client", Client{
 		Listen: at(4, 8080), Admin: at(4, 15000), Upstream: waypoint, Authority: vip.String(), Expect: principal + "waypoint", Files: files("client"),
@@ -131,6 +133,30 @@ func TestChain(t *testing.T) {
 	client.CloseIdleConnections()
 	wantLine(t, serverLog, "authority="+pod.String()+" peer="+principal+"waypoint tls=TLSv1.3 code=200")
 	wantLine(t, waypointLog, `"GET /bytes/1 HTTP/1.1" 200`)
+	wantStat(t, at(3, 15000), `istio_requests_total{`, `response_code="200"`, `source_principal="`+principal+`client"`)
+	wantStat(t, at(3, 15000), `istio_response_bytes_count{`, `response_code="403"`)
+}
+
+// wantStat looks for a line with all parts among Envoy's metrics.
+func wantStat(t *testing.T, admin netip.AddrPort, parts ...string) {
+	t.Helper()
+	client := http.Client{Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://" + admin.String() + "/stats/prometheus?filter=istio")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+			return
+		}
+	}
+	t.Errorf("no metric with %q:\n%s", parts, text)
 }
 
 // wantLine waits until the file has the text: Envoy writes its logs late.

@@ -18,8 +18,10 @@ type Waypoint struct {
 	Admin     netip.AddrPort
 	Files     ca.Files
 	Services  []Service
-	RBAC      *RBAC  // of the services that have none of their own; nil: no RBAC filter
-	AccessLog string // file; empty: none
+	RBAC      *RBAC          // of the services that have none of their own; nil: no RBAC filter
+	AccessLog string         // file; empty: none
+	Stats     bool           // Istio's standard metrics, by what stands in for Istio's filter
+	Collector netip.AddrPort // of one in a hundred requests' spans; zero: no tracing
 }
 
 // Service is one HTTP port of a service behind the waypoint.
@@ -45,6 +47,9 @@ func (w Waypoint) Config() any {
 	clusters := list{internalCluster("main_internal"), w.originalDstCluster()}
 	for _, s := range w.Services {
 		clusters = append(clusters, s.cluster())
+	}
+	if w.Collector.IsValid() {
+		clusters = append(clusters, collector(w.Collector))
 	}
 	return bootstrap(w.Admin, listeners, clusters, true)
 }
@@ -138,11 +143,11 @@ func (w Waypoint) httpManager(s Service) object {
 			"use_request_id_for_trace_sampling": true,
 		})},
 	}
-	if w.AccessLog != "" {
-		manager["access_log"] = list{named("envoy.access_loggers.file", kindFileLog, object{
-			"path":       w.AccessLog,
-			"log_format": object{"text_format_source": object{"inline_string": istioLogFormat}},
-		})}
+	if logs := w.accessLogs(s); logs != nil {
+		manager["access_log"] = logs
+	}
+	if w.Collector.IsValid() {
+		manager["tracing"] = tracing()
 	}
 	return named("envoy.filters.network.http_connection_manager", kindHCM, manager)
 }
