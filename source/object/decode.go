@@ -30,7 +30,8 @@ type File struct {
 	// Problems are what is wrong with the text by itself.
 	Problems []source.Problem
 
-	data []byte // kept to find the line of a field later
+	data  []byte // kept to find the line of a field later
+	share *interner
 }
 
 // Ignored is an object of a kind that Cairn does not use.
@@ -44,7 +45,8 @@ type Ignored struct {
 // `kind: List`. path is what problems call the file; data belongs to the File
 // from here on. It never fails as a whole: what cannot be read is in Problems.
 func Decode(path string, data []byte) *File {
-	f := &File{Path: path, data: data}
+	f := &File{Path: path, data: data, share: newInterner()}
+	defer func() { f.share = nil }()
 	for i, chunk := range strictyaml.Split(data) {
 		if i == maxDocuments {
 			f.problem("", strictyaml.Error{Line: chunk.Line + 1, Message: fmt.Sprintf("the file holds more than %d documents; split it", maxDocuments)})
@@ -52,7 +54,7 @@ func Decode(path string, data []byte) *File {
 		}
 		docs, err := strictyaml.Parse(chunk)
 		for j, doc := range docs {
-			f.document(doc, place{chunk: i, doc: j})
+			f.document(doc, place{chunk: int32(i), doc: int32(j)})
 		}
 		if err != nil {
 			e := strictyaml.Error{Message: err.Error()}
@@ -86,12 +88,12 @@ func (f *File) document(n *yaml.Node, at place) {
 		return
 	}
 	if items := strictyaml.Field(n, "items"); strings.HasSuffix(kind, "List") && items != nil && items.Kind == yaml.SequenceNode {
-		if at.prefix != "" {
-			f.problem("", strictyaml.Error{Line: n.Line, Path: at.prefix, Message: "a List inside a List is not read; put its items in the outer one"})
+		if at.item != 0 {
+			f.problem("", strictyaml.Error{Line: n.Line, Path: at.prefix(), Message: "a List inside a List is not read; put its items in the outer one"})
 			return
 		}
 		for i, item := range items.Content {
-			at.prefix = fmt.Sprintf("items[%d]", i)
+			at.item = int32(i) + 1
 			f.document(item, at)
 		}
 		return
@@ -125,9 +127,11 @@ func (f *File) object(n *yaml.Node, apiVersion, kind string, at place) {
 	slices.SortStableFunc(errs, func(a, b strictyaml.Error) int { return cmp.Compare(a.Line, b.Line) })
 	for _, e := range errs {
 		f.problem(o.String(), e)
-		o.unread = append(o.unread, e.Path)
+		o.flaw().unread = append(o.flaw().unread, e.Path)
 	}
 	o.checkMeta()
+	o.Name.Namespace = f.share.text(o.Name.Namespace)
+	o.compact(f.share)
 	f.Objects = append(f.Objects, o)
 }
 

@@ -96,9 +96,9 @@ func (t *translator) reserve(objects []*Object) {
 	pods, services := 0, 0
 	for _, o := range objects {
 		switch o.Value.(type) {
-		case *corev1.Pod:
+		case *pod:
 			pods++
-		case *corev1.Service:
+		case *serviceObject:
 			services++
 		}
 	}
@@ -153,11 +153,13 @@ type namespace struct {
 func (t *translator) index(objects []*Object) []*Object {
 	kept := make([]*Object, 0, len(objects))
 	for _, o := range objects {
-		for _, f := range o.faults {
-			t.bad(o, f.path, "%s", f.message)
-		}
-		if o.nameless {
-			continue
+		if o.flaws != nil {
+			for _, f := range o.flaws.faults {
+				t.bad(o, f.path, "%s", f.message)
+			}
+			if o.flaws.nameless {
+				continue
+			}
 		}
 		key := objectKey{o.Kind, o.Name}
 		if first := t.byKey[key]; first != nil {
