@@ -10,7 +10,7 @@ import (
 
 // reuse replaces the objects of next that equal those of prev by prev's own.
 func reuse(prev, next *mesh.Parts) {
-	reuseList(prev.Workloads, next.Workloads, func(w *mesh.Workload) string { return w.UID }, equalWorkload)
+	reuseList(prev.Workloads, next.Workloads, func(w *mesh.Workload) string { return w.UID }, EqualWorkloads)
 	reuseList(prev.Services, next.Services, func(v *mesh.Service) mesh.ServiceKey { return v.Key }, deepEqual[mesh.Service])
 	reuseList(prev.Waypoints, next.Waypoints, func(w *mesh.Waypoint) mesh.Name { return w.Name }, deepEqual[mesh.Waypoint])
 	reuseList(prev.Policies, next.Policies, func(p *mesh.AuthorizationPolicy) mesh.Name { return p.Name }, deepEqual[mesh.AuthorizationPolicy])
@@ -67,9 +67,9 @@ func reuseRoutes(prev, next []mesh.RouteAttachment) {
 
 func deepEqual[T any](a, b *T) bool { return reflect.DeepEqual(a, b) }
 
-// equalWorkload is reflect.DeepEqual by hand: there may be 100,000 workloads,
+// EqualWorkloads is reflect.DeepEqual by hand: there may be 100,000 workloads,
 // and reflection takes ten times as long.
-func equalWorkload(a, b *mesh.Workload) bool {
+func EqualWorkloads(a, b *mesh.Workload) bool {
 	return a.UID == b.UID && a.Name == b.Name && a.Namespace == b.Namespace &&
 		a.ServiceAccount == b.ServiceAccount && a.TrustDomain == b.TrustDomain &&
 		slices.Equal(a.Addresses, b.Addresses) && a.Hostname == b.Hostname &&

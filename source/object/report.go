@@ -126,7 +126,10 @@ func (f *finder) line(o *Object, path string) int {
 		return o.Origin.Line
 	}
 	if f.file != o.file {
-		f.file, f.chunks, f.chunk = o.file, strictyaml.Split(o.file.data), -1
+		f.file, f.chunks, f.chunk = o.file, strictyaml.Split(o.file.text()), -1
+	}
+	if int(o.place.chunk) >= len(f.chunks) { // the text is gone
+		return o.Origin.Line
 	}
 	if chunk := int(o.place.chunk); f.chunk != chunk {
 		f.chunk = chunk

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"cairnproxy.dev/cairn/mesh"
 	corev1 "k8s.io/api/core/v1"
@@ -32,6 +33,7 @@ type serviceObject struct {
 	kind            corev1.ServiceType
 	publishNotReady bool
 	nearness        *nearness
+	made            atomic.Pointer[madeService]
 	ingress         []string // the load balancer's addresses; "" for one that has a name
 }
 
@@ -110,6 +112,12 @@ func (t *translator) gatherServices(objects []*Object) {
 }
 
 func (t *translator) gatherService(o *Object, v *serviceObject, vips map[netip.Addr]*Object) {
+	if s := t.rememberedService(o, v, vips); s != nil {
+		t.services[o.Name] = s
+		t.addService(s)
+		return
+	}
+	pending, notices := len(t.pending), len(t.notices)
 	m := &mesh.Service{
 		Key:     mesh.ServiceKey{Namespace: o.Name.Namespace, Hostname: o.Name.Name + "." + o.Name.Namespace + ".svc." + t.opts.ClusterDomain},
 		Name:    o.Name.Name,
@@ -131,7 +139,11 @@ func (t *translator) gatherService(o *Object, v *serviceObject, vips map[netip.A
 	t.servicePorts(s, v.ports)
 	t.serviceVIPs(s, v, vips)
 	t.serviceLocality(s, v)
-	t.bindService(s, v.labels, waypointOfService(t, o, v))
+	own := waypointOfService(t, o, v)
+	t.bindService(s, v.labels, own)
+	if t.quiet(pending, notices) && own == nil {
+		t.keepService(v, s)
+	}
 	t.services[o.Name] = s
 	t.addService(s)
 }

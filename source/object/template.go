@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"cairnproxy.dev/cairn/mesh"
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,7 @@ type pod struct {
 	ready            corev1.ConditionStatus // of the condition Ready, "" for none
 	addresses        []netip.Addr
 	addressed        bool // its status names an address, if perhaps a bad one
+	made             atomic.Pointer[madePod]
 	// faults are what is wrong beside the metadata, found once and for all.
 	faults []fault
 }

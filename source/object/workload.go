@@ -43,16 +43,26 @@ func (t *translator) gatherPod(o *Object, p *pod) {
 	if p.over {
 		return
 	}
+	ready, node := t.podReady(o.Name, p), t.nodeOf(o.Name, &p.template)
+	if w := t.remembered(o, p, ready, node); w != nil {
+		t.addPod(w, &p.template, "")
+		return
+	}
+	pending, notices := len(t.pending), len(t.notices)
 	for _, f := range p.faults {
 		t.bad(o, f.path, "%s", f.message)
 	}
 	w := t.podTemplate(o, "", &p.template, p.owner, p.ownerKind)
-	t.placePod(&w, o.Name, &p.template)
-	w.Ready = t.podReady(o.Name, p)
+	t.placePod(&w, o.Name, node)
+	w.Ready = ready
 	if w.Addresses = p.addresses; !p.addressed {
 		t.allocatePod(&w)
 	}
-	t.addPod(&w, &p.template, "")
+	if len(w.Addresses) == 0 {
+		w.Ready = false // nobody can reach it
+	}
+	made := t.keepPod(o, p, &w, t.quiet(pending, notices))
+	t.addPod(made, &p.template, "")
 }
 
 // podTemplate makes the workload that all pods of one template have in common.
@@ -178,13 +188,18 @@ func ownerOf(p *corev1.Pod) (name, kind string) {
 }
 
 // placePod sets what differs between the pods of a template.
-func (t *translator) placePod(w *mesh.Workload, n mesh.Name, tmpl *template) {
+func (t *translator) placePod(w *mesh.Workload, n mesh.Name, node string) {
 	w.Name, w.UID = n.Name, t.podUID(n)
-	w.Node = tmpl.node
-	if w.Node == "" && t.opts.Node != nil {
-		w.Node = t.opts.Node(n)
-	}
+	w.Node = node
 	t.locate(w, w.Labels)
+}
+
+// nodeOf is the node of a pod; whoever runs the pods names it where the pod does not.
+func (t *translator) nodeOf(n mesh.Name, tmpl *template) string {
+	if tmpl.node == "" && t.opts.Node != nil {
+		return t.opts.Node(n)
+	}
+	return tmpl.node
 }
 
 // locate finds where a workload is: by its istio-locality label, else its node's labels.
@@ -222,9 +237,6 @@ func (t *translator) allocatePod(w *mesh.Workload) {
 }
 
 func (t *translator) addPod(w *mesh.Workload, tmpl *template, owner string) {
-	if len(w.Addresses) == 0 {
-		w.Ready = false // nobody can reach it
-	}
 	t.parts.Workloads = append(t.parts.Workloads, w)
 	if w.IsWaypoint {
 		wp := t.waypoints[mesh.Name{Namespace: w.Namespace, Name: w.Labels[labelGatewayName]}]
@@ -269,9 +281,12 @@ func (t *translator) gatherDeployment(o *Object, d *appsv1.Deployment) {
 	for i := range int(n) {
 		w := base
 		name := mesh.Name{Namespace: o.Name.Namespace, Name: podName(o.Name.Name, hash, i)}
-		t.placePod(&w, name, &read)
+		t.placePod(&w, name, t.nodeOf(name, &read))
 		w.Ready = t.opts.NotReady == nil || !t.opts.NotReady(name)
 		t.allocatePod(&w)
+		if len(w.Addresses) == 0 {
+			w.Ready = false // nobody can reach it
+		}
 		t.addPod(&w, &read, o.Name.Name)
 	}
 }
