@@ -16,6 +16,8 @@ import (
 type past struct {
 	mesh       *surroundings            // namespaces, nodes, gateways and their classes
 	namespaces map[string]*surroundings // beside these, a namespace's services
+	routing    *surroundings            // all that routes refer to
+	routes     map[*gwv1.HTTPRoute]madeRoute
 }
 
 // surroundings are objects that the translation of others depends on. Two states
@@ -24,15 +26,21 @@ type surroundings struct{ values []any }
 
 // look compares the objects with those of the last translation.
 func (p *past) look(objects []*Object) {
-	var all []any
+	var all, routing []any
 	each := map[string][]any{}
 	for _, o := range objects {
 		switch o.Value.(type) {
 		case *corev1.Namespace, *corev1.Node, *gwv1.Gateway, *gwv1.GatewayClass:
-			all = append(all, o.Value)
+			all, routing = append(all, o.Value), append(routing, o.Value)
 		case *serviceObject, *ServiceEntry:
 			each[o.Name.Namespace] = append(each[o.Name.Namespace], o.Value)
+			routing = append(routing, o.Value)
+		case *gwv1.ReferenceGrant:
+			routing = append(routing, o.Value)
 		}
+	}
+	if p.routing == nil || !slices.Equal(p.routing.values, routing) {
+		p.routing = &surroundings{routing}
 	}
 	if p.mesh == nil || !slices.Equal(p.mesh.values, all) {
 		p.mesh, p.namespaces = &surroundings{all}, nil
@@ -66,6 +74,13 @@ type madePod struct {
 type madeService struct {
 	in *surroundings
 	s  *service
+}
+
+// madeRoute is what became of a route in some surroundings.
+type madeRoute struct {
+	in          *surroundings
+	origin      mesh.Origin
+	attachments []mesh.RouteAttachment
 }
 
 // remembered returns what was made of p if nothing of it can have changed, else nil.
@@ -122,6 +137,29 @@ func (t *translator) keepService(v *serviceObject, s *service) {
 		s.model = old.s.model
 	}
 	v.made.Store(&madeService{t.past.mesh, s})
+}
+
+// translateRoutes attaches the routes to what they name.
+func (t *translator) translateRoutes(objects []*Object) {
+	routes := map[*gwv1.HTTPRoute]madeRoute{}
+	for _, o := range objects {
+		r, ok := o.Value.(*gwv1.HTTPRoute)
+		if !ok {
+			continue
+		}
+		if m, ok := t.past.routes[r]; ok && m.in == t.past.routing && m.origin == o.Origin {
+			routes[r] = m
+			t.parts.Attachments = append(t.parts.Attachments, m.attachments...)
+			continue
+		}
+		pending, notices, first := len(t.pending), len(t.notices), len(t.parts.Attachments)
+		t.translateRoute(o, r)
+		// Whom the waypoint of a service account serves depends on the pods.
+		if t.quiet(pending, notices) && len(t.accountWps) == 0 {
+			routes[r] = madeRoute{t.past.routing, o.Origin, slices.Clone(t.parts.Attachments[first:])}
+		}
+	}
+	t.past.routes = routes
 }
 
 // quiet reports whether nothing has been said since: what is said of an object

@@ -37,6 +37,11 @@ var documents = [][]string{
 	},
 	{"", "apiVersion: v1\nkind: Pod\nmetadata: {name: q, namespace: b, labels: {app: s}}\nspec: {containers: [{name: c, image: i}]}\nstatus: {phase: Succeeded}\n", "apiVersion: v1\nkind: Pod\nmetadata: {name: q, namespace: b, labels: {app: s, istio.io/use-waypoint: none}}\nspec: {containers: [{name: c, image: i}]}\n"},
 	{"", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n", "apiVersion: v1\nkind: Servce\nmetadata: {name: c}\n", "a: [\n"},
+	{
+		"", "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{kind: Gateway, name: w}], rules: [{backendRefs: [{name: s, port: 80}]}]}\n",
+		"apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{group: '', kind: Service, name: s}], rules: [{backendRefs: [{name: t, namespace: b, port: 80}]}]}\n",
+	},
+	{"", "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: b}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: a}], to: [{group: '', kind: Service}]}\n"},
 	{"", "# a comment\n\n", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ServiceAccount, metadata: {name: x, namespace: a}}\n"},
 }
 
