@@ -49,6 +49,13 @@ func (s *Snapshot) ChangedServices(old *Snapshot) map[ServiceKey]bool {
 	s.services.Differ(&old.services, func(a, b *Service) bool { return a == b }, add)
 	s.endpoints.Differ(&old.endpoints, sameList[Endpoint], add)
 	s.routes.Differ(&old.routes, sameList[RouteAttachment], add)
+	s.byHost.Differ(&old.byHost, sameList[*Service], func(host string) {
+		// Of several services with one key, the index by key knows one.
+		gone, added := differ(old.byHost.At(host), s.byHost.At(host))
+		for _, v := range slices.Concat(gone, added) {
+			add(v.Key)
+		}
+	})
 	return keys
 }
 
