@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
 )
@@ -109,5 +110,15 @@ func targets(s *mesh.Snapshot, namespace string, ref mesh.TargetRef, v *mesh.Ser
 // isService tells a Kubernetes Service from a ServiceEntry by the hostname
 // that only the former has.
 func isService(s *mesh.Snapshot, v *mesh.Service) bool {
-	return !v.External && v.Key.Hostname == v.Name+"."+v.Key.Namespace+".svc."+s.ClusterDomain
+	if v.External {
+		return false
+	}
+	rest := v.Key.Hostname
+	for _, part := range [...]string{v.Name, ".", v.Key.Namespace, ".svc.", s.ClusterDomain} { // there may be 10,000 to ask about
+		var ok bool
+		if rest, ok = strings.CutPrefix(rest, part); !ok {
+			return false
+		}
+	}
+	return rest == ""
 }

@@ -186,7 +186,7 @@ func portraitOf(sp *servicePort) string {
 // that some cluster in force has asked for.
 func TestChangesAddUp(t *testing.T) {
 	reused, compiled := 0, 0
-	for seed := range uint64(300) {
+	for seed := range uint64(100) {
 		town := newTown(seed)
 		l := newLab(t, mesh.Parts{})
 		snap := mesh.NewSnapshot(1, town.parts())

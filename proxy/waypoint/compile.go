@@ -133,7 +133,9 @@ func (c *compiler) changes() {
 	}
 	if !slices.Equal(c.snap.Policies, old.Policies) {
 		for key, cs := range c.prev.compiled.All() {
-			dirty[key] = dirty[key] || !slices.Equal(cs.policies, c.policies.Of(cs.service))
+			if !slices.Equal(cs.policies, c.policies.Of(cs.service)) {
+				dirty[key] = true
+			}
 		}
 	}
 	for key := range dirty {
