@@ -1,6 +1,7 @@
 package object
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -107,6 +108,7 @@ func (t *translator) readTemplate(o *Object, prefix string, labels, annotations 
 		}
 		out.containers[i] = x
 	}
+	out.containers = in.containers(out.containers)
 	return out
 }
 
@@ -158,12 +160,13 @@ func podField(w *mesh.Workload, path string) (string, bool) {
 type interner struct {
 	texts map[string]string
 	maps  map[string]map[string]string
+	lists map[string][]Container
 	key   []byte
 	names []string
 }
 
 func newInterner() *interner {
-	return &interner{texts: map[string]string{}, maps: map[string]map[string]string{}}
+	return &interner{texts: map[string]string{}, maps: map[string]map[string]string{}, lists: map[string][]Container{}}
 }
 
 func (in *interner) text(s string) string {
@@ -175,6 +178,19 @@ func (in *interner) text(s string) string {
 	}
 	in.texts[s] = s
 	return s
+}
+
+// containers returns a list that equals list and must not be written to.
+func (in *interner) containers(list []Container) []Container {
+	if in == nil {
+		return list
+	}
+	key := fmt.Sprintf("%#v", list)
+	if known, ok := in.lists[key]; ok {
+		return known
+	}
+	in.lists[key] = list
+	return list
 }
 
 // labels returns a map that equals m and must not be written to.
