@@ -11,6 +11,7 @@ import (
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/router"
+	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/upstream"
 )
 
@@ -298,5 +299,40 @@ func TestConnectionsOutliveAChangeOfNeighbours(t *testing.T) {
 	l.publish()
 	if at(a) != d || d.retired || !gone.retired {
 		t.Errorf("a pod less: the one that stays is retired: %v, the one that went: %v", d.retired, gone.retired)
+	}
+}
+
+// What is said of a client in metrics follows the configuration, also where
+// nothing else of it has changed.
+func TestSeriesFollowTheClient(t *testing.T) {
+	client, w := labWorkload(1), labWorkload(2)
+	v := labService(1, mesh.ProtocolHTTP, w)
+	l := newLab(t, mesh.Parts{Workloads: []*mesh.Workload{client, w}, Services: []*mesh.Service{v}})
+	tun := &clientTunnel{p: l.p, dst: netip.AddrPortFrom(v.VIPs[0], 80), client: netip.AddrPortFrom(client.Addresses[0], 40000)}
+	tun.peer.Identity = client.Identity()
+	series := func() *telemetry.HTTPSeries {
+		rt, port := tun.current()
+		x := &exchange{tun: tun, rt: rt, port: port, backend: port.fallback.backends[0]}
+		x.dest = l.p.dest(x.backend.cluster, x.backend.cluster.c.Endpoints()[0])
+		return tun.series(x, false)
+	}
+	first := series()
+	l.parts.Services = append(l.parts.Services, labService(2, mesh.ProtocolHTTP))
+	l.publish()
+	if series() != first {
+		t.Error("another service changed a client's series")
+	}
+	newer := *client
+	newer.CanonicalRevision = "v2"
+	l.parts.Workloads = []*mesh.Workload{&newer, w}
+	l.publish()
+	second := series()
+	if second == first {
+		t.Error("a client is still counted as it was before its labels changed")
+	}
+	l.parts.Workloads = []*mesh.Workload{w}
+	l.publish()
+	if got := series(); got == first || got == second {
+		t.Error("a client that the configuration does not know any more is counted as a workload of it")
 	}
 }
