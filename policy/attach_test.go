@@ -12,9 +12,13 @@ import (
 // Attachments gives each service what AttachedTo finds by looking at all policies.
 func TestAttachmentsAreThoseOfAttachedTo(t *testing.T) {
 	refs := []mesh.TargetRef{
-		{Kind: "Service", Name: "a"}, {Group: "core", Kind: "Service", Name: "b"}, {Group: "other", Kind: "Service", Name: "a"},
-		{Group: groupIstioNetwork, Kind: "ServiceEntry", Name: "a"}, {Group: groupGateway, Kind: "Gateway", Name: "w"},
-		{Group: groupGateway, Kind: "Gateway", Name: "x"}, {Group: groupGateway, Kind: "GatewayClass", Name: "c"},
+		{Kind: "Service", Name: "a"},
+		{Group: "core", Kind: "Service", Name: "b"},
+		{Group: "other", Kind: "Service", Name: "a"},
+		{Group: groupIstioNetwork, Kind: "ServiceEntry", Name: "a"},
+		{Group: groupGateway, Kind: "Gateway", Name: "w"},
+		{Group: groupGateway, Kind: "Gateway", Name: "x"},
+		{Group: groupGateway, Kind: "GatewayClass", Name: "c"},
 	}
 	w := &mesh.Waypoint{Name: mesh.Name{Namespace: "n", Name: "w"}, Class: "c"}
 	found := 0
