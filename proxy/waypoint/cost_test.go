@@ -299,9 +299,9 @@ func BenchmarkSeriesOfManyEndpoints(b *testing.B) {
 	for _, w := range works {
 		x := &exchange{tun: tun, rt: rt, port: port}
 		x.backend = port.fallback.backends[0]
-		for ep, d := range x.backend.cluster.dests {
+		for _, ep := range x.backend.cluster.c.Endpoints() {
 			if ep.Workload == w {
-				x.dest = d
+				x.dest = l.p.dest(x.backend.cluster, ep)
 			}
 		}
 		xs = append(xs, x)

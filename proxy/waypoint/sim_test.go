@@ -412,7 +412,7 @@ func (s *sim) end() {
 	if n := s.p.tunnels.Load(); n != 0 {
 		s.fail("%d tunnels are still counted", n)
 	}
-	for _, cl := range s.p.runtime.Load().clusters {
+	for cl := range s.p.runtime.Load().allClusters() {
 		for _, ep := range cl.c.Endpoints() {
 			if ep.Active() != 0 {
 				s.fail("endpoint %s still has %d requests", ep.Authority(), ep.Active())
