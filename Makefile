@@ -31,6 +31,12 @@ test: packages ## every test of the module, in random order
 race: packages ## the tests under the race detector
 	go test -race -shuffle=on $(PKGS)
 
+SEEDS ?= 10000
+
+.PHONY: schedules
+schedules: ## SEEDS (10000) random schedules of the waypoint over connections in memory
+	go test ./proxy/waypoint -run 'TestSchedules$$' -count=1 -seeds $(SEEDS)
+
 .PHONY: packages
 packages:
 	@scripts/packages.sh curl openssl nsenter
