@@ -39,9 +39,25 @@ type h1Cli struct {
 
 func (c *h1Cli) ready() bool {
 	if c.st == nil {
-		return len(c.todo) > 0 && !c.w.closed && !c.s.ending
+		return len(c.todo) > 0 && (!c.s.breaks || !c.w.closed) && !c.s.ending
 	}
-	return c.accepted && (c.owed > 0 || len(c.out) > 0 && !c.st.Congested() || c.mayStart() || c.mayEnd() || c.s.mayBreak(c.faultIn))
+	return c.accepted && (c.owed > 0 || len(c.out) > 0 && !c.st.Congested() || c.mayStart() || c.mayEnd() || c.s.mayBreak(c.faultIn) || c.losesPatience() && c.s.chance(10))
+}
+
+// losesPatience reports whether the client waits for what never comes, and may
+// give up by ending its half.
+func (c *h1Cli) losesPatience() bool {
+	return c.s.breaks && !c.s.ending && !c.ended && len(c.flight) > 0 && c.flight[0].fault == faultHang && c.flight[0].seen > 0
+}
+
+// endEarly ends the client's half though it waits for responses.
+func (c *h1Cli) endEarly(t *loop.Turn) {
+	c.s.logf("client ends its tunnel early")
+	c.out, c.held, c.ended = nil, nil, true
+	for _, x := range c.flight {
+		x.halfEnd = !x.upgrade
+	}
+	c.st.Write(t, nil, true)
 }
 
 func (c *h1Cli) isLazy() bool { return c.lazy }
@@ -75,6 +91,7 @@ func (c *h1Cli) act(t *loop.Turn) {
 		if s.breaks && s.chance(12) {
 			c.faultIn = 1 + s.rng.IntN(30)
 		}
+		c.w = s.connection(c.w)
 		if c.st = c.w.connect(t, c.to, c); c.st == nil {
 			for _, x := range c.todo {
 				s.broke(x, "no tunnel")
@@ -91,14 +108,13 @@ func (c *h1Cli) act(t *loop.Turn) {
 				c.over("client reset")
 				return
 			}
-			s.logf("client ends its tunnel early")
-			c.out, c.held, c.ended = nil, nil, true
-			for _, x := range c.flight {
-				x.halfEnd = !x.upgrade
-			}
-			c.st.Write(t, nil, true)
+			c.endEarly(t)
 			return
 		}
+	}
+	if c.losesPatience() && s.chance(20) {
+		c.endEarly(t)
+		return
 	}
 	switch {
 	case c.owed > 0 && (s.chance(30) || len(c.out) == 0 && !c.mayStart() && !c.mayEnd()):

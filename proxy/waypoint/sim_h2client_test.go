@@ -33,7 +33,7 @@ func (c *h2Cli) ready() bool {
 	case c.over:
 		return false
 	case c.st == nil:
-		return !c.w.closed && !c.s.ending
+		return (!c.s.breaks || !c.w.closed) && !c.s.ending
 	case c.inner == nil:
 		return false
 	case len(c.todo) > 0 && !c.s.ending:
@@ -49,6 +49,7 @@ func (c *h2Cli) act(t *loop.Turn) {
 		if s.breaks && s.chance(12) {
 			c.faultIn = 1 + s.rng.IntN(6)
 		}
+		c.w = s.connection(c.w)
 		if c.st = c.w.connect(t, c.to, c); c.st == nil {
 			c.gone("no tunnel")
 		}
@@ -73,7 +74,7 @@ func (c *h2Cli) act(t *loop.Turn) {
 	}
 	x := c.todo[0]
 	c.todo = c.todo[1:]
-	r := &h2CliCall{c: c, x: x}
+	r := &h2CliCall{c: c, x: x, lazy: s.chance(20)}
 	x.start(s)
 	f := []hpack.HeaderField{{Name: ":method", Value: x.method}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "web"}, {Name: ":path", Value: x.path()}, {Name: "x-request-id", Value: fmt.Sprint("call-", x.id)}}
 	for i := range x.fields {
@@ -162,7 +163,10 @@ type h2CliCall struct {
 	owed    int
 	over    bool
 	faultIn int
+	lazy    bool // it takes its time to read
 }
+
+func (r *h2CliCall) isLazy() bool { return r.lazy }
 
 func (r *h2CliCall) ready() bool {
 	return !r.over && (r.owed > 0 || !r.ended && !r.st.Congested() || r.c.s.mayBreak(r.faultIn))
@@ -279,6 +283,7 @@ func (c *tcpCli) ready() bool {
 func (c *tcpCli) act(t *loop.Turn) {
 	s := c.s
 	if c.st == nil {
+		c.w = s.connection(c.w)
 		if c.st = c.w.connect(t, c.to, c); c.st == nil {
 			c.over = true
 		}

@@ -248,6 +248,20 @@ func (s *sim) step() bool {
 	return s.move(false) || s.dial() || s.move(true)
 }
 
+// connection returns w, or another in its place when w takes no new tunnels.
+func (s *sim) connection(w *wire) *wire {
+	if s.breaks || !w.closed && w.conn.Usable() {
+		return w
+	}
+	for _, h := range s.hbone {
+		if !h.closed && h.conn.Usable() {
+			return h
+		}
+	}
+	s.hbone = append(s.hbone, s.client())
+	return s.hbone[len(s.hbone)-1]
+}
+
 // mayBreak lets an actor whose fault is due in some steps take one of them while
 // it only waits: things break then, too.
 func (s *sim) mayBreak(faultIn int) bool { return faultIn > 0 && !s.ending && s.chance(5) }
@@ -337,7 +351,13 @@ func (s *sim) calm() {
 			s.do(h.drain)
 			return
 		}
-	case 3:
+	case 3: // a connection of clients: new tunnels go on another
+		h := s.hbone[s.rng.IntN(len(s.hbone))]
+		if !h.closed && !h.to.closed {
+			s.logf("the waypoint drains a connection of clients")
+			s.drain(h.to)
+		}
+	case 4:
 		s.do(func(t *loop.Turn) {
 			for _, d := range s.p.destinations {
 				d.closeIdle(t, t.Now.Add(time.Hour))
