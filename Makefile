@@ -63,6 +63,12 @@ bench: build ## side by side with Envoy: medians and spread
 bench-quick: ## every Go benchmark once, so that none rots
 	go test -run '^$$' -bench . -benchtime 1x -benchmem $(PKGS)
 
+.PHONY: pgo
+pgo: ## a fresh cmd/cairn/default.pgo from the benchmark's load; what it gains, and costs
+	scripts/pgo.sh profile
+	scripts/pgo.sh compare
+	scripts/pgo.sh size
+
 .PHONY: conformance
 conformance: build ## Envoy, curl, nghttp2, grpc-go and h2spec against Cairn
 	$(MAKE) -C conformance conformance CAIRN=$(CURDIR)/bin/cairn
