@@ -100,6 +100,7 @@ func selectCases(names string, quick bool) ([]benchCase, error) {
 		streamingCase(long),
 		fairCase("fair-same", true, long),
 		fairCase("fair-other", false, long),
+		slowCase(long),
 		memoryCase(),
 	}
 	var chosen []benchCase

@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"net"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -140,6 +141,37 @@ func TestBulkFails(t *testing.T) {
 		}
 	}
 	t.Error("no failure was seen")
+}
+
+// TestSlow reads bodies in steps, and proves that no more than that arrives.
+func TestSlow(t *testing.T) {
+	const window, step = 64 << 10, 32 << 10
+	_, opts := pair(t)
+	opts.Size, opts.Window, opts.Slow = 200<<10, window, true
+	load := open(t, opts)
+	load.Begin()
+	tunnels := uint64(opts.Conns * opts.Streams)
+	granted, deadline := tunnels*window, time.Now().Add(20*time.Second)
+	for {
+		p := load.Progress()
+		if p.Failures != 0 || p.Received > granted {
+			t.Fatalf("%+v with %d bytes granted", p, granted)
+		}
+		if p.Done == tunnels {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v with %d bytes granted", p, granted)
+		}
+		if p.Received == granted {
+			granted += tunnels * step
+			load.Grant(step)
+		}
+		runtime.Gosched()
+	}
+	if granted < tunnels*200<<10 {
+		t.Errorf("the bodies came with %d bytes granted", granted)
+	}
 }
 
 func TestOnce(t *testing.T) {

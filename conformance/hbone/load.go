@@ -33,7 +33,8 @@ type Options struct {
 	Bulk     int // further tunnels on each connection, which download between Load.Bulk(true) and Load.Bulk(false)
 	BulkSize int // bytes of each of their bodies
 
-	Window int // what a tunnel may be sent before the load gives credit; 0 means 4 MiB
+	Window int  // what a tunnel may be sent before the load gives credit; 0 means 4 MiB
+	Slow   bool // tunnels get more credit from Load.Grant alone
 }
 
 func (o *Options) window() int64 {
@@ -118,6 +119,7 @@ type loadConn struct {
 	failed    uint64
 	inFlight  int
 	latencies *Histogram
+	received  uint64 // bytes inside the tunnels
 
 	bulking    bool // bulk tunnels go on
 	bulkDone   uint64
@@ -184,6 +186,7 @@ func (l *Load) dialOne(ctx context.Context) error {
 	}
 	lc := &loadConn{load: l, ready: make(chan struct{}), latencies: &Histogram{}}
 	lc.conn = newConn(t, lc, true, l.opts.window())
+	lc.conn.slow = l.opts.Slow
 	l.conns = append(l.conns, lc)
 	l.wg.Go(func() { lc.run(t) })
 	// The peer's limit on streams comes with its first SETTINGS.

@@ -77,6 +77,7 @@ func (lc *loadConn) connected(t *tunnel, fields []hpack.HeaderField, end bool) {
 
 func (lc *loadConn) data(c *conn, s *stream, p []byte, end bool) error {
 	t := s.owner.(*tunnel)
+	lc.received += uint64(len(p))
 	switch {
 	case t.broken:
 	case t.grpc != nil:
