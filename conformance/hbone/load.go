@@ -30,6 +30,10 @@ type Options struct {
 	Calls    int  // in flight on each tunnel; 0 means 1
 	Messages int  // of a call's answer, which is a stream when they are many; 0 means 1
 
+	// ProxyTime leaves out of the latencies of HTTP/1.1 what the load and the sink took: a request counts from when it
+	// is sent (or was due, if its tunnel was not free) to when the kernel has the answer, less the sink's time.
+	ProxyTime bool
+
 	Bulk     int // further tunnels on each connection, which download between Load.Bulk(true) and Load.Bulk(false)
 	BulkSize int // bytes of each of their bodies
 
@@ -48,6 +52,9 @@ func (o *Options) window() int64 {
 func (o *Options) path() string {
 	if o.messages() > 1 {
 		return fmt.Sprintf("/bytes/%dx%d", o.Size, o.messages())
+	}
+	if o.ProxyTime {
+		return fmt.Sprintf("/bytes/%d%s", o.Size, timedQuery)
 	}
 	return fmt.Sprintf("/bytes/%d", o.Size)
 }
@@ -181,6 +188,9 @@ func buildRequest(o Options) []byte {
 
 func (l *Load) dialOne(ctx context.Context) error {
 	t, err := dial(ctx, l.opts.Addr, l.opts.TLS)
+	if err == nil && l.opts.ProxyTime {
+		err = t.stamp()
+	}
 	if err != nil {
 		return err
 	}

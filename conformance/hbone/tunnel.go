@@ -149,6 +149,7 @@ func (lc *loadConn) complete(t *tunnel) {
 // next counts a request that is over and sends what comes next.
 func (lc *loadConn) next(t *tunnel) {
 	now := lc.conn.now
+	took := now.Sub(t.started) - t.response.took
 	t.busy = false
 	if lc.isBulk(t) {
 		lc.bulkDone++
@@ -158,7 +159,7 @@ func (lc *loadConn) next(t *tunnel) {
 		}
 		return
 	}
-	lc.counted(now.Sub(t.started))
+	lc.counted(took)
 	switch {
 	case lc.closed:
 		lc.send(t, now)
