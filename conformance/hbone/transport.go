@@ -127,9 +127,9 @@ func (t *transport) serve(handle func([]byte, time.Time) error, batch func() err
 		for {
 			n, at, err := t.read(int(fd))
 			switch {
-			case err == syscall.EAGAIN:
+			case errors.Is(err, syscall.EAGAIN):
 				return false
-			case err == syscall.EINTR:
+			case errors.Is(err, syscall.EINTR):
 				continue
 			case err != nil:
 				failed = fmt.Errorf("reading: %w", err)
