@@ -9,6 +9,31 @@ import (
 	"cairnproxy.dev/cairn/conformance/proc"
 )
 
+// smallCases ask for small answers as fast as they come.
+func smallCases(quick bool) []benchCase {
+	return []benchCase{{
+		name: "small-4x16", title: "small GET, closed loop, 4 connections × 16 streams",
+		metrics: []metric{
+			cost.with("at least 4 × the reference", func(own, ref float64) bool { return own >= 4*ref }),
+			perRequest, rate, p50, p99, busy, loadBusy, waited, loadWaited,
+		},
+		run: closedLoop(4, 16, either(quick, time.Second, 500*time.Millisecond), either(quick, 4*time.Second, 2*time.Second)),
+	}}
+}
+
+// rateCases ask at a fixed rate, whatever the answers do.
+func rateCases(quick bool) []benchCase {
+	return []benchCase{{
+		name: "rate-1000", title: "fixed 1,000 requests per second, 4 connections × 25 streams",
+		metrics: []metric{
+			p50,
+			p99.with("not above the reference", func(own, ref float64) bool { return own <= ref }),
+			p999, cost, perRequest, busy, loadBusy, waited, loadWaited,
+		},
+		run: fixedRate(4, 25, 1000, either(quick, time.Second, 500*time.Millisecond), either(quick, 10*time.Second, 5*time.Second)),
+	}}
+}
+
 func closedLoop(conns, streams int, warm, d time.Duration) func(context.Context, *trial) error {
 	return func(ctx context.Context, t *trial) error {
 		load, err := t.dial(ctx, conns, streams)

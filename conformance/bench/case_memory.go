@@ -9,6 +9,19 @@ import (
 // settle is how long a proxy gets to come to rest before its memory is read.
 const settle = time.Second
 
+// memoryCases read the resident memory.
+func memoryCases() []benchCase {
+	return []benchCase{{
+		name: "memory", title: "resident memory: at start; per tunnel of 1,000 on 10 connections",
+		metrics: []metric{
+			metric{name: "at start", unit: "MB", format: "%.1f"}.with("less than 25 MB", func(own, _ float64) bool { return own < 25 }),
+			metric{name: "per idle tunnel", unit: "KiB", format: "%.1f"}.with("less than 20 KiB", func(own, _ float64) bool { return own < 20 }),
+			{name: "per tunnel after one request", unit: "KiB", format: "%.1f"},
+		},
+		run: idleTunnels(10, 100),
+	}}
+}
+
 func idleTunnels(conns, streams int) func(context.Context, *trial) error {
 	return func(ctx context.Context, t *trial) error {
 		if err := t.rest(ctx); err != nil {

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -11,6 +13,8 @@ import (
 type benchCase struct {
 	name    string
 	title   string
+	group   string   // empty: waypoint
+	on      []string // contenders: the one under test, the one it is measured against, others; empty: those of the group
 	metrics []metric
 	shape   shape
 	run     func(context.Context, *trial) error
@@ -23,6 +27,11 @@ type shape struct {
 	grpc     bool // the service's port speaks HTTP/2, as for gRPC
 	routes   int  // rules of the service's route, of which the last one matches; 0 means 1
 	services int  // services behind the waypoint, of which one is used; 0 means 1
+}
+
+// groups are the places in a mesh, and who stands there in most cases.
+var groups = map[string][]string{
+	"waypoint": {"cairn", "envoy"},
 }
 
 // metric is one figure of a case.
@@ -61,50 +70,47 @@ func (m metric) with(text string, met func(own, reference float64) bool) metric 
 	return m
 }
 
-// selectCases returns the cases that are named, all by default, in order.
-func selectCases(names string, quick bool) ([]benchCase, error) {
-	long := func(d, q time.Duration) time.Duration {
-		if quick {
-			return q
-		}
-		return d
-	}
-	all := []benchCase{
-		{
-			name: "small-4x16", title: "small GET, closed loop, 4 connections × 16 streams",
-			metrics: []metric{
-				cost.with("at least 4 × the reference", func(own, ref float64) bool { return own >= 4*ref }),
-				perRequest, rate, p50, p99, busy, loadBusy, waited, loadWaited,
-			},
-			run: closedLoop(4, 16, long(time.Second, 500*time.Millisecond), long(4*time.Second, 2*time.Second)),
-		},
-		{
-			name: "rate-1000", title: "fixed 1,000 requests per second, 4 connections × 25 streams",
-			metrics: []metric{
-				p50,
-				p99.with("not above the reference", func(own, ref float64) bool { return own <= ref }),
-				p999, cost, perRequest, busy, loadBusy, waited, loadWaited,
-			},
-			run: fixedRate(4, 25, 1000, long(time.Second, 500*time.Millisecond), long(10*time.Second, 5*time.Second)),
-		},
-		{
-			name: "memory", title: "resident memory: at start; per tunnel of 1,000 on 10 connections",
-			metrics: []metric{
-				metric{name: "at start", unit: "MB", format: "%.1f"}.with("less than 25 MB", func(own, _ float64) bool { return own < 25 }),
-				metric{name: "per idle tunnel", unit: "KiB", format: "%.1f"}.with("less than 20 KiB", func(own, _ float64) bool { return own < 20 }),
-				{name: "per tunnel after one request", unit: "KiB", format: "%.1f"},
-			},
-			run: idleTunnels(10, 100),
-		},
-	}
+// allCases lists every case, in the order in which they run.
+func allCases(quick bool) []benchCase {
+	return slices.Concat(
+		smallCases(quick),
+		rateCases(quick),
+		memoryCases(),
+	)
+}
+
+// selectCases returns the cases that the command line names, all by default,
+// in order, each with the contenders that it is to run on.
+func selectCases(o options) ([]benchCase, error) {
 	var chosen []benchCase
-	for _, c := range all {
-		if names == "" || listed(names, c.name) {
+	for _, c := range allCases(o.quick) {
+		if c.group == "" {
+			c.group = "waypoint"
+		}
+		if len(c.on) == 0 {
+			c.on = groups[c.group]
+		}
+		c.on = slices.DeleteFunc(slices.Clone(c.on), func(name string) bool { return !listed(o.contenders, name) })
+		if len(c.on) > 0 && listed(o.only, c.name) && listed(o.group, c.group) {
 			chosen = append(chosen, c)
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, fmt.Errorf("no case is named %q", names)
+		return nil, fmt.Errorf("no case is named %q in group %q with contenders %q", o.only, o.group, o.contenders)
 	}
 	return chosen, nil
+}
+
+// listed reports whether the comma-separated names have the name; no names
+// are all names.
+func listed(names, name string) bool {
+	return names == "" || slices.Contains(strings.Split(names, ","), name)
+}
+
+// either is a length of time for the full run and one for -quick.
+func either(quick bool, full, short time.Duration) time.Duration {
+	if quick {
+		return short
+	}
+	return full
 }

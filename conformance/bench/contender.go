@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -19,48 +18,44 @@ import (
 	"cairnproxy.dev/cairn/conformance/proc"
 )
 
-// contender is a proxy that can stand in the waypoint's place.
+// contender is a proxy, or several that work together, in one place of the
+// mesh.
 type contender interface {
 	name() string
 	version(ctx context.Context) (string, error)
-	// start runs the proxy in the folder, for a mesh of that shape, and returns it and the address where
-	// it accepts HBONE, once it does.
-	start(ctx context.Context, dir string, s shape) (*proc.Process, string, error)
-	// accessLog is the file in the folder that gets a line for each request.
-	accessLog(dir string) string
+	// start runs it in the folder, which is empty, for a mesh of that shape,
+	// and returns once it accepts load.
+	start(ctx context.Context, dir string, s shape) (*running, error)
 }
 
-// selectContenders returns those that are named, all by default. The first is
-// the one under test, the second the one it is measured against.
-func selectContenders(ctx context.Context, l *lab, names string) ([]contender, error) {
-	all := []contender{&cairnProxy{lab: l}, &envoyProxy{lab: l}}
-	var chosen []contender
-	for _, c := range all {
-		if names == "" || listed(names, c.name()) {
-			chosen = append(chosen, c)
-		}
+// allContenders are there to be named in a case's list.
+func allContenders(l *lab) []contender {
+	return []contender{
+		&cairnProxy{lab: l},
+		&envoyProxy{lab: l},
 	}
-	if len(chosen) == 0 {
-		return nil, fmt.Errorf("no contender is named %q: there are cairn and envoy", names)
+}
+
+// selectContenders returns those that the lab's cases run on, by name. Each
+// has told its version: what can not be had fails here.
+func selectContenders(ctx context.Context, l *lab) (map[string]contender, error) {
+	all, chosen := map[string]contender{}, map[string]contender{}
+	for _, x := range allContenders(l) {
+		all[x.name()] = x
 	}
-	for _, c := range chosen {
-		if _, err := c.version(ctx); err != nil {
-			return nil, err
-		}
-		if err := os.MkdirAll(filepath.Join(l.dir, c.name()), 0o755); err != nil {
-			return nil, fmt.Errorf("making a working folder: %w", err)
+	for _, c := range l.cases {
+		for _, name := range c.on {
+			x, ok := all[name]
+			if !ok {
+				return nil, fmt.Errorf("case %s runs on %q, which is no contender", c.name, name)
+			}
+			if _, err := x.version(ctx); err != nil {
+				return nil, err
+			}
+			chosen[name] = x
 		}
 	}
 	return chosen, nil
-}
-
-func listed(names, name string) bool {
-	for n := range strings.SplitSeq(names, ",") {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // cairnProxy is the program under test, started as its documentation says.
@@ -83,24 +78,25 @@ func (c *cairnProxy) version(ctx context.Context) (string, error) {
 //go:embed manifests.yaml
 var manifests string
 
-func (c *cairnProxy) start(ctx context.Context, dir string, s shape) (*proc.Process, string, error) {
+func (c *cairnProxy) start(ctx context.Context, dir string, s shape) (*running, error) {
 	addr := c.lab.block.Addr(10)
 	folder, err := c.write(dir, addr, s)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	w := cairn.Waypoint{Manifests: folder, Gateway: namespace + "/waypoint", Address: addr, Files: c.lab.waypoint}
 	if w.Admin, err = freeAddr(addr); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if w.Metrics, err = freeAddr(addr); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	p, err := w.Start(ctx, dir, "waypoint", proc.Options{Core: c.lab.opts.proxyCore, Nice: c.lab.opts.nice})
-	return p, netip.AddrPortFrom(addr, 15008).String(), err
+	if err != nil {
+		return nil, err
+	}
+	return &running{Group: proc.Group{p}, addr: netip.AddrPortFrom(addr, 15008).String(), log: filepath.Join(dir, "waypoint.access.log")}, nil
 }
-
-func (c *cairnProxy) accessLog(dir string) string { return filepath.Join(dir, "waypoint.access.log") }
 
 // write puts the manifests of the lab's mesh into a folder below dir.
 func (c *cairnProxy) write(dir string, waypoint netip.Addr, s shape) (string, error) {
@@ -133,7 +129,7 @@ func (e *envoyProxy) version(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*proc.Process, string, error) {
+func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*running, error) {
 	addr := e.lab.block.Addr(11)
 	w := envoy.Waypoint{
 		Listen: netip.AddrPortFrom(addr, 15008), Admin: netip.AddrPortFrom(addr, 15000), Files: e.lab.waypoint,
@@ -141,13 +137,14 @@ func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*proc.Proc
 			Host: host, Addr: e.lab.vip, Endpoints: []netip.AddrPort{e.lab.pod}, Prefixes: []string{"/bytes"}, HTTP2: s.grpc,
 		}},
 		RBAC:      &envoy.RBAC{Principals: []string{clientURI}, Methods: []string{"GET", "POST"}},
-		AccessLog: e.accessLog(dir),
+		AccessLog: filepath.Join(dir, "access.log"),
 	}
 	p, err := envoy.Start(ctx, dir, "waypoint", w, proc.Options{Core: e.lab.opts.proxyCore, Nice: e.lab.opts.nice})
-	return p, w.Listen.String(), err
+	if err != nil {
+		return nil, err
+	}
+	return &running{Group: proc.Group{p}, addr: w.Listen.String(), log: w.AccessLog}, nil
 }
-
-func (e *envoyProxy) accessLog(dir string) string { return filepath.Join(dir, "access.log") }
 
 // freeAddr returns an address and port that were free a moment ago.
 func freeAddr(addr netip.Addr) (string, error) {

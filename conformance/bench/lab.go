@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -36,7 +34,7 @@ type lab struct {
 	ln       net.Listener
 	sinkDone chan error
 
-	contenders []contender
+	contenders map[string]contender // those that the cases run on
 	cases      []benchCase
 }
 
@@ -72,10 +70,10 @@ func newLab(ctx context.Context, o options) (_ *lab, err error) {
 	}
 	l.sink = &hbone.Sink{TLS: l.server.Server(), DefaultSize: responseSize}
 	go func() { l.sinkDone <- l.sink.Serve(l.ln) }()
-	if l.contenders, err = selectContenders(ctx, l, o.contenders); err != nil {
+	if l.cases, err = selectCases(o); err != nil {
 		return nil, err
 	}
-	l.cases, err = selectCases(o.only, o.quick)
+	l.contenders, err = selectContenders(ctx, l)
 	return l, err
 }
 
@@ -117,8 +115,8 @@ func (l *lab) close() {
 func (l *lab) rounds(ctx context.Context, r *report) error {
 	for round := range l.opts.rounds {
 		for _, c := range l.cases {
-			for i := range l.contenders {
-				x := l.contenders[(i+round)%len(l.contenders)]
+			for i := range c.on {
+				x := l.contenders[c.on[(i+round)%len(c.on)]]
 				if err := l.counted(ctx, r, c, x, round); err != nil {
 					return fmt.Errorf("%s on %s: %w", c.name, x.name(), err)
 				}
@@ -162,62 +160,34 @@ type rejected struct{ reason string }
 
 func (e *rejected) Error() string { return e.reason }
 
-// once starts the contender afresh and runs the case on it.
+// once starts the contender afresh in an empty folder and runs the case on it.
 func (l *lab) once(ctx context.Context, c benchCase, x contender, round int) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	dir := filepath.Join(l.dir, x.name())
-	if err := os.RemoveAll(x.accessLog(dir)); err != nil {
-		return sample{}, fmt.Errorf("removing the last run's log: %w", err)
-	}
-	p, addr, err := x.start(ctx, dir, c.shape)
-	if err != nil {
-		return sample{}, err
-	}
 	s := sample{Case: c.name, Contender: x.name(), Round: round + 1, Values: map[string]float64{}}
-	err = c.run(ctx, &trial{lab: l, proc: p, addr: addr, values: s.Values})
-	if ended := p.Err(); ended != nil {
-		err = errors.Join(err, ended)
+	dir := filepath.Join(l.dir, x.name())
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+		return s, fmt.Errorf("making a working folder: %w", err)
 	}
-	if stopErr := p.Stop(20 * time.Second); stopErr != nil && err == nil {
-		fmt.Fprintf(os.Stderr, "bench: stopping %s: %v\n", x.name(), stopErr)
+	r, err := x.start(ctx, dir, c.shape)
+	if err != nil {
+		return s, err
 	}
-	if err == nil {
-		err = logged(x.accessLog(dir), s.Values["requests"])
+	err = c.run(ctx, &trial{lab: l, proc: r.Group, run: r, addr: r.addr, values: s.Values})
+	r.requests += s.Values["requests"]
+	if ended := r.end(); ended != nil {
+		// A proxy that broke down is no rejected run, whatever the run says.
+		return s, fmt.Errorf("%w (the run: %v)", ended, err)
 	}
 	return s, err
-}
-
-// logged checks that the access log, which every contender has to write, has a
-// line for each measured request: nobody is fast by leaving work out.
-func logged(path string, requests float64) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("reading the access log: %w", err)
-	}
-	defer f.Close()
-	lines, buf := 0, make([]byte, 256<<10)
-	for {
-		n, err := f.Read(buf)
-		lines += bytes.Count(buf[:n], []byte("\n"))
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("reading the access log: %w", err)
-		}
-	}
-	if float64(lines) < requests {
-		return fmt.Errorf("the access log has %d lines for %.0f requests", lines, requests)
-	}
-	return nil
 }
 
 // trial is one run of a case on one contender.
 type trial struct {
 	lab    *lab
-	proc   *proc.Process
-	addr   string
+	run    *running
+	proc   proc.Group // of run
+	addr   string     // of run
 	values map[string]float64
 }
 

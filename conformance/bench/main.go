@@ -37,6 +37,7 @@ type options struct {
 	quick      bool
 	rounds     int
 	only       string
+	group      string
 	contenders string
 	out        string
 	proxyCore  int
@@ -49,6 +50,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "three short rounds, under three minutes")
 	flag.IntVar(&o.rounds, "rounds", 0, "rounds of each case (default 5, or 3 with -quick)")
 	flag.StringVar(&o.only, "cases", "", "comma-separated names of the cases to run (default all)")
+	flag.StringVar(&o.group, "group", "", "comma-separated groups whose cases to run (default all)")
 	flag.StringVar(&o.contenders, "contenders", "", "comma-separated names of the proxies to run (default all)")
 	flag.StringVar(&o.out, "out", "", "folder for the JSON report (default results in the conformance folder)")
 	flag.IntVar(&o.proxyCore, "proxy-core", 1, "core of the proxy under test, counted from 1")

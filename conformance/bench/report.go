@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -29,8 +30,7 @@ type report struct {
 	Summaries []summary
 	Goals     []verdict
 
-	cases      []benchCase
-	contenders []string
+	cases []benchCase
 }
 
 type machine struct {
@@ -94,13 +94,12 @@ func newReport(ctx context.Context, o options, l *lab) (*report, error) {
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
 		r.Machine.Load = strings.TrimSpace(string(text))
 	}
-	for _, c := range l.contenders {
-		v, err := c.version(ctx)
+	for name, x := range l.contenders {
+		v, err := x.version(ctx)
 		if err != nil {
 			return nil, err
 		}
-		r.Versions[c.name()] = v
-		r.contenders = append(r.contenders, c.name())
+		r.Versions[name] = v
 	}
 	return r, nil
 }
@@ -133,16 +132,13 @@ func (s sample) line(c benchCase) string {
 func (r *report) judge() {
 	for _, c := range r.cases {
 		for _, m := range c.metrics {
-			for _, x := range r.contenders {
+			for _, x := range c.on {
 				r.Summaries = append(r.Summaries, r.summarize(c, m, x))
 			}
-			if m.goal == nil {
+			if m.goal == nil || len(c.on) < 2 {
 				continue
 			}
-			own, ref := r.find(c.name, "cairn", m.name), r.find(c.name, "envoy", m.name)
-			if !slices.Contains(r.contenders, "cairn") || !slices.Contains(r.contenders, "envoy") {
-				continue
-			}
+			own, ref := r.find(c.name, c.on[0], m.name), r.find(c.name, c.on[1], m.name)
 			v := verdict{Case: c.name, Metric: m.name, Goal: m.goal.text, Own: own.Median, Ref: ref.Median, Met: m.goal.met(own.Median, ref.Median)}
 			v.Weak = 2*min(own.N, ref.N) < r.Rounds
 			if ref.Median > 0 {
@@ -200,12 +196,12 @@ func (r *report) print(w io.Writer) {
 	fmt.Fprintf(w, "# Cairn's waypoint beside Envoy\n\n")
 	fmt.Fprintf(w, "%s, %d cores, Linux %s, load before %s. Median of %d rounds (lowest–highest), %d runs thrown away and repeated, %s.\n\n",
 		r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Machine.Load, r.Rounds, len(r.Rejected), r.Finished.Sub(r.Started).Round(time.Second))
-	for _, x := range r.contenders {
+	for _, x := range slices.Sorted(maps.Keys(r.Versions)) {
 		fmt.Fprintf(w, "- %s: %s\n", x, strings.ReplaceAll(r.Versions[x], "\n", "; "))
 	}
 	for _, c := range r.cases {
-		head := "| | " + strings.Join(r.contenders, " | ") + " |"
-		both := len(r.contenders) == 2
+		head := "| | " + strings.Join(c.on, " | ") + " |"
+		both := len(c.on) == 2
 		if both {
 			head += " ratio |"
 		}
@@ -241,7 +237,7 @@ func (r *report) row(w io.Writer, c benchCase, m metric, both bool) {
 		name += ", " + m.unit
 	}
 	fmt.Fprintf(w, "| %s |", name)
-	for _, x := range r.contenders {
+	for _, x := range c.on {
 		s := r.find(c.name, x, m.name)
 		if s.N == 0 {
 			fmt.Fprint(w, " none counted |")
@@ -254,7 +250,7 @@ func (r *report) row(w io.Writer, c benchCase, m metric, both bool) {
 		fmt.Fprint(w, " |")
 	}
 	if both {
-		own, ref := r.find(c.name, r.contenders[0], m.name), r.find(c.name, r.contenders[1], m.name)
+		own, ref := r.find(c.name, c.on[0], m.name), r.find(c.name, c.on[1], m.name)
 		if ref.Median != 0 && own.N > 0 {
 			fmt.Fprintf(w, " %.2f |", own.Median/ref.Median)
 		} else {
@@ -266,7 +262,7 @@ func (r *report) row(w io.Writer, c benchCase, m metric, both bool) {
 
 // notes says where something other than the proxy set the figures.
 func (r *report) notes(w io.Writer, c benchCase) {
-	for _, x := range r.contenders {
+	for _, x := range c.on {
 		proxy, load := r.find(c.name, x, busy.name), r.find(c.name, x, loadBusy.name)
 		if load.Median > 90 && proxy.Median < 90 {
 			fmt.Fprintf(w, "\nThe load and the sink were the limit for %s, not the proxy: its core was busy %.0f%% of the time, theirs %.0f%%.\n", x, proxy.Median, load.Median)

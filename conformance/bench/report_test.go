@@ -13,8 +13,7 @@ func fakeReport(rounds int, samples map[string][]float64) *report {
 	m := metric{name: "work", unit: "s", format: "%.0f"}
 	r := &report{
 		Rounds: rounds, Started: time.Unix(0, 0), Finished: time.Unix(60, 0), Versions: map[string]string{"cairn": "a", "envoy": "b"},
-		contenders: []string{"cairn", "envoy"},
-		cases: []benchCase{{name: "case", title: "a case", metrics: []metric{
+		cases: []benchCase{{name: "case", title: "a case", on: []string{"cairn", "envoy"}, metrics: []metric{
 			m.with("at least twice", func(own, ref float64) bool { return own >= 2*ref }),
 		}}},
 	}

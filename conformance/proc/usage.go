@@ -11,10 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Usage is what a process has cost since it began.
+// Usage is what a process, or a Group of them, has cost since it began.
 type Usage struct {
-	At      time.Time
-	CPU     time.Duration // user and system time of all threads, ended ones included
+	At        time.Time
+	CPU       time.Duration // user and system time of all threads, ended ones included
+	processes []process
+}
+
+// process is the share of one process.
+type process struct {
+	cpu     time.Duration
 	threads map[string]thread
 }
 
@@ -32,7 +38,7 @@ func UsageOf(pid int) (Usage, error) {
 	if pid == 0 {
 		pid = os.Getpid()
 	}
-	u := Usage{At: time.Now(), threads: map[string]thread{}}
+	u := Usage{At: time.Now()}
 	// The CPU clock of another process (clock_getcpuclockid): nanoseconds,
 	// where /proc/PID/stat counts hundredths of a second.
 	var ts unix.Timespec
@@ -40,6 +46,8 @@ func UsageOf(pid int) (Usage, error) {
 		return u, fmt.Errorf("reading the CPU clock of process %d: %w", pid, err)
 	}
 	u.CPU = time.Duration(ts.Nano())
+	threads := map[string]thread{}
+	u.processes = []process{{u.CPU, threads}}
 	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(stats) == 0 {
 		return u, fmt.Errorf("reading the run delay of process %d: no schedstat", pid)
@@ -54,7 +62,7 @@ func UsageOf(pid int) (Usage, error) {
 		if _, err := fmt.Sscan(string(text), (*int64)(&t.cpu), (*int64)(&t.waited)); err != nil {
 			return u, fmt.Errorf("reading %s: %q: %w", path, text, err)
 		}
-		u.threads[path] = t
+		threads[path] = t
 	}
 	return u, nil
 }
@@ -68,24 +76,41 @@ type Cost struct {
 
 // Since returns the cost from an earlier reading to this one.
 //
-// Waited is the run delay of the thread that did most of the work, scaled to
-// the work of all. The plain sum over threads would also count how long the
-// threads of one process waited for each other, which on one core is their own
-// affair: a Go program's monitor thread wakes some thousand times a second
-// and waits each time until the worker sleeps.
+// Processes that share a core wait for each other, which is their own affair:
+// what a process waited beyond the time that the others ran is the least that
+// somebody else had its core. Waited is the most that befell any of them.
 func (u Usage) Since(earlier Usage) Cost {
 	c := Cost{Wall: u.At.Sub(earlier.At), CPU: u.CPU - earlier.CPU}
+	for i, now := range u.processes {
+		if i >= len(earlier.processes) {
+			break
+		}
+		cpu, waited := now.since(earlier.processes[i])
+		c.Waited = max(c.Waited, waited-(c.CPU-cpu))
+	}
+	return c
+}
+
+// since returns what one process cost and how long it waited.
+//
+// That is the run delay of the thread that did most of the work, scaled to
+// the work of all. The plain sum over threads would also count how long the
+// threads of one process waited for each other: a Go program's monitor thread
+// wakes some thousand times a second and waits each time until the worker
+// sleeps.
+func (p process) since(earlier process) (cpu, waited time.Duration) {
+	cpu = p.cpu - earlier.cpu
 	var busiest thread
-	for path, now := range u.threads {
+	for path, now := range p.threads {
 		before := earlier.threads[path]
-		if cpu := now.cpu - before.cpu; cpu > busiest.cpu {
-			busiest = thread{cpu, now.waited - before.waited}
+		if ran := now.cpu - before.cpu; ran > busiest.cpu {
+			busiest = thread{ran, now.waited - before.waited}
 		}
 	}
 	if busiest.cpu > 0 {
-		c.Waited = time.Duration(float64(busiest.waited) * float64(c.CPU) / float64(busiest.cpu))
+		waited = time.Duration(float64(busiest.waited) * float64(cpu) / float64(busiest.cpu))
 	}
-	return c
+	return cpu, waited
 }
 
 // RSS returns the resident memory in bytes.
