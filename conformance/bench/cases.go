@@ -26,12 +26,14 @@ type benchCase struct {
 type shape struct {
 	grpc     bool // the service's port speaks HTTP/2, as for gRPC
 	routes   int  // rules of the service's route, of which the last one matches; 0 means 1
+	apart    bool // group node: the application is a process of its own, which has its own limit of open files
 	services int  // services behind the waypoint, of which one is used; 0 means 1
 }
 
 // groups are the places in a mesh, and who stands there in most cases.
 var groups = map[string][]string{
 	"waypoint": {"cairn", "envoy"},
+	"node":     {"cairn-pair", "envoy-pair"},
 }
 
 // metric is one figure of a case.
@@ -76,6 +78,7 @@ func allCases(quick bool) []benchCase {
 		smallCases(quick),
 		rateCases(quick),
 		memoryCases(),
+		nodeCases(quick),
 	)
 }
 

@@ -30,10 +30,10 @@ type contender interface {
 
 // allContenders are there to be named in a case's list.
 func allContenders(l *lab) []contender {
-	return []contender{
+	return append(nodeContenders(l),
 		&cairnProxy{lab: l},
 		&envoyProxy{lab: l},
-	}
+	)
 }
 
 // selectContenders returns those that the lab's cases run on, by name. Each

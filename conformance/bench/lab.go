@@ -42,6 +42,7 @@ const (
 	namespace    = "bench"
 	host         = "server.bench.svc.cluster.local"
 	clientURI    = "spiffe://cluster.local/ns/bench/sa/client"
+	serverURI    = "spiffe://cluster.local/ns/bench/sa/server"
 	waypointURI  = "spiffe://cluster.local/ns/bench/sa/waypoint"
 	responseSize = 1024
 	maxWaited    = 0.05 // of the time: more, and the round does not count

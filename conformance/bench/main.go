@@ -46,6 +46,9 @@ type options struct {
 }
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == applicationCommand {
+		os.Exit(serveApplication(os.Args[2]))
+	}
 	var o options
 	flag.BoolVar(&o.quick, "quick", false, "three short rounds, under three minutes")
 	flag.IntVar(&o.rounds, "rounds", 0, "rounds of each case (default 5, or 3 with -quick)")

@@ -15,9 +15,10 @@ import (
 // the work together and whose costs are summed.
 type running struct {
 	proc.Group
-	addr string // where it accepts the load
-	log  string // file that gets a line for each request; empty: none
-	undo func() // takes back what was set up for it, after it has ended; nil: nothing
+	addr string    // where it accepts the load
+	log  string    // file that gets a line for each request; empty: none
+	pair *nodePair // of the group node: what stands around the proxies
+	undo func()    // takes back what was set up for it, after it has ended; nil: nothing
 
 	requests float64 // measured ones, for which the log must have lines
 }

@@ -51,8 +51,7 @@ func Start(ctx context.Context, dir, name string, role Role, opts proc.Options) 
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	url := "http://" + role.AdminAddr().String() + "/ready"
-	client := proc.HTTP(opts.Netns)
-	if err := p.Await(ctx, func() error { return get(ctx, client, url) }); err != nil {
+	if err := p.Await(ctx, func() error { return get(ctx, opts.Netns, url) }); err != nil {
 		_ = p.Stop(time.Second) // its log is in err already
 		return nil, fmt.Errorf("starting envoy %s: %w", name, err)
 	}
@@ -60,12 +59,8 @@ func Start(ctx context.Context, dir, name string, role Role, opts proc.Options) 
 }
 
 // get returns nil when the URL answers 200.
-func get(ctx context.Context, client *http.Client, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := client.Do(req)
+func get(ctx context.Context, netns, url string) error {
+	resp, err := proc.Get(ctx, netns, url)
 	if err != nil {
 		return err
 	}

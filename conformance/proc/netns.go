@@ -46,9 +46,13 @@ func enter(netns string) error {
 	return nil
 }
 
-// HTTP is a client that connects from inside a network namespace, to literal
-// addresses.
-func HTTP(netns string) *http.Client {
+// Get does one HTTP request from inside a network namespace, to a literal
+// address.
+func Get(ctx context.Context, netns, url string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
 	dial := func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 		err = Inside(netns, func() (derr error) {
 			d := net.Dialer{FallbackDelay: -1} // no second thread, which would be outside
@@ -57,5 +61,6 @@ func HTTP(netns string) *http.Client {
 		})
 		return conn, err
 	}
-	return &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	return client.Do(req)
 }

@@ -30,7 +30,7 @@ type Result struct {
 	Done     uint64 // round trips or connections
 	Bytes    int64  // of bulk streams, as the App received them
 	Latency  *hbone.Histogram
-	Failures int
+	Failures uint64
 	Err      error // the first failure
 }
 
@@ -195,6 +195,9 @@ func (c *bulkClient) listen() {
 }
 
 func (c *bulkClient) step() error {
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("setting a deadline: %w", err)
+	}
 	for b := block; len(b) > 0; {
 		n := min(len(b), 256<<10)
 		if _, err := c.conn.Write(b[:n]); err != nil {
@@ -275,12 +278,15 @@ func greeted(l *Load) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := exchange(conn, []byte{'e'}, make([]byte, 1)); err != nil {
+	if err := Exchange(conn); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return conn, nil
 }
+
+// Exchange sends one byte and waits for its echo.
+func Exchange(conn *Conn) error { return exchange(conn, []byte{'e'}, make([]byte, 1)) }
 
 // exchange sends msg and reads its echo into the memory of that name.
 func exchange(conn *Conn, msg, echo []byte) error {
