@@ -49,21 +49,21 @@ func newNodeNet(ctx context.Context) (*nodeNet, error) {
 		return nil, errors.New("node proxies are measured in network namespaces, which need root; other cases do not: -group waypoint")
 	}
 	n := &nodeNet{client: fmt.Sprintf("cairn-bench-%d-c", os.Getpid()), server: fmt.Sprintf("cairn-bench-%d-s", os.Getpid())}
-	err := command(ctx, fmt.Sprintf(`netns add %[1]s
+	err := ip(ctx, fmt.Sprintf(`netns add %[1]s
 netns add %[2]s
 link add eth0 netns %[1]s mtu 65535 type veth peer name eth0 netns %[2]s mtu 65535
-`, n.client, n.server), "ip", "-batch", "-")
+`, n.client, n.server), "-batch", "-")
 	for name, addr := range map[string]netip.Addr{n.client: nodeClient, n.server: nodeServer} {
 		if err == nil {
-			err = command(ctx, fmt.Sprintf("addr add %s/24 dev eth0\nlink set eth0 up\nlink set lo up\n", addr), "ip", "-netns", name, "-batch", "-")
+			err = ip(ctx, fmt.Sprintf("addr add %s/24 dev eth0\nlink set eth0 up\nlink set lo up\n", addr), "-netns", name, "-batch", "-")
 		}
 		if err == nil {
 			// Thousands of short connections: their ports are busy for a minute after the end.
-			err = command(ctx, "", "ip", "netns", "exec", name, "sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=16000 65535")
+			err = ip(ctx, "", "netns", "exec", name, "sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=16000 65535")
 		}
 	}
 	if err == nil {
-		err = command(ctx, captureRules, "ip", "netns", "exec", n.client, "iptables-restore")
+		err = ip(ctx, captureRules, "netns", "exec", n.client, "iptables-restore")
 	}
 	if err != nil {
 		return nil, errors.Join(err, n.close())
@@ -83,7 +83,7 @@ func (n *nodeNet) close() error {
 	for _, name := range []string{n.client, n.server} {
 		if _, err := os.Stat("/run/netns/" + name); err == nil {
 			// Not the run's context: it may have ended.
-			errs = append(errs, command(context.Background(), "", "ip", "netns", "del", name))
+			errs = append(errs, ip(context.Background(), "", "netns", "del", name))
 		}
 	}
 	return errors.Join(errs...)
@@ -123,17 +123,17 @@ func (n *nodeNet) stock() error {
 	return nil
 }
 
-// command runs a program of the system with input.
-func command(ctx context.Context, stdin, name string, args ...string) error {
-	for _, program := range []string{name, "iptables"} {
+// ip runs `ip` with input. What it executes in a namespace is made sure of before.
+func ip(ctx context.Context, stdin string, args ...string) error {
+	for _, program := range []string{"ip", "iptables"} {
 		if _, err := peers.Program(ctx, program); err != nil {
 			return err
 		}
 	}
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, "ip", args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("running %s %s: %w: %s", name, strings.Join(args, " "), err, out)
+		return fmt.Errorf("running ip %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return nil
 }

@@ -201,9 +201,8 @@ func (c *bulkClient) step() error {
 	for b := block; len(b) > 0; {
 		n := min(len(b), 256<<10)
 		if _, err := c.conn.Write(b[:n]); err != nil {
-			c.conn.Close()
-			<-c.acks
-			return fmt.Errorf("sending block %d: %w", c.sent, err)
+			_ = c.conn.Close()
+			return errors.Join(fmt.Errorf("sending block %d: %w", c.sent, err), <-c.acks)
 		}
 		b = b[n:]
 	}
