@@ -65,6 +65,7 @@ func allCases(quick bool) []benchCase {
 		streamingCase(long),
 		fairCase("fair-same", true, long),
 		fairCase("fair-other", false, long),
+		slowCase(long),
 		idleCase("idle-1000", 10, long),
 		idleCase("idle-10000", 100, long),
 		routesCase(10, long),

@@ -2,7 +2,9 @@ package hbone
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -142,6 +144,67 @@ func TestBulkFails(t *testing.T) {
 	t.Error("no failure was seen")
 }
 
+// TestProxyTime proves that what the sink took is left out.
+func TestProxyTime(t *testing.T) {
+	sink, opts := pair(t)
+	sink.Stamped.Store(true)
+	opts.ProxyTime = true
+	load := open(t, opts)
+	r, err := load.Open(t.Context(), 500, 0, 300*time.Millisecond, func() {})
+	if err != nil || r.Failures != 0 || r.Requests == 0 {
+		t.Fatalf("%d requests, %d failures: %v %v", r.Requests, r.Failures, r.Err, err)
+	}
+	m := &load.conns[0].tunnels[0].response
+	if m.took <= 0 {
+		t.Errorf("the sink says that it took %v", m.took)
+	}
+	lc, tun := load.conns[0], load.conns[0].tunnels[0]
+	lc.conn.mu.Lock()
+	defer lc.conn.mu.Unlock()
+	if lc.conn.now != lc.conn.now.Round(0) { // the kernel's times have no monotonic part
+		t.Errorf("%v is not a receive time of the kernel", lc.conn.now)
+	}
+	*lc.latencies = Histogram{}
+	lc.conn.now = time.Now()
+	tun.busy, tun.started, tun.response.took = true, lc.conn.now.Add(-time.Second), 900*time.Millisecond
+	lc.inFlight++
+	lc.next(tun)
+	if got := lc.latencies.Max(); got != 100*time.Millisecond {
+		t.Errorf("a second of which the sink took 0.9 counts as %v", got)
+	}
+}
+
+// TestSlow reads bodies in steps, and proves that no more than that arrives.
+func TestSlow(t *testing.T) {
+	const window, step = 64 << 10, 32 << 10
+	_, opts := pair(t)
+	opts.Size, opts.Window, opts.Slow = 200<<10, window, true
+	load := open(t, opts)
+	load.Begin()
+	tunnels := uint64(opts.Conns * opts.Streams)
+	granted, deadline := tunnels*window, time.Now().Add(20*time.Second)
+	for {
+		p := load.Progress()
+		if p.Failures != 0 || p.Received > granted {
+			t.Fatalf("%+v with %d bytes granted", p, granted)
+		}
+		if p.Done == tunnels {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v with %d bytes granted", p, granted)
+		}
+		if p.Received == granted {
+			granted += tunnels * step
+			load.Grant(step)
+		}
+		runtime.Gosched()
+	}
+	if granted < tunnels*200<<10 {
+		t.Errorf("the bodies came with %d bytes granted", granted)
+	}
+}
+
 func TestOnce(t *testing.T) {
 	sink, opts := pair(t)
 	r := open(t, opts).Once()
@@ -227,6 +290,39 @@ func slam(t *testing.T) string {
 	}()
 	t.Cleanup(func() { ln.Close(); <-done })
 	return ln.Addr().String()
+}
+
+// TestPeerLeaves proves that a proxy that goes away is a failure, and that
+// nobody waits for it.
+func TestPeerLeaves(t *testing.T) {
+	for _, change := range []func(*Options){
+		func(o *Options) {},
+		func(o *Options) { o.Fresh = true },
+		func(o *Options) { unary(o) },
+	} {
+		sink, opts := pair(t)
+		change(&opts)
+		load := open(t, opts)
+		r := load.Closed(t.Context(), 0, 10*time.Millisecond, sink.closeAll)
+		if r.Failures == 0 || r.Err == nil || r.Elapsed > drainTime {
+			t.Errorf("%d failures after %v: %v", r.Failures, r.Elapsed, r.Err)
+		}
+	}
+	if l, err := Dial(t.Context(), Options{Addr: slam(t), TLS: &tls.Config{MinVersion: tls.VersionTLS13}, Conns: 1, Streams: 1}); err == nil {
+		l.Close()
+		t.Error("a server that closes at once was dialed")
+	}
+}
+
+// TestRefusal expects a proxy's own answer, and then does not look at its body.
+func TestRefusal(t *testing.T) {
+	_, opts := pair(t)
+	opts.Status, opts.Upload = 400, 100
+	load := open(t, opts)
+	load.job.request[len(load.job.request)-1]++
+	if r := load.Once(); r.Failures != 0 || r.Requests != uint64(opts.Conns*opts.Streams) {
+		t.Errorf("%d requests, %d failures: %v", r.Requests, r.Failures, r.Err)
+	}
 }
 
 func TestWrongPeer(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"strconv"
+	"time"
 )
 
 // castagnoli is the checksum of bodies: processors compute it at tens of
@@ -35,9 +36,10 @@ type message struct {
 	buf    []byte // the beginning of a head that is not complete
 	body   int64  // how much of the body is missing
 	inBody bool
-	sum    uint32 // CRC-32C of the body so far
-	length int64  // the whole body's length
-	first  []byte // the start line; valid until the next call
+	sum    uint32        // CRC-32C of the body so far
+	length int64         // the whole body's length
+	took   time.Duration // what the sink says that it took
+	first  []byte        // the start line; valid until the next call
 }
 
 // next takes bytes and returns what follows the current message, and whether
@@ -78,7 +80,7 @@ func (m *message) next(p []byte) (rest []byte, done bool, err error) {
 func (m *message) head(p []byte) error {
 	eol := bytes.IndexByte(p, '\n')
 	m.first = p[:eol-1]
-	m.length = 0
+	m.length, m.took = 0, 0
 	for p = p[eol+1:]; len(p) > 0; p = p[eol+1:] {
 		eol = bytes.IndexByte(p, '\n')
 		line := p[:eol-1]
@@ -90,6 +92,10 @@ func (m *message) head(p []byte) error {
 					return fmt.Errorf("content-length %q", value)
 				}
 				m.length = n
+			}
+		case 'x':
+			if took, ok := cutTime(line); ok {
+				m.took = took
 			}
 		case 't':
 			if value, ok := cutField(line, "transfer-encoding"); ok {

@@ -30,10 +30,15 @@ type Options struct {
 	Calls    int  // in flight on each tunnel; 0 means 1
 	Messages int  // of a call's answer, which is a stream when they are many; 0 means 1
 
+	// ProxyTime leaves out of the latencies of HTTP/1.1 what the load and the sink took: a request counts from when it
+	// is sent (or was due, if its tunnel was not free) to when the kernel has the answer, less the sink's time.
+	ProxyTime bool
+
 	Bulk     int // further tunnels on each connection, which download between Load.Bulk(true) and Load.Bulk(false)
 	BulkSize int // bytes of each of their bodies
 
-	Window int // what a tunnel may be sent before the load gives credit; 0 means 4 MiB
+	Window int  // what a tunnel may be sent before the load gives credit; 0 means 4 MiB
+	Slow   bool // tunnels get more credit from Load.Grant alone
 }
 
 func (o *Options) window() int64 {
@@ -47,6 +52,9 @@ func (o *Options) window() int64 {
 func (o *Options) path() string {
 	if o.messages() > 1 {
 		return fmt.Sprintf("/bytes/%dx%d", o.Size, o.messages())
+	}
+	if o.ProxyTime {
+		return fmt.Sprintf("/bytes/%d%s", o.Size, timedQuery)
 	}
 	return fmt.Sprintf("/bytes/%d", o.Size)
 }
@@ -118,6 +126,7 @@ type loadConn struct {
 	failed    uint64
 	inFlight  int
 	latencies *Histogram
+	received  uint64 // bytes inside the tunnels
 
 	bulking    bool // bulk tunnels go on
 	bulkDone   uint64
@@ -179,11 +188,15 @@ func buildRequest(o Options) []byte {
 
 func (l *Load) dialOne(ctx context.Context) error {
 	t, err := dial(ctx, l.opts.Addr, l.opts.TLS)
+	if err == nil && l.opts.ProxyTime {
+		err = t.stamp()
+	}
 	if err != nil {
 		return err
 	}
 	lc := &loadConn{load: l, ready: make(chan struct{}), latencies: &Histogram{}}
 	lc.conn = newConn(t, lc, true, l.opts.window())
+	lc.conn.slow = l.opts.Slow
 	l.conns = append(l.conns, lc)
 	l.wg.Go(func() { lc.run(t) })
 	// The peer's limit on streams comes with its first SETTINGS.

@@ -87,6 +87,9 @@ func (lc *loadConn) due(turn *int, when time.Time) {
 		lc.inFlight++
 		t.queue = append(t.queue, when)
 	default:
+		if lc.load.opts.ProxyTime {
+			when = time.Now()
+		}
 		lc.send(t, when)
 		if err := lc.conn.flush(); err != nil {
 			lc.fail(t, err)

@@ -25,7 +25,8 @@ import (
 // DefaultSize; calls are those of grpcSink.
 type Sink struct {
 	TLS         *tls.Config
-	DefaultSize int // bytes of a response; 0 means 1024
+	DefaultSize int         // bytes of a response; 0 means 1024
+	Stamped     atomic.Bool // connections from now on take the kernel's receive times, for Options.ProxyTime
 
 	Requests atomic.Uint64 // inner requests answered
 	Tunnels  atomic.Uint64 // CONNECT streams accepted
@@ -72,6 +73,9 @@ func (s *Sink) carry(sock net.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	t, err := handshake(ctx, sock, func(c net.Conn) *tls.Conn { return tls.Server(c, s.TLS) })
 	cancel()
+	if err == nil && s.Stamped.Load() {
+		err = t.stamp()
+	}
 	if err != nil {
 		s.fail(err)
 		return
@@ -118,6 +122,8 @@ type sinkTunnel struct {
 	grpc    *grpcSink // HTTP/2, if that is inside
 	request message
 	size    int
+	timed   bool // the answer says how long it took
+	scratch []byte
 }
 
 func (s *Sink) headers(c *conn, st *stream, fields []hpack.HeaderField, end bool) error {
@@ -204,12 +210,17 @@ func (s *Sink) http1(c *conn, st *stream, t *sinkTunnel, p []byte) error {
 		}
 		// The start line is valid only while its head is being read.
 		if starting && (done || t.request.inBody) {
-			t.size = s.sizeOf(t.request.first)
+			t.size, t.timed = s.sizeOf(t.request.first)
 		}
 		if done {
 			s.Bytes.Add(uint64(t.request.length))
 			s.Requests.Add(1)
-			c.send(st, s.answer(t))
+			if answer := s.answer(t); t.timed {
+				t.scratch = appendTimed(t.scratch[:0], answer, c.now)
+				c.sendCopy(st, t.scratch)
+			} else {
+				c.send(st, answer)
+			}
 		}
 		p = rest
 	}
@@ -242,19 +253,21 @@ func (s *Sink) expected(n int) uint32 {
 
 var badRequest = []byte("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
 
-// sizeOf reads the wanted size from a request line.
-func (s *Sink) sizeOf(line []byte) int {
+// sizeOf reads the wanted size from a request line, and whether the answer is
+// to be timed.
+func (s *Sink) sizeOf(line []byte) (size int, timed bool) {
 	_, after, ok := bytes.Cut(line, []byte(" /bytes/"))
 	if ok {
-		digits, _, _ := bytes.Cut(after, []byte(" "))
+		target, _, _ := bytes.Cut(after, []byte(" "))
+		digits, timed := bytes.CutSuffix(target, []byte(timedQuery))
 		if n, err := strconv.Atoi(string(digits)); err == nil && n >= 0 && n <= 16<<20 {
-			return n
+			return n, timed
 		}
 	}
 	if s.DefaultSize > 0 {
-		return s.DefaultSize
+		return s.DefaultSize, false
 	}
-	return 1024
+	return 1024, false
 }
 
 // response returns the whole answer of n bytes, made once per size.

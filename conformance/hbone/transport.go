@@ -75,6 +75,7 @@ type transport struct {
 	tls *tls.Conn
 
 	ciphertext []byte // buffer of the reader goroutine
+	control    []byte // buffer for the kernel's receive times; nil: our own
 
 	// What the one who writes owns: the ciphertext under way, and the steps
 	// that send it, made once because each is a closure.
@@ -124,11 +125,11 @@ func (t *transport) serve(handle func([]byte, time.Time) error, batch func() err
 	// the same event, which the kernel tells but once.
 	step := func(fd uintptr) bool {
 		for {
-			n, err := syscall.Read(int(fd), t.ciphertext)
+			n, at, err := t.read(int(fd))
 			switch {
-			case err == syscall.EAGAIN:
+			case errors.Is(err, syscall.EAGAIN):
 				return false
-			case err == syscall.EINTR:
+			case errors.Is(err, syscall.EINTR):
 				continue
 			case err != nil:
 				failed = fmt.Errorf("reading: %w", err)
@@ -138,7 +139,7 @@ func (t *transport) serve(handle func([]byte, time.Time) error, batch func() err
 				return true
 			}
 			t.mem.in = t.ciphertext[:n]
-			if failed = t.decrypt(plain, time.Now(), handle); failed != nil {
+			if failed = t.decrypt(plain, at, handle); failed != nil {
 				return true
 			}
 			if failed = batch(); failed != nil {

@@ -77,6 +77,7 @@ func (lc *loadConn) connected(t *tunnel, fields []hpack.HeaderField, end bool) {
 
 func (lc *loadConn) data(c *conn, s *stream, p []byte, end bool) error {
 	t := s.owner.(*tunnel)
+	lc.received += uint64(len(p))
 	switch {
 	case t.broken:
 	case t.grpc != nil:
@@ -148,6 +149,7 @@ func (lc *loadConn) complete(t *tunnel) {
 // next counts a request that is over and sends what comes next.
 func (lc *loadConn) next(t *tunnel) {
 	now := lc.conn.now
+	took := now.Sub(t.started) - t.response.took
 	t.busy = false
 	if lc.isBulk(t) {
 		lc.bulkDone++
@@ -157,7 +159,7 @@ func (lc *loadConn) next(t *tunnel) {
 		}
 		return
 	}
-	lc.counted(now.Sub(t.started))
+	lc.counted(took)
 	switch {
 	case lc.closed:
 		lc.send(t, now)
