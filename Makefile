@@ -33,6 +33,12 @@ test: packages ## every test of the module, in random order
 race: packages ## the tests under the race detector
 	go test -race -shuffle=on $(PKGS)
 
+SEEDS ?= 10000
+
+.PHONY: schedules
+schedules: ## SEEDS (10000) random schedules of the waypoint over connections in memory
+	go test ./proxy/waypoint -run 'TestSchedules$$' -count=1 -seeds $(SEEDS)
+
 .PHONY: packages
 packages:
 	@scripts/packages.sh curl openssl nsenter
@@ -66,6 +72,12 @@ bench-compare: build ## this tree beside BASE=REV, by benchstat: WHAT="micro cas
 .PHONY: bench-once
 bench-once: ## every Go benchmark once, so that none rots
 	go test -run '^$$' -bench . -benchtime 1x -benchmem $(PKGS)
+
+.PHONY: pgo
+pgo: ## a fresh cmd/cairn/default.pgo from the benchmark's load; what it gains, and costs
+	scripts/pgo.sh profile
+	scripts/pgo.sh compare
+	scripts/pgo.sh size
 
 .PHONY: conformance
 conformance: build ## Envoy, curl, nghttp2, grpc-go and h2spec against Cairn

@@ -1,8 +1,10 @@
 package mesh
 
 import (
+	"cmp"
 	"net/netip"
-	"sort"
+	"slices"
+	"strings"
 )
 
 // Parts is what a source has gathered: everything a Snapshot is made of.
@@ -27,19 +29,27 @@ type Parts struct {
 // Snapshot is one immutable state of the mesh. All methods may be called from
 // any goroutine and do not allocate.
 type Snapshot struct {
+	// Parts are as they were given, but for Workloads and Services, which are in
+	// the order of their names.
 	Parts
 	// Version counts published snapshots, from 1.
 	Version uint64
 
-	byUID      map[string]*Workload
-	byAddr     map[netAddr]*Workload
-	services   map[ServiceKey]*Service
-	byHost     map[string][]*Service
-	byVIP      map[netAddr][]*Service
-	endpoints  map[ServiceKey][]Endpoint
+	// workloadSeq and serviceSeq are the lists in the order in which they were
+	// given: where most of the next ones are the same, so is most of their order.
+	workloadSeq []*Workload
+	serviceSeq  []*Service
+
+	byUID      Index[string, *Workload]
+	byAddr     Index[netAddr, *Workload]
+	contested  Index[netAddr, bool] // addresses of several workloads
+	services   Index[ServiceKey, *Service]
+	byHost     Index[string, []*Service]
+	byVIP      Index[netAddr, []*Service]
+	endpoints  Index[ServiceKey, []Endpoint]
+	routes     Index[ServiceKey, []RouteAttachment]
 	waypoints  map[Name]*Waypoint
 	waypointAt map[netip.Addr]*Waypoint
-	routes     map[ServiceKey][]RouteAttachment
 }
 
 type netAddr struct {
@@ -51,6 +61,24 @@ type netAddr struct {
 // refused by the source; of two workloads on one address the better one wins,
 // a pod with HBONE before a pod before any other, as ztunnel ranks them.
 func NewSnapshot(version uint64, p Parts) *Snapshot {
+	s := begin(version, p)
+	s.Workloads, s.Services = slices.Clone(p.Workloads), slices.Clone(p.Services)
+	slices.SortStableFunc(s.Workloads, byWorkloadUID)
+	slices.SortStableFunc(s.Services, byServiceKey)
+	b := s.edit()
+	for _, v := range s.Services {
+		b.addService(v)
+	}
+	for _, w := range s.Workloads {
+		b.addWorkload(w)
+	}
+	b.routesOf(nil)
+	b.done()
+	return s
+}
+
+// begin makes a Snapshot of what needs no index, or a small one.
+func begin(version uint64, p Parts) *Snapshot {
 	if p.TrustDomain == "" {
 		p.TrustDomain = DefaultTrustDomain
 	}
@@ -61,58 +89,31 @@ func NewSnapshot(version uint64, p Parts) *Snapshot {
 		p.RootNamespace = "istio-system"
 	}
 	s := &Snapshot{
-		Parts: p, Version: version,
-		byUID: map[string]*Workload{}, byAddr: map[netAddr]*Workload{},
-		services: map[ServiceKey]*Service{}, byHost: map[string][]*Service{}, byVIP: map[netAddr][]*Service{},
-		endpoints: map[ServiceKey][]Endpoint{}, waypoints: map[Name]*Waypoint{},
-		waypointAt: map[netip.Addr]*Waypoint{}, routes: map[ServiceKey][]RouteAttachment{},
+		Parts: p, Version: version, workloadSeq: p.Workloads, serviceSeq: p.Services,
+		waypoints: make(map[Name]*Waypoint, len(p.Waypoints)), waypointAt: make(map[netip.Addr]*Waypoint, len(p.Waypoints)),
 	}
-	sort.Slice(s.Workloads, func(i, j int) bool { return s.Workloads[i].UID < s.Workloads[j].UID })
-	sort.Slice(s.Services, func(i, j int) bool { return s.Services[i].Key.String() < s.Services[j].Key.String() })
-	for _, v := range s.Services {
-		s.addService(v)
-	}
-	for _, w := range s.Workloads {
-		s.addWorkload(w)
-	}
-	for _, w := range s.Waypoints {
+	for _, w := range p.Waypoints {
 		s.waypoints[w.Name] = w
 		for _, a := range w.Addresses {
 			s.waypointAt[a] = w
 		}
 	}
-	for _, a := range s.Attachments {
-		s.routes[a.Service] = append(s.routes[a.Service], a)
-	}
 	return s
 }
 
-func (s *Snapshot) addService(v *Service) {
-	if old := s.services[v.Key]; old == nil || (v.Canonical && !old.Canonical) {
-		s.services[v.Key] = v
-	}
-	s.byHost[v.Key.Hostname] = append(s.byHost[v.Key.Hostname], v)
-	for _, a := range v.VIPs {
-		k := netAddr{v.Network, a}
-		s.byVIP[k] = append(s.byVIP[k], v)
-	}
+func byWorkloadUID(a, b *Workload) int { return strings.Compare(a.UID, b.UID) }
+
+func byServiceKey(a, b *Service) int { return a.Key.compare(b.Key) }
+
+// compare orders keys by namespace, then by host.
+func (k ServiceKey) compare(o ServiceKey) int {
+	return cmp.Or(strings.Compare(k.Namespace, o.Namespace), strings.Compare(k.Hostname, o.Hostname))
 }
 
-func (s *Snapshot) addWorkload(w *Workload) {
-	s.byUID[w.UID] = w
-	if !w.HostNetwork {
-		for _, a := range w.Addresses {
-			k := netAddr{w.Network, a}
-			if old := s.byAddr[k]; old == nil || addressRank(w) > addressRank(old) {
-				s.byAddr[k] = w
-			}
-		}
-	}
-	for key, ports := range w.Services {
-		if v := s.services[key]; v != nil && (w.Ready || v.PublishNotReady) {
-			s.endpoints[key] = append(s.endpoints[key], Endpoint{Workload: w, Ports: ports})
-		}
-	}
+// before reports whether w has the better claim on an address that both have.
+func before(w, old *Workload) bool {
+	a, b := addressRank(w), addressRank(old)
+	return a > b || a == b && w.UID < old.UID
 }
 
 func addressRank(w *Workload) int {
@@ -137,27 +138,27 @@ func isPodUID(uid string) bool {
 }
 
 // Workload returns the workload with that UID, or nil.
-func (s *Snapshot) Workload(uid string) *Workload { return s.byUID[uid] }
+func (s *Snapshot) Workload(uid string) *Workload { return s.byUID.At(uid) }
 
 // WorkloadAt returns the workload that owns addr in network, or nil.
 func (s *Snapshot) WorkloadAt(network string, addr netip.Addr) *Workload {
-	return s.byAddr[netAddr{network, addr}]
+	return s.byAddr.At(netAddr{network, addr})
 }
 
 // Service returns the service with that key, or nil.
-func (s *Snapshot) Service(k ServiceKey) *Service { return s.services[k] }
+func (s *Snapshot) Service(k ServiceKey) *Service { return s.services.At(k) }
 
 // ServiceAt returns the service that a client in clientNamespace means by
 // addr, or nil. Of several, the client's own namespace wins, then a canonical
 // one, then the first.
 func (s *Snapshot) ServiceAt(network string, addr netip.Addr, clientNamespace string) *Service {
-	return bestService(s.byVIP[netAddr{network, addr}], clientNamespace)
+	return bestService(s.byVIP.At(netAddr{network, addr}), clientNamespace)
 }
 
 // ServiceByHost returns the service that a client in clientNamespace means by
 // the full hostname, or nil, ranked as ServiceAt.
 func (s *Snapshot) ServiceByHost(hostname, clientNamespace string) *Service {
-	return bestService(s.byHost[hostname], clientNamespace)
+	return bestService(s.byHost.At(hostname), clientNamespace)
 }
 
 func bestService(list []*Service, ns string) *Service {
@@ -175,7 +176,7 @@ func bestService(list []*Service, ns string) *Service {
 
 // Endpoints returns the workloads behind a service that may get traffic,
 // ordered by UID.
-func (s *Snapshot) Endpoints(k ServiceKey) []Endpoint { return s.endpoints[k] }
+func (s *Snapshot) Endpoints(k ServiceKey) []Endpoint { return s.endpoints.At(k) }
 
 // Waypoint returns the waypoint with that name, or nil.
 func (s *Snapshot) Waypoint(n Name) *Waypoint { return s.waypoints[n] }
@@ -184,4 +185,4 @@ func (s *Snapshot) Waypoint(n Name) *Waypoint { return s.waypoints[n] }
 func (s *Snapshot) WaypointAt(addr netip.Addr) *Waypoint { return s.waypointAt[addr] }
 
 // Routes returns what is attached to a service, in no particular order.
-func (s *Snapshot) Routes(k ServiceKey) []RouteAttachment { return s.routes[k] }
+func (s *Snapshot) Routes(k ServiceKey) []RouteAttachment { return s.routes.At(k) }

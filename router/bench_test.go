@@ -21,6 +21,8 @@ func BenchmarkMatch(b *testing.B) {
 		match func(i int) mesh.RouteMatch
 	}{
 		{"exact", func(i int) mesh.RouteMatch { return exact(fmt.Sprintf("/service/v1/item-%d", i)) }},
+		{"header", func(i int) mesh.RouteMatch { return withHeader(prefix("/"), "x-tenant", fmt.Sprintf("t-%d", i)) }},
+		{"regex", func(i int) mesh.RouteMatch { return regex(fmt.Sprintf("/service/v1/item-%d(/.*)?", i)) }},
 		{"prefix", func(i int) mesh.RouteMatch { return prefix(fmt.Sprintf("/service/v1/item-%d", i)) }},
 	}
 	for _, k := range kinds {
@@ -30,7 +32,7 @@ func BenchmarkMatch(b *testing.B) {
 				if len(errs) != 0 {
 					b.Fatal(errs)
 				}
-				req := get(fmt.Sprintf("/service/v1/item-%d", n-1))
+				req := get(fmt.Sprintf("/service/v1/item-%d", n-1), mesh.Field{Name: "x-tenant", Value: fmt.Sprintf("t-%d", n-1)})
 				var how Match
 				b.ReportAllocs()
 				for b.Loop() {

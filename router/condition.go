@@ -11,18 +11,7 @@ import (
 // semicolons (RFC 9113 section 8.2.3), as in Envoy.
 // Host and :authority stand for the request's authority, which is not among its fields.
 func (c *condition) header(r *mesh.Request) bool {
-	if c.name == "host" || c.name == ":authority" {
-		return r.Authority != "" && c.holds(r.Authority)
-	}
-	first, n := "", 0
-	for i := range r.Fields {
-		if r.Fields[i].Name == c.name {
-			if n == 0 {
-				first = r.Fields[i].Value
-			}
-			n++
-		}
-	}
+	first, n := lookUp(r, c.name)
 	switch {
 	case n == 0:
 		return false
@@ -33,6 +22,25 @@ func (c *condition) header(r *mesh.Request) bool {
 	default:
 		return c.equalsJoined(r.Fields)
 	}
+}
+
+// lookUp returns the first value of a field and in how many lines it came.
+func lookUp(r *mesh.Request, name string) (first string, n int) {
+	if name == "host" || name == ":authority" {
+		if r.Authority == "" {
+			return "", 0
+		}
+		return r.Authority, 1
+	}
+	for i := range r.Fields {
+		if r.Fields[i].Name == name {
+			if n == 0 {
+				first = r.Fields[i].Value
+			}
+			n++
+		}
+	}
+	return first, n
 }
 
 func (c *condition) holds(value string) bool {

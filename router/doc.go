@@ -23,10 +23,15 @@
 // # Cost
 //
 // The path picks a short list of candidates: exact paths by a map, prefixes by a
-// tree of path elements that is walked once. Regular expressions are the only
-// thing tried one after another. Match does not allocate, with one exception: a
-// regular expression that is tried against a query parameter with escapes in it,
-// or against a header field that came in several lines.
+// tree of path elements that is walked once. Where many candidates are left, those
+// that demand an exact header field are found by its value, and regular
+// expressions by the plain text that they begin with. What nothing helps with is
+// tried one after another: conditions on methods and query parameters alone,
+// expressions for header fields, and expressions for paths that begin with a wildcard.
+//
+// Match does not allocate, with one exception: a regular expression that is tried
+// against a query parameter with escapes in it, or against a header field that came
+// in several lines.
 //
 // # Concurrency
 //

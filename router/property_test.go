@@ -163,7 +163,7 @@ func (c chooser) match() (m mesh.RouteMatch) {
 	switch c.IntN(6) {
 	case 0:
 	case 1:
-		m = regex(c.of("/a.*", "/.*b", "/a|/b", ".*", "/[abc]/?"))
+		m = regex(c.of("/a.*", "/.*b", "/a|/b", ".*", "/[abc]/?", "/a", "(?i)/A.*", "/ab/c[1-8]", "/c1(/.*)?", ""))
 	case 2, 3:
 		m = exact(c.path())
 	default:
@@ -243,6 +243,25 @@ func TestAgainstLinear(t *testing.T) {
 	for seed := range uint64(150) {
 		c := chooser{rand.New(rand.NewPCG(seed, 1))}
 		same(t, c, c.rules(1+c.IntN(60)), 100)
+	}
+}
+
+// With many rules the candidates of one path are found by an index.
+func TestManyAgainstLinear(t *testing.T) {
+	indexed := 0
+	for seed := range uint64(30) {
+		c := chooser{rand.New(rand.NewPCG(seed, 3))}
+		rules := c.rules(50 + c.IntN(400))
+		same(t, c, rules, 200)
+		table, _ := New(rules)
+		for _, l := range []*list{&table.regex, &table.root} {
+			if l.index != nil {
+				indexed++
+			}
+		}
+	}
+	if indexed < 40 {
+		t.Errorf("only %d of 60 lists had an index", indexed)
 	}
 }
 

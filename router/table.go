@@ -58,10 +58,10 @@ type Match struct {
 // Table holds the rules of one service port in matching order.
 type Table[P any] struct {
 	values []P
-	exact  map[string][]candidate
+	exact  map[string]*list
 	tree   *node // of the prefixes, except "/"
-	regex  []candidate
-	root   []candidate // the prefix "/" and matches without a path
+	regex  list
+	root   list // the prefix "/" and matches without a path
 }
 
 // New builds a table. A match that does not compile is left out and reported;
@@ -94,6 +94,11 @@ func New[P any](rules []Rule[P]) (*Table[P], []*RuleError) {
 		t.insert(c)
 	}
 	t.tree.link(nil)
+	for _, l := range t.exact {
+		l.seal()
+	}
+	t.regex.seal()
+	t.root.seal()
 	return t, errs
 }
 
@@ -124,16 +129,21 @@ func (t *Table[P]) insert(c candidate) {
 	switch c.tier {
 	case tierExact:
 		if t.exact == nil {
-			t.exact = make(map[string][]candidate)
+			t.exact = make(map[string]*list)
 		}
-		t.exact[c.path] = append(t.exact[c.path], c)
+		l := t.exact[c.path]
+		if l == nil {
+			l = &list{}
+			t.exact[c.path] = l
+		}
+		l.all = append(l.all, c)
 	case tierPrefix:
 		n := t.tree.at(c.path)
-		n.list = append(n.list, c)
+		n.list.all = append(n.list.all, c)
 	case tierRegex:
-		t.regex = append(t.regex, c)
+		t.regex.all = append(t.regex.all, c)
 	default:
-		t.root = append(t.root, c)
+		t.root.all = append(t.root.all, c)
 	}
 }
 
@@ -154,31 +164,18 @@ func (t *Table[P]) Match(r *mesh.Request, how *Match) (P, bool) {
 }
 
 func (t *Table[P]) find(r *mesh.Request) *candidate {
-	if t.exact != nil {
-		if c := first(t.exact[r.Path], r); c != nil {
+	if l := t.exact[r.Path]; l != nil {
+		if c := l.first(r); c != nil {
 			return c
 		}
 	}
 	for n := t.tree.longest(r.Path); n != nil; n = n.up {
-		if c := first(n.list, r); c != nil {
+		if c := n.list.first(r); c != nil {
 			return c
 		}
 	}
-	for i := range t.regex {
-		c := &t.regex[i]
-		if c.regex.MatchString(r.Path) && c.accepts(r) {
-			return c
-		}
+	if c := t.regex.first(r); c != nil {
+		return c
 	}
-	return first(t.root, r)
-}
-
-// first returns the first candidate whose conditions beside the path r meets.
-func first(list []candidate, r *mesh.Request) *candidate {
-	for i := range list {
-		if list[i].accepts(r) {
-			return &list[i]
-		}
-	}
-	return nil
+	return t.root.first(r)
 }

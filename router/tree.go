@@ -14,7 +14,7 @@ type node struct {
 	many    map[string]*node
 	// up is the nearest node above that holds candidates; nil for none.
 	up   *node
-	list []candidate
+	list list
 }
 
 func (n *node) child(element string) *node {
@@ -65,7 +65,8 @@ func (n *node) at(prefix string) *node {
 // node above n that holds candidates.
 func (n *node) link(up *node) {
 	n.up = up
-	if n.list != nil {
+	if n.list.all != nil {
+		n.list.seal()
 		up = n
 	}
 	for _, c := range n.few {
@@ -90,7 +91,7 @@ func (n *node) longest(path string) *node {
 		}
 		n, path = c, rest
 	}
-	if n.list != nil {
+	if n.list.all != nil {
 		return n
 	}
 	return n.up

@@ -9,28 +9,48 @@ import (
 )
 
 // reuse replaces the objects of next that equal those of prev by prev's own.
-func reuse(prev, next *mesh.Parts) {
-	reuseList(prev.Workloads, next.Workloads, func(w *mesh.Workload) string { return w.UID }, equalWorkload)
-	reuseList(prev.Services, next.Services, func(v *mesh.Service) mesh.ServiceKey { return v.Key }, deepEqual[mesh.Service])
-	reuseList(prev.Waypoints, next.Waypoints, func(w *mesh.Waypoint) mesh.Name { return w.Name }, deepEqual[mesh.Waypoint])
-	reuseList(prev.Policies, next.Policies, func(p *mesh.AuthorizationPolicy) mesh.Name { return p.Name }, deepEqual[mesh.AuthorizationPolicy])
-	reuseList(prev.PeerAuth, next.PeerAuth, func(p *mesh.PeerAuthentication) mesh.Name { return p.Name }, deepEqual[mesh.PeerAuthentication])
-	reuseList(prev.L4Policies, next.L4Policies, func(p *mesh.L4Policy) mesh.Name { return p.Name }, deepEqual[mesh.L4Policy])
-	reuseRoutes(prev.Attachments, next.Attachments)
+func reuse(prev *mesh.Snapshot, next *mesh.Parts) {
+	was := prev.Given()
+	reuseList(was.Workloads, next.Workloads, func(w *mesh.Workload) *mesh.Workload { return prev.Workload(w.UID) }, EqualWorkloads)
+	reuseList(was.Services, next.Services, func(v *mesh.Service) *mesh.Service { return prev.Service(v.Key) }, deepEqual[mesh.Service])
+	reuseList(was.Waypoints, next.Waypoints, func(w *mesh.Waypoint) *mesh.Waypoint { return prev.Waypoint(w.Name) }, deepEqual[mesh.Waypoint])
+	reuseList(was.Policies, next.Policies, byName(was.Policies, func(p *mesh.AuthorizationPolicy) mesh.Name { return p.Name }), deepEqual[mesh.AuthorizationPolicy])
+	reuseList(was.PeerAuth, next.PeerAuth, byName(was.PeerAuth, func(p *mesh.PeerAuthentication) mesh.Name { return p.Name }), deepEqual[mesh.PeerAuthentication])
+	reuseList(was.L4Policies, next.L4Policies, byName(was.L4Policies, func(p *mesh.L4Policy) mesh.Name { return p.Name }), deepEqual[mesh.L4Policy])
+	reuseRoutes(was.Attachments, next.Attachments)
 }
 
-func reuseList[T any, K comparable](prev, next []*T, key func(*T) K, equal func(a, b *T) bool) {
+// reuseList looks for the predecessors of what does not stand in its place
+// already, as most of a list does from the beginning and from the end.
+func reuseList[T any](prev, next []*T, predecessor func(*T) *T, equal func(a, b *T) bool) {
 	if len(prev) == 0 {
 		return
 	}
-	old := make(map[K]*T, len(prev))
-	for _, v := range prev {
-		old[key(v)] = v
+	for len(prev) > 0 && len(next) > 0 && prev[0] == next[0] {
+		prev, next = prev[1:], next[1:]
+	}
+	for len(prev) > 0 && len(next) > 0 && prev[len(prev)-1] == next[len(next)-1] {
+		prev, next = prev[:len(prev)-1], next[:len(next)-1]
 	}
 	for i, v := range next {
-		if o := old[key(v)]; o != nil && (o == v || equal(o, v)) {
+		if o := predecessor(v); o != nil && (o == v || equal(o, v)) {
 			next[i] = o
 		}
+	}
+}
+
+// byName finds objects of a list by their names. It looks at the list when it
+// is first asked.
+func byName[T any](list []*T, name func(*T) mesh.Name) func(*T) *T {
+	var known map[mesh.Name]*T
+	return func(v *T) *T {
+		if known == nil {
+			known = make(map[mesh.Name]*T, len(list))
+			for _, o := range list {
+				known[name(o)] = o
+			}
+		}
+		return known[name(v)]
 	}
 }
 
@@ -42,13 +62,22 @@ type routeKey struct {
 	hosts  bool
 }
 
+func keyOf(r *mesh.Route) routeKey { return routeKey{r.Object, r.Rule, len(r.Hostnames) > 0} }
+
+// reuseRoutes does what reuseList does, for the routes of attachments.
 func reuseRoutes(prev, next []mesh.RouteAttachment) {
-	if len(prev) == 0 {
+	for len(prev) > 0 && len(next) > 0 && prev[0] == next[0] {
+		prev, next = prev[1:], next[1:]
+	}
+	for len(prev) > 0 && len(next) > 0 && prev[len(prev)-1] == next[len(next)-1] {
+		prev, next = prev[:len(prev)-1], next[:len(next)-1]
+	}
+	if len(prev) == 0 || len(next) == 0 {
 		return
 	}
 	old := make(map[routeKey]*mesh.Route, len(prev))
 	for _, a := range prev {
-		old[routeKey{a.Route.Object, a.Route.Rule, len(a.Route.Hostnames) > 0}] = a.Route
+		old[keyOf(a.Route)] = a.Route
 	}
 	same := map[*mesh.Route]*mesh.Route{} // a route attached to many services is compared once
 	for i := range next {
@@ -56,7 +85,7 @@ func reuseRoutes(prev, next []mesh.RouteAttachment) {
 		k, seen := same[r]
 		if !seen {
 			k = r
-			if o := old[routeKey{r.Object, r.Rule, len(r.Hostnames) > 0}]; o != nil && reflect.DeepEqual(o, r) {
+			if o := old[keyOf(r)]; o != nil && (o == r || reflect.DeepEqual(o, r)) {
 				k = o
 			}
 			same[r] = k
@@ -67,9 +96,9 @@ func reuseRoutes(prev, next []mesh.RouteAttachment) {
 
 func deepEqual[T any](a, b *T) bool { return reflect.DeepEqual(a, b) }
 
-// equalWorkload is reflect.DeepEqual by hand: there may be 100,000 workloads,
+// EqualWorkloads is reflect.DeepEqual by hand: there may be 100,000 workloads,
 // and reflection takes ten times as long.
-func equalWorkload(a, b *mesh.Workload) bool {
+func EqualWorkloads(a, b *mesh.Workload) bool {
 	return a.UID == b.UID && a.Name == b.Name && a.Namespace == b.Namespace &&
 		a.ServiceAccount == b.ServiceAccount && a.TrustDomain == b.TrustDomain &&
 		slices.Equal(a.Addresses, b.Addresses) && a.Hostname == b.Hostname &&

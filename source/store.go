@@ -33,8 +33,8 @@ func (s *Store) Publish(parts mesh.Parts) *mesh.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.current.Load()
-	reuse(&old.Parts, &parts)
-	snap := mesh.NewSnapshot(old.Version+1, parts)
+	reuse(old, &parts)
+	snap := old.Next(parts)
 	s.current.Store(snap)
 	for ch := range s.readers {
 		deliver(ch, snap)

@@ -16,10 +16,11 @@
 // There are two ways to use it. The node proxy moves bytes and thinks in
 // connections: Server calls a handler on a goroutine of its own, Pool.Dial
 // blocks until the peer answers, and Relay joins a TCP connection and a Stream
-// and keeps its goroutine as the reader. The waypoint looks into the bytes and
+// and keeps its goroutine as the reader; RelayIn lets it go while the
+// connection is quiet. The waypoint looks into the bytes and
 // runs to completion: ServerOptions.Inline and Target.Open give it the HTTP/2
 // streams themselves, on the reader that got them.
 //
-// Either way there is one reader goroutine per TCP connection and none per
+// Either way there is at most one reader goroutine per TCP connection and none per
 // stream that has nothing to read; see packages loop and h2 beneath.
 package tunnel

@@ -41,6 +41,26 @@ type relay struct {
 //
 // It returns nil when both directions ended in order, else why not.
 func Relay(conn *net.TCPConn, s *Stream, c *Counters) error {
+	r, err := newRelay(nil, conn, s, c)
+	if err != nil {
+		return err
+	}
+	return r.finish(r.sock.Serve(r, true))
+}
+
+// RelayIn is Relay for a connection that may be quiet for long: then it waits in
+// the lot, without a goroutine. It returns when the relay has ended or waits;
+// in either case done is called once, with what Relay returns.
+func RelayIn(lot *loop.Lot, conn *net.TCPConn, s *Stream, c *Counters, done func(error)) {
+	r, err := newRelay(lot, conn, s, c)
+	if err != nil {
+		done(err)
+		return
+	}
+	r.sock.ServeParked(r, true, func(err error) { done(r.finish(err)) })
+}
+
+func newRelay(lot *loop.Lot, conn *net.TCPConn, s *Stream, c *Counters) (*relay, error) {
 	if c == nil {
 		c = new(Counters)
 	}
@@ -48,11 +68,18 @@ func Relay(conn *net.TCPConn, s *Stream, c *Counters) error {
 	if err != nil {
 		conn.Close()
 		s.Abandon()
-		return err
+		return nil, err
+	}
+	if lot != nil {
+		sock.ParkIn(lot)
 	}
 	r := &relay{sock: sock, s: s, c: c}
 	r.attach()
-	err = sock.Serve(r, true)
+	return r, nil
+}
+
+// finish is what Relay returns, given how the reading of the connection ended.
+func (r *relay) finish(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = r.linger()
 	}

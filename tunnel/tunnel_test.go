@@ -15,6 +15,7 @@ import (
 
 	"cairnproxy.dev/cairn/identity"
 	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/tunnel/loop"
 )
 
 var (
@@ -105,15 +106,28 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	return c.(*net.TCPConn), s.(*net.TCPConn)
 }
 
+// relayer returns Relay in the form of RelayIn, in a lot of its own: all that
+// holds for the one holds for the other.
+func relayer(t testing.TB) func(conn *net.TCPConn, s *Stream) error {
+	lot := &loop.Lot{}
+	t.Cleanup(lot.Close)
+	return func(conn *net.TCPConn, s *Stream) error {
+		done := make(chan error, 1)
+		RelayIn(lot, conn, s, nil, func(err error) { done <- err })
+		return <-done
+	}
+}
+
 // forward accepts and relays to a TCP server.
 func forward(t testing.TB, to net.Addr) func(*Connect) {
+	relay := relayer(t)
 	return func(c *Connect) {
 		conn, err := dialTCP(t.Context(), netip.Addr{}, addrPort(to))
 		if err != nil {
 			c.Reject(503)
 			return
 		}
-		_ = Relay(conn, c.Accept(), nil)
+		_ = relay(conn, c.Accept())
 	}
 }
 
@@ -126,7 +140,8 @@ func (r *rig) through(t testing.TB, authority string) (app *net.TCPConn, relayed
 		t.Fatal(err)
 	}
 	relayed = make(chan error, 1)
-	go func() { relayed <- Relay(proxy, st, nil) }()
+	relay := relayer(t)
+	go func() { relayed <- relay(proxy, st) }()
 	return app, relayed
 }
 
@@ -406,4 +421,49 @@ func TestSlowReaderStopsItsSender(t *testing.T) {
 	if total > 24<<20 {
 		t.Errorf("sender got rid of %d MiB to a reader that never reads", total>>20)
 	}
+}
+
+// A relay that is quiet waits without a goroutine, and nothing shows.
+func TestQuietRelayParks(t *testing.T) {
+	var lot loop.Lot
+	t.Cleanup(lot.Close)
+	r := newRig(t, forward(t, echoServer(t).Addr()))
+	app, proxy := tcpPair(t)
+	st, err := r.dial(t, "10.0.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	relayed, returned := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(returned)
+		RelayIn(&lot, proxy, st, nil, func(err error) { relayed <- err })
+	}()
+	echo := func(text string) {
+		t.Helper()
+		got := make([]byte, len(text))
+		app.Write([]byte(text))
+		if _, err := io.ReadFull(app, got); err != nil || string(got) != text {
+			t.Fatalf("echo %q, %v", got, err)
+		}
+	}
+	echo("hello")
+	within(t, "parking", func() { <-returned })
+	if n, peak := lot.Readers(); n != 0 || peak != 1 {
+		t.Errorf("%d readers, at most %d; want none now and one before", n, peak)
+	}
+	select {
+	case err := <-relayed:
+		t.Fatalf("the relay ended: %v", err)
+	default:
+	}
+	echo("after a while")
+	app.CloseWrite()
+	if _, err := app.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the end of the echo: %v", err)
+	}
+	within(t, "the relay's end", func() {
+		if err := <-relayed; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -90,8 +90,11 @@ func ForService(s *mesh.Snapshot, v *mesh.Service, port uint16, o Options) *Clus
 	if same {
 		return o.Previous
 	}
-	for _, x := range list {
-		c.endpoints = append(c.endpoints, newEndpoint(o.Registry, x.workload, x.port, v.SubjectAltNames, s.TrustDomain))
+	c.endpoints = make([]*Endpoint, len(list))
+	var last *Endpoint // most are of one account
+	for i, x := range list {
+		last = newEndpoint(o.Registry, x.workload, x.port, v.SubjectAltNames, s.TrustDomain, last)
+		c.endpoints[i] = last
 	}
 	c.build()
 	return c
@@ -105,7 +108,7 @@ func ForWorkload(s *mesh.Snapshot, w *mesh.Workload, port uint16, o Options) *Cl
 		return p
 	}
 	if len(w.Addresses) > 0 || w.Hostname != "" {
-		c.endpoints = []*Endpoint{newEndpoint(o.Registry, w, port, nil, s.TrustDomain)}
+		c.endpoints = []*Endpoint{newEndpoint(o.Registry, w, port, nil, s.TrustDomain, nil)}
 	}
 	c.build()
 	return c
@@ -116,7 +119,20 @@ func (c *Cluster) like(o *Cluster) bool {
 	return c != nil && c.Service == o.Service && c.Port == o.Port && c.policy == o.policy
 }
 
+// only is the picker of a single host, as most services have in a large mesh of small ones.
+type only struct{}
+
+// Pick returns the host.
+func (only) Pick() int { return 0 }
+
 func (c *Cluster) build() {
+	for i, e := range c.endpoints {
+		e.position = i
+	}
+	if len(c.endpoints) == 1 && (c.Service == nil || c.endpoints[0].Workload.Capacity > 0) {
+		c.picker = only{}
+		return
+	}
 	hosts := make([]lb.Host, len(c.endpoints))
 	for i, e := range c.endpoints {
 		hosts[i] = lb.Host{Weight: e.Workload.Capacity, Active: &e.live.active}

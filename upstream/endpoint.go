@@ -26,7 +26,11 @@ type Endpoint struct {
 
 	addresses []Address
 	live      *live
+	position  int
 }
+
+// Position is the endpoint's place in its cluster's Endpoints.
+func (e *Endpoint) Position() int { return e.position }
 
 // Address is one way to reach an endpoint.
 type Address struct {
@@ -41,17 +45,23 @@ type Address struct {
 
 // newEndpoint makes the endpoint of a workload's port. sans are further
 // identities to accept; trustDomain is the mesh's, for workloads that name none.
-func newEndpoint(r *Registry, w *mesh.Workload, port uint16, sans []string, trustDomain string) *Endpoint {
+// like is another endpoint with the same sans, nil for none.
+func newEndpoint(r *Registry, w *mesh.Workload, port uint16, sans []string, trustDomain string, like *Endpoint) *Endpoint {
 	e := &Endpoint{Workload: w, Port: port, Identity: w.Identity(), live: r.get(endpointKey{w.UID, port})}
 	if e.Identity.TrustDomain == "" {
 		e.Identity.TrustDomain = trustDomain
 	}
-	e.Expect = append(e.Expect, e.Identity.String())
-	for _, s := range sans {
-		if !slices.Contains(e.Expect, s) {
-			e.Expect = append(e.Expect, s)
+	if like != nil && like.Identity == e.Identity {
+		e.Expect = like.Expect
+	} else {
+		e.Expect = append(e.Expect, e.Identity.String())
+		for _, s := range sans {
+			if !slices.Contains(e.Expect, s) {
+				e.Expect = append(e.Expect, s)
+			}
 		}
 	}
+	e.addresses = make([]Address, 0, max(1, len(w.Addresses)))
 	for _, a := range w.Addresses {
 		a = a.Unmap()
 		to := netip.AddrPortFrom(a, port)

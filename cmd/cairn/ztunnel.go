@@ -114,8 +114,9 @@ func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *id
 		return err
 	}
 	sh.Config = p.ConfigDump
+	trim := func(ctx context.Context) error { return giveBackMemory(ctx, store) }
 	a.log.Info("node proxy starts", "workload", o.Workload.String(), "node", o.Node)
-	return sh.Run(ctx, p.Run, cache.Run, sh.ServingOnce(p.Ready()))
+	return sh.Run(ctx, p.Run, cache.Run, trim, sh.ServingOnce(p.Ready()))
 }
 
 // readMesh reads the description of the mesh that the environment names.

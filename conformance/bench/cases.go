@@ -41,11 +41,14 @@ type shape struct {
 	noLog    bool // no access log
 	stats    bool // Envoy counts in Istio's metrics too, as Cairn always does
 	tracing  bool // Envoy traces one request in a hundred
+
+	apart bool // group node: the application is a process of its own, which has its own limit of open files
 }
 
 // groups are the places in a mesh, and who stands there in most cases.
 var groups = map[string][]string{
 	"waypoint": {"cairn", "envoy"},
+	"node":     {"cairn-pair", "envoy-pair"},
 }
 
 // allCases lists every case, in the order in which they run.
@@ -76,7 +79,7 @@ func allCases(quick bool) []benchCase {
 		servicesCase(1000, long),
 		servicesCase(10000, long),
 		largeHeapCase(long),
-	}, featureCases(long))
+	}, featureCases(long), nodeCases(quick))
 }
 
 // quickCases are what -quick runs: one of each kind of work.

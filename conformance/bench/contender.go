@@ -28,12 +28,12 @@ type contender interface {
 
 // allContenders are there to be named in a case's list.
 func allContenders(l *lab) []contender {
-	return []contender{
+	return append(nodeContenders(l),
 		&cairnProxy{lab: l, called: "cairn"},
 		&cairnProxy{lab: l, called: "base", binary: l.opts.base},
 		&envoyProxy{lab: l},
 		&goProxy{lab: l},
-	}
+	)
 }
 
 // selectContenders returns those that the lab's cases run on, by name. Each

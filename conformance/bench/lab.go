@@ -44,6 +44,7 @@ type lab struct {
 const (
 	namespace    = "bench"
 	host         = "server.bench.svc.cluster.local"
+	serverURI    = "spiffe://cluster.local/ns/bench/sa/server"
 	clientURI    = "spiffe://cluster.local/ns/bench/sa/client"
 	waypointURI  = "spiffe://cluster.local/ns/bench/sa/waypoint"
 	responseSize = 1024

@@ -54,6 +54,9 @@ type options struct {
 }
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == applicationCommand {
+		os.Exit(serveApplication(os.Args[2]))
+	}
 	var o options
 	flag.BoolVar(&o.quick, "quick", false, "short rounds of a few cases, under three minutes; with -cases or -group short rounds of those")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each case")

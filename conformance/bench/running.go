@@ -15,11 +15,12 @@ import (
 // the work together and whose costs are summed.
 type running struct {
 	proc.Group
-	addr    string // where it accepts the load
-	log     string // file that gets a line for each request; empty: none
-	admin   string // address of a Go program's admin server, with /debug/pprof/; empty: none
-	metrics string // address of a Go program's metrics; empty: none
-	undo    func() // takes back what was set up for it, after it has ended; nil: nothing
+	addr    string    // where it accepts the load
+	log     string    // file that gets a line for each request; empty: none
+	admin   string    // address of a Go program's admin server, with /debug/pprof/; empty: none
+	pair    *nodePair // of the group node: what stands around the proxies
+	metrics string    // address of a Go program's metrics; empty: none
+	undo    func()    // takes back what was set up for it, after it has ended; nil: nothing
 
 	scrape   float64 // allocations that reading the metrics costs
 	requests float64 // measured ones, for which the log must have lines

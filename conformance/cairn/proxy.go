@@ -75,6 +75,7 @@ type Ztunnel struct {
 	LocalXDS string // file: workloads, policies and services
 	Files    ca.Files
 	Env      []string
+	Options  proc.Options // core and priority, and where stdout, the access log, goes
 }
 
 // Start runs it in dir as NAME and waits until the readiness endpoint says
@@ -88,15 +89,15 @@ func (z Ztunnel) Start(ctx context.Context, dir, name string, get func(ctx conte
 	if err != nil {
 		return nil, err
 	}
-	p, err := proc.Start(proc.Options{
-		Path: ip,
-		Args: []string{"netns", "exec", z.Netns, path, "ztunnel", "--cert", z.Files.Cert, "--key", z.Files.Key, "--root", z.Files.Root},
-		Env: append([]string{
-			"PROXY_MODE=dedicated", "PROXY_WORKLOAD_INFO=" + z.Workload, "NODE_NAME=" + z.Node,
-			"LOCAL_XDS_PATH=" + z.LocalXDS, "PACKET_MARK=1337", "XDS_ADDRESS=", "ISTIO_META_DNS_CAPTURE=false",
-		}, z.Env...),
-		Dir: dir, Log: filepath.Join(dir, name+".log"),
-	})
+	opts := z.Options
+	opts.Path = ip
+	opts.Args = []string{"netns", "exec", z.Netns, path, "ztunnel", "--cert", z.Files.Cert, "--key", z.Files.Key, "--root", z.Files.Root}
+	opts.Env = append([]string{
+		"PROXY_MODE=dedicated", "PROXY_WORKLOAD_INFO=" + z.Workload, "NODE_NAME=" + z.Node,
+		"LOCAL_XDS_PATH=" + z.LocalXDS, "PACKET_MARK=1337", "XDS_ADDRESS=", "ISTIO_META_DNS_CAPTURE=false",
+	}, z.Env...)
+	opts.Dir, opts.Log = dir, filepath.Join(dir, name+".log")
+	p, err := proc.Start(opts)
 	if err != nil {
 		return nil, err
 	}

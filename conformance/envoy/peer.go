@@ -16,6 +16,7 @@ type Client struct {
 	Expect    string         // the server's SPIFFE URI; empty: any of the trust domain
 	Files     ca.Files
 	Headers   map[string]string // further CONNECT fields, such as baggage
+	AccessLog string            // file that gets a line when a connection ends; empty: none
 }
 
 // Config returns the bootstrap.
@@ -28,17 +29,23 @@ func (c Client) Config() any {
 	if headers != nil {
 		tunnel["headers_to_add"] = headers
 	}
+	proxy := object{"stat_prefix": "capture", "cluster": "hbone", "tunneling_config": tunnel}
+	if c.AccessLog != "" {
+		proxy["access_log"] = list{fileLog(c.AccessLog, clientLogFormat)}
+	}
 	listener := object{
 		"name": "capture", "address": socket(c.Listen),
-		"filter_chains": list{object{"filters": list{named("envoy.filters.network.tcp_proxy", kindTCPProxy, object{
-			"stat_prefix": "capture", "cluster": "hbone", "tunneling_config": tunnel,
-		})}}},
+		"filter_chains": list{object{"filters": list{named("envoy.filters.network.tcp_proxy", kindTCPProxy, proxy)}}},
 	}
 	cluster := staticCluster("hbone", c.Upstream)
 	cluster["typed_extension_protocol_options"] = h2Options()
 	cluster["transport_socket"] = upstreamTLS(c.Files, c.Expect)
 	return bootstrap(c.Admin, list{listener}, list{cluster}, false)
 }
+
+// clientLogFormat tells of a connection what a node proxy does.
+const clientLogFormat = "[%START_TIME%] src=%DOWNSTREAM_REMOTE_ADDRESS% dst=%UPSTREAM_HOST% peer=%UPSTREAM_PEER_URI_SAN% " +
+	"received=%BYTES_RECEIVED% sent=%BYTES_SENT% duration=%DURATION% flags=%RESPONSE_FLAGS%\n"
 
 // AdminAddr returns where the admin endpoint listens.
 func (c Client) AdminAddr() netip.AddrPort { return c.Admin }
@@ -67,10 +74,7 @@ func (s Server) Config() any {
 	if s.AccessLog != "" {
 		config := manager["typed_config"].(object)
 		config["access_log_options"] = object{"flush_log_on_tunnel_successfully_established": true}
-		config["access_log"] = list{named("envoy.access_loggers.file", kindFileLog, object{
-			"path":       s.AccessLog,
-			"log_format": object{"text_format_source": object{"inline_string": serverLogFormat}},
-		})}
+		config["access_log"] = list{fileLog(s.AccessLog, serverLogFormat)}
 	}
 	listener := object{
 		"name": "inbound", "address": socket(s.Listen),

@@ -61,6 +61,12 @@ func staticCluster(name string, addr netip.AddrPort) object {
 	}
 }
 
+func fileLog(path, format string) object {
+	return named("envoy.access_loggers.file", kindFileLog, object{
+		"path": path, "log_format": object{"text_format_source": object{"inline_string": format}},
+	})
+}
+
 func originalDst() object { return named("envoy.filters.listener.original_dst", kindOriginalDst, nil) }
 
 func router() object { return named("envoy.filters.http.router", kindRouter, nil) }

@@ -22,7 +22,8 @@ type Role interface {
 }
 
 // Start writes the role's configuration into dir as NAME.json, runs Envoy
-// with one worker and waits until it is live. opts carries core and priority.
+// with one worker and waits until it is live. opts carries core, priority and
+// network namespace.
 func Start(ctx context.Context, dir, name string, role Role, opts proc.Options) (*proc.Process, error) {
 	binary, err := peers.Envoy(ctx)
 	if err != nil {
@@ -50,7 +51,7 @@ func Start(ctx context.Context, dir, name string, role Role, opts proc.Options) 
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	url := "http://" + role.AdminAddr().String() + "/ready"
-	if err := p.Await(ctx, func() error { return get(ctx, url) }); err != nil {
+	if err := p.Await(ctx, func() error { return get(ctx, opts.Netns, url) }); err != nil {
 		_ = p.Stop(time.Second) // its log is in err already
 		return nil, fmt.Errorf("starting envoy %s: %w", name, err)
 	}
@@ -58,14 +59,8 @@ func Start(ctx context.Context, dir, name string, role Role, opts proc.Options) 
 }
 
 // get returns nil when the URL answers 200.
-func get(ctx context.Context, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	client := http.Client{Timeout: 2 * time.Second}
-	defer client.CloseIdleConnections()
-	resp, err := client.Do(req)
+func get(ctx context.Context, netns, url string) error {
+	resp, err := proc.Get(ctx, netns, url)
 	if err != nil {
 		return err
 	}

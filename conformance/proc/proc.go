@@ -29,6 +29,8 @@ type Options struct {
 	Out  string   // file that receives stdout alone, when set
 	Core int      // core to pin to, counted from 1; 0 means wherever the kernel likes
 	Nice int      // scheduling priority, -20 to 19; ignored when not permitted
+	// Netns is the network namespace to run in, by its name for `ip netns`.
+	Netns string
 }
 
 // A Process is a running program. Its methods may be called from any
@@ -72,7 +74,7 @@ func Start(opts Options) (*Process, error) {
 }
 
 // own starts the program from a thread of its own and waits for it. The
-// child inherits that thread's core and priority, so it counts the right
+// child inherits that thread's core, priority and network namespace, so it counts the right
 // number of processors at its start; and Pdeathsig fires when the thread that
 // forked ends, so the thread has to stay. It is never given back.
 func (p *Process) own(opts Options, started chan<- error) {
@@ -87,6 +89,12 @@ func (p *Process) own(opts Options, started chan<- error) {
 		// Without the right to raise it the priority stays: the report
 		// tells by its own measure how long the process waited.
 		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, opts.Nice)
+	}
+	if opts.Netns != "" {
+		if err := enter(opts.Netns); err != nil {
+			started <- err
+			return
+		}
 	}
 	err := p.cmd.Start()
 	started <- err

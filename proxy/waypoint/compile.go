@@ -1,7 +1,7 @@
 package waypoint
 
 import (
-	"fmt"
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,44 +10,180 @@ import (
 	"cairnproxy.dev/cairn/filters/builtin"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/policy"
-	"cairnproxy.dev/cairn/router"
-	"cairnproxy.dev/cairn/telemetry"
-	"cairnproxy.dev/cairn/upstream"
 )
 
 // compiler turns a snapshot into a Runtime. What did not change since the
 // previous one is used again.
 type compiler struct {
-	p    *Proxy
-	snap *mesh.Snapshot
-	prev *Runtime
-	rt   *Runtime
+	p        *Proxy
+	snap     *mesh.Snapshot
+	prev     *Runtime // nil for none
+	rt       *Runtime
+	policies *policy.Attachments
+	general  *policy.L7 // of what has no policies of its own
+
+	// The indexes of rt in the making.
+	services, ports *mesh.IndexEdit[netip.AddrPort, *servicePort]
+	hosts           *mesh.IndexEdit[hostPort, *servicePort]
+	workloads       *mesh.IndexEdit[netip.Addr, *mesh.Workload]
+	clusters        *mesh.IndexEdit[mesh.ServiceKey, []*cluster]
+	compiled        *mesh.IndexEdit[mesh.ServiceKey, *compiledService]
+	pods            *mesh.IndexEdit[string, *compiledWorkload]
+	users           *mesh.IndexEdit[mesh.ServiceKey, []mesh.ServiceKey]
+
+	rules, rulesBefore map[*mesh.Route]*rule // of this Runtime so far, and of prev's same service
+
+	now     *compiledService             // what is being compiled
+	touched map[mesh.ServiceKey]struct{} // whose clusters may be out of use
+	fresh   map[mesh.ServiceKey]bool     // services whose clusters of before are out of date
 }
 
 // compile builds the Runtime for snap. It does not fail: what cannot be
 // compiled answers 500, and its neighbours are served.
 func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
-	c := &compiler{p: p, snap: snap, prev: prev, rt: &Runtime{
-		snapshot: snap, waypoint: snap.Waypoint(p.o.Name),
-		services: map[netip.AddrPort]*servicePort{}, hosts: map[hostPort]*servicePort{},
-		workloads: map[netip.Addr]*mesh.Workload{}, ports: map[netip.AddrPort]*servicePort{},
-		clusters: map[clusterKey]*cluster{}, asked: map[netip.AddrPort]askedPort{},
-		id: p.runtimes.Add(1),
+	c := &compiler{p: p, snap: snap, prev: prev, touched: map[mesh.ServiceKey]struct{}{}, rules: map[*mesh.Route]*rule{}, rt: &Runtime{
+		snapshot: snap, waypoint: snap.Waypoint(p.o.Name), asked: map[netip.AddrPort]askedPort{}, id: p.runtimes.Add(1),
 	}}
 	if c.rt.waypoint == nil {
 		return c.rt
 	}
-	for _, v := range snap.Services {
+	c.policies = policy.NewAttachments(snap, c.rt.waypoint)
+	c.general = policy.CompileL7(c.policies.Of(nil))
+	c.rt.policies = c.policies
+	if c.follows() {
+		c.edit(prev)
+		c.changes()
+	}
+	if !c.follows() || c.rt.contested {
+		c.edit(&Runtime{})
+		c.rules, c.fresh = map[*mesh.Route]*rule{}, nil
+		c.everything()
+	}
+	c.done()
+	return c.rt
+}
+
+// follows reports whether prev is near enough for a change of parts: not where
+// the waypoint itself, its own policies or the mesh's names are others, nor
+// where several objects lay claim to one address, of which the last has it.
+func (c *compiler) follows() bool {
+	return c.prev != nil && !c.prev.contested && c.rt.likens(c.prev)
+}
+
+// likens reports whether what all of a Runtime depends on is the same in rt and
+// in prev: the waypoint with its own policies, and the mesh's names.
+func (rt *Runtime) likens(prev *Runtime) bool {
+	return rt.waypoint != nil && prev.waypoint != nil && rt.terms() == prev.terms() &&
+		slices.Equal(rt.policies.Of(nil), prev.policies.Of(nil))
+}
+
+// terms are what all of a Runtime depends on.
+type terms struct {
+	waypoint                                                *mesh.Waypoint
+	trustDomain, clusterDomain, rootNamespace, cluster, net string
+}
+
+func (rt *Runtime) terms() terms {
+	s := rt.snapshot
+	return terms{rt.waypoint, s.TrustDomain, s.ClusterDomain, s.RootNamespace, s.ClusterID, s.Network}
+}
+
+// edit begins with the indexes of from.
+func (c *compiler) edit(from *Runtime) {
+	n := from.compiled.Len()
+	if n == 0 {
+		n = len(c.snap.Services)
+	}
+	c.services, c.hosts, c.ports = from.services.Edit(n), from.hosts.Edit(n), from.ports.Edit(from.ports.Len())
+	c.workloads, c.pods = from.workloads.Edit(from.workloads.Len()), from.pods.Edit(from.pods.Len())
+	c.clusters, c.compiled, c.users = from.clusters.Edit(n), from.compiled.Edit(n), from.users.Edit(from.users.Len())
+}
+
+func (c *compiler) done() {
+	rt := c.rt
+	rt.services, rt.hosts, rt.ports = c.services.Done(), c.hosts.Done(), c.ports.Done()
+	rt.workloads, rt.pods = c.workloads.Done(), c.pods.Done()
+	rt.clusters, rt.compiled, rt.users = c.clusters.Done(), c.compiled.Done(), c.users.Done()
+}
+
+// everything compiles all that is ours.
+func (c *compiler) everything() {
+	for _, v := range c.snap.Services {
 		if c.serves(v) {
 			c.service(v)
 		}
 	}
-	for _, w := range snap.Workloads {
-		if w.Waypoint != nil && w.Waypoint.Name == p.o.Name {
+	for _, w := range c.snap.Workloads {
+		if c.bound(w) {
 			c.workload(w)
 		}
 	}
-	return c.rt
+}
+
+// changes compiles what is not as it was in prev's snapshot, and what leads there.
+func (c *compiler) changes() {
+	old := c.prev.snapshot
+	c.fresh = c.snap.ChangedServices(old)
+	dirty := map[mesh.ServiceKey]bool{}
+	for key := range c.fresh {
+		dirty[key] = true
+		for _, user := range c.prev.users.At(key) {
+			dirty[user] = true
+		}
+	}
+	if !slices.Equal(c.snap.Policies, old.Policies) {
+		for key, cs := range c.prev.compiled.All() {
+			if !slices.Equal(cs.policies, c.policies.Of(cs.service)) {
+				dirty[key] = true
+			}
+		}
+	}
+	for key := range dirty {
+		c.drop(key)
+	}
+	for key := range c.fresh {
+		c.clusters.Delete(key)
+	}
+	for _, key := range sortedKeys(dirty) {
+		if v := c.snap.Service(key); v != nil && c.serves(v) {
+			c.service(v)
+		}
+	}
+	c.changedWorkloads(old)
+	c.tidy()
+}
+
+func sortedKeys(m map[mesh.ServiceKey]bool) []mesh.ServiceKey {
+	keys := make([]mesh.ServiceKey, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, compareKeys)
+	return keys
+}
+
+func compareKeys(a, b mesh.ServiceKey) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Hostname, b.Hostname))
+}
+
+// changedWorkloads does for workloads what changes does for services. Their ports
+// depend on their services.
+func (c *compiler) changedWorkloads(old *mesh.Snapshot) {
+	dirty := c.snap.ChangedWorkloads(old)
+	for uid, cw := range c.prev.pods.All() {
+		for key := range cw.workload.Services {
+			dirty[uid] = dirty[uid] || c.fresh[key]
+		}
+	}
+	for uid, yes := range dirty {
+		if !yes {
+			continue
+		}
+		c.dropWorkload(uid)
+		if w := c.snap.Workload(uid); w != nil && c.bound(w) {
+			c.workload(w)
+		}
+	}
 }
 
 // serves reports whether traffic to v comes to us: it is bound to us, or one
@@ -63,88 +199,127 @@ func (c *compiler) serves(v *mesh.Service) bool {
 }
 
 // ours reports whether the service account waypoint that we are serves w.
-func (c *compiler) ours(w *mesh.Workload) bool {
-	return w.ServiceAccountWaypoint && w.Waypoint != nil && w.Waypoint.Name == c.p.o.Name
+func (c *compiler) ours(w *mesh.Workload) bool { return w.ServiceAccountWaypoint && c.bound(w) }
+
+// bound reports whether traffic to w itself comes to us.
+func (c *compiler) bound(w *mesh.Workload) bool {
+	return w.Waypoint != nil && w.Waypoint.Name == c.p.o.Name
 }
 
+// service compiles v and files it under its addresses and its name.
 func (c *compiler) service(v *mesh.Service) {
+	cs := &compiledService{service: v, policies: c.policies.Of(v)}
+	if old, ok := c.compiled.Get(v.Key); ok && old != nil {
+		c.rt.contested = true
+	}
+	c.now, c.rulesBefore = cs, c.before(v.Key)
+	authz := c.authz(cs.policies)
 	routes := c.snap.Routes(v.Key)
-	policies := policy.AttachedTo(c.snap, v, c.rt.waypoint)
+	cs.ports = make([]*servicePort, 0, len(v.Ports))
 	for i := range v.Ports {
 		port := &v.Ports[i]
-		sp := c.port(v, port, routes, policies)
+		sp := c.port(v, port, routes, cs.policies, authz)
+		cs.ports = append(cs.ports, sp)
 		for _, a := range v.VIPs {
-			c.rt.services[netip.AddrPortFrom(a, port.Port)] = sp
+			claim(c.rt, c.services, netip.AddrPortFrom(a, port.Port), sp)
 		}
-		c.rt.hosts[hostPort{strings.ToLower(v.Key.Hostname), port.Port}] = sp
+		claim(c.rt, c.hosts, hostPort{strings.ToLower(v.Key.Hostname), port.Port}, sp)
+	}
+	c.compiled.Set(v.Key, cs)
+	for _, k := range cs.leads {
+		if k != v.Key {
+			c.users.Set(k, append(slices.Clip(c.users.At(k)), v.Key))
+		}
+	}
+	c.now = nil
+}
+
+// before returns the rules that prev has for a service's routes.
+func (c *compiler) before(key mesh.ServiceKey) map[*mesh.Route]*rule {
+	if c.fresh == nil {
+		return nil
+	}
+	cs := c.prev.compiled.At(key)
+	if cs == nil {
+		return nil
+	}
+	m := map[*mesh.Route]*rule{}
+	for _, sp := range cs.ports {
+		for i, ru := range sp.rules {
+			if ru.sound() {
+				m[sp.routes[i].Route] = ru
+			}
+		}
+	}
+	return m
+}
+
+// claim files v under k, where another may be already.
+func claim[K, V comparable](rt *Runtime, e *mesh.IndexEdit[K, V], k K, v V) {
+	if old, ok := e.Get(k); ok && old != v {
+		rt.contested = true
+	}
+	e.Set(k, v)
+}
+
+// drop forgets a service that was compiled for prev.
+func (c *compiler) drop(key mesh.ServiceKey) {
+	c.touched[key] = struct{}{}
+	cs := c.compiled.At(key)
+	if cs == nil {
+		return
+	}
+	for _, sp := range cs.ports {
+		for _, a := range cs.service.VIPs {
+			c.services.Delete(netip.AddrPortFrom(a, sp.port))
+		}
+		c.hosts.Delete(hostPort{strings.ToLower(key.Hostname), sp.port})
+	}
+	c.compiled.Delete(key)
+	for _, k := range cs.leads {
+		c.touched[k] = struct{}{}
+		if list := c.users.At(k); slices.Contains(list, key) {
+			list = slices.DeleteFunc(slices.Clone(list), func(u mesh.ServiceKey) bool { return u == key })
+			if c.users.Set(k, list); len(list) == 0 {
+				c.users.Delete(k)
+			}
+		}
 	}
 }
 
-// port compiles one port of a service.
-func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.RouteAttachment, policies []*mesh.AuthorizationPolicy) *servicePort {
-	sp := &servicePort{
-		service: v, port: port.Port, protocol: port.Protocol, policies: policies,
-		authz: policy.CompileL7(policies), labels: telemetry.ServiceLabelsOf(v),
-	}
-	if !c.serviceChain(sp) {
-		return sp
-	}
-	for _, a := range all {
-		if (a.Port == 0 || a.Port == port.Port) && (a.Waypoint == (mesh.Name{}) || a.Waypoint == c.p.o.Name) {
-			sp.routes = append(sp.routes, a)
+// tidy lets go of clusters that nothing leads to any more.
+func (c *compiler) tidy() {
+	for key := range c.touched {
+		list := c.clusters.At(key)
+		used := func(cl *cluster) bool {
+			by := func(k mesh.ServiceKey) bool {
+				cs := c.compiled.At(k)
+				return cs != nil && slices.Contains(cs.uses, cl)
+			}
+			return by(key) || slices.ContainsFunc(c.users.At(key), by)
 		}
-	}
-	if len(sp.routes) == 0 {
-		sp.fallback = c.direct(v, port.Port)
-		return sp
-	}
-	c.tables(sp)
-	if sp.table == nil { // consumers have routes, others reach the service itself
-		sp.fallback = c.direct(v, port.Port)
-	}
-	if sp.protocol == mesh.ProtocolTCP || sp.protocol == mesh.ProtocolTLS || sp.protocol == mesh.ProtocolSniff {
-		sp.fallback = c.direct(v, port.Port)
-		if sp.protocol == mesh.ProtocolSniff && sp.table != nil {
-			sp.tcp = sp.fallback
-			sp.fallback = nil // HTTP requests obey the routes: no match is 404
+		if kept := slices.DeleteFunc(slices.Clone(list), func(cl *cluster) bool { return !used(cl) }); len(kept) == 0 {
+			c.clusters.Delete(key)
+		} else if len(kept) < len(list) {
+			c.clusters.Set(key, kept)
 		}
-	}
-	return sp
-}
-
-// tables builds the routes' tables: one for everybody, and one for each
-// namespace whose clients have routes of their own, which replace the former
-// for them (GEP-1294, consumer routes).
-func (c *compiler) tables(sp *servicePort) {
-	rules := map[string][]router.Rule[*rule]{}
-	for _, a := range sp.routes {
-		r := a.Route
-		rules[a.ConsumerNamespace] = append(rules[a.ConsumerNamespace],
-			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: c.rule(r)})
-	}
-	for consumer, list := range rules {
-		table, errs := router.New(list)
-		for _, e := range errs {
-			c.problem("%v", e)
-		}
-		if consumer == "" {
-			sp.table = table
-			continue
-		}
-		if sp.consumers == nil {
-			sp.consumers = map[string]*router.Table[*rule]{}
-		}
-		sp.consumers[consumer] = table
 	}
 }
 
-func (c *compiler) problem(format string, args ...any) {
-	c.rt.problems = append(c.rt.problems, fmt.Sprintf(format, args...))
+// authz compiles policies; those of the waypoint alone are compiled once.
+func (c *compiler) authz(policies []*mesh.AuthorizationPolicy) *policy.L7 {
+	if general := c.policies.Of(nil); len(policies) == len(general) {
+		return c.general // the list begins with no fewer
+	}
+	return policy.CompileL7(policies)
 }
 
 // serviceChain builds what precedes routing: authorization. Without it the
 // port is closed, to bytes as to requests, and serviceChain reports false.
 func (c *compiler) serviceChain(sp *servicePort) bool {
+	if sp.authz.Empty() {
+		return true
+	}
 	ch, err := c.chain(sp.authz, nil, filters.LevelService)
 	if err != nil {
 		sp.authz, sp.fallback = nil, &rule{broken: err.Error()}
@@ -165,175 +340,3 @@ func (c *compiler) chain(authz *policy.L7, f *mesh.RouteFilters, level filters.L
 
 // noPolicies lets a rule's chain go without the authorization that has come before it.
 var noPolicies = &policy.L7{}
-
-func (c *compiler) rule(r *mesh.Route) *rule {
-	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: r.Timeout, backendTimeout: r.BackendTimeout}
-	if ru.broken != "" {
-		c.problem("HTTPRoute %s rule %s: %s", r.Object, ruleName(r), ru.broken)
-		return ru
-	}
-	var err error
-	if ru.chain, err = c.chain(noPolicies, &r.Filters, filters.LevelRule); err != nil {
-		ru.broken = err.Error()
-	}
-	weights := make([]uint32, 0, len(r.Backends))
-	for i := range r.Backends {
-		weights = append(weights, r.Backends[i].Weight)
-		ru.backends = append(ru.backends, c.backend(&r.Backends[i]))
-	}
-	ru.split = upstream.NewSplit(weights)
-	return ru
-}
-
-func ruleName(r *mesh.Route) string {
-	if r.RuleName != "" {
-		return r.RuleName
-	}
-	return fmt.Sprint(r.Rule)
-}
-
-func (c *compiler) backend(b *mesh.Backend) *backend {
-	ch, err := c.chain(noPolicies, &b.Filters, filters.LevelBackend)
-	out := &backend{broken: b.Broken, chain: ch}
-	if err != nil {
-		out.broken = err.Error()
-	}
-	if out.broken != "" {
-		return out
-	}
-	v := c.snap.Service(b.Service)
-	switch {
-	case v == nil:
-		out.broken = "service " + b.Service.String() + " does not exist"
-	case v.Port(b.Port) == nil:
-		out.broken = fmt.Sprintf("service %s has no port %d", b.Service, b.Port)
-	default:
-		out.cluster = c.serviceCluster(v, b.Port)
-	}
-	return out
-}
-
-// direct is the rule that sends to a service itself.
-func (c *compiler) direct(v *mesh.Service, port uint16) *rule {
-	return c.single(c.serviceCluster(v, port))
-}
-
-func (c *compiler) single(cl *cluster) *rule {
-	return &rule{name: "default", backends: []*backend{{cluster: cl}}, split: upstream.NewSplit([]uint32{1})}
-}
-
-// serviceCluster is the cluster of a service port, made once per Runtime.
-func (c *compiler) serviceCluster(v *mesh.Service, port uint16) *cluster {
-	key := clusterKey{service: v.Key, port: port}
-	if cl := c.rt.clusters[key]; cl != nil {
-		return cl
-	}
-	sp := v.Port(port)
-	cl := &cluster{
-		key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v),
-		name: fmt.Sprintf("inbound-vip|%d|%s|%s", port, protocolName(sp.Protocol), v.Key.Hostname),
-	}
-	cl.c = upstream.ForService(c.snap, v, port, upstream.Options{Registry: &c.p.registry, Only: c.only(), Previous: c.previous(key)})
-	c.destinations(cl)
-	return cl
-}
-
-// only restricts the waypoint of a service account to that account's
-// workloads: the node proxies bring it services' traffic, and the services may
-// have other endpoints, which have no business here.
-func (c *compiler) only() func(*mesh.Workload) bool {
-	if c.rt.waypoint.ForServiceAccount == "" {
-		return nil
-	}
-	return c.ours
-}
-
-func (c *compiler) previous(key clusterKey) *upstream.Cluster {
-	if c.prev == nil {
-		return nil
-	}
-	if cl := c.prev.clusters[key]; cl != nil {
-		return cl.c
-	}
-	return nil
-}
-
-func protocolName(p mesh.AppProtocol) string {
-	if p == mesh.ProtocolTCP || p == mesh.ProtocolTLS {
-		return "tcp"
-	}
-	return "http"
-}
-
-// destinations joins a cluster's endpoints with our connections to them.
-func (c *compiler) destinations(cl *cluster) {
-	c.rt.clusters[cl.key] = cl
-	cl.dests = make(map[*upstream.Endpoint]*destination, len(cl.c.Endpoints()))
-	for _, ep := range cl.c.Endpoints() {
-		cl.dests[ep] = c.p.destination(ep)
-	}
-}
-
-// workload compiles a workload's own address: the ports that a service tells
-// the protocol of, and the rest when it is asked for.
-func (c *compiler) workload(w *mesh.Workload) {
-	policies := policy.AttachedTo(c.snap, nil, c.rt.waypoint)
-	ports := map[uint16]mesh.AppProtocol{}
-	for key := range w.Services {
-		v := c.snap.Service(key)
-		if v == nil {
-			continue
-		}
-		for i := range v.Ports {
-			if target, ok := upstream.TargetPort(v, w, v.Ports[i].Port); ok {
-				ports[target] = v.Ports[i].Protocol
-			}
-		}
-	}
-	for _, a := range w.Addresses {
-		c.rt.workloads[a] = w
-	}
-	for port, proto := range ports {
-		sp := c.workloadPort(w, port, proto, policies)
-		for _, a := range w.Addresses {
-			c.rt.ports[netip.AddrPortFrom(a, port)] = sp
-		}
-	}
-}
-
-func (c *compiler) workloadPort(w *mesh.Workload, port uint16, proto mesh.AppProtocol, policies []*mesh.AuthorizationPolicy) *servicePort {
-	sp := &servicePort{workload: w, port: port, protocol: proto, policies: policies, authz: policy.CompileL7(policies)}
-	key := clusterKey{workload: w.UID, port: port}
-	cl := &cluster{key: key, protocol: proto, name: fmt.Sprintf("inbound-pod|%d||%s", port, w.Name)}
-	cl.c = upstream.ForWorkload(c.snap, w, port, upstream.Options{Registry: &c.p.registry, Previous: c.previous(key)})
-	c.destinations(cl)
-	if c.serviceChain(sp) {
-		sp.fallback = c.single(cl)
-	}
-	return sp
-}
-
-// maxAsked bounds the ports that clients make us compile.
-const maxAsked = 1024
-
-// find is Runtime.lookup, and compiles ports of our workloads that no service
-// tells of when they are asked for.
-func (p *Proxy) find(rt *Runtime, dst netip.AddrPort, host string, port uint16) *servicePort {
-	if sp := rt.lookup(dst, host, port); sp != nil || !dst.IsValid() {
-		return sp
-	}
-	w := rt.workloads[dst.Addr()]
-	if w == nil || dst.Port() == hbonePort {
-		return nil
-	}
-	rt.askedMu.Lock()
-	defer rt.askedMu.Unlock()
-	a, ok := rt.asked[dst]
-	if !ok && len(rt.asked) < maxAsked {
-		c := &compiler{p: p, snap: rt.snapshot, rt: &Runtime{snapshot: rt.snapshot, waypoint: rt.waypoint, clusters: map[clusterKey]*cluster{}}}
-		a.port = c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, policy.AttachedTo(rt.snapshot, nil, rt.waypoint))
-		a.clusters = c.rt.clusters
-		rt.asked[dst] = a
-	}
-	return a.port
-}

@@ -24,6 +24,7 @@ type destination struct {
 	addr      netip.AddrPort // of the workload's port
 	peer      peer           // nil: outside the mesh, plain TCP to addr
 
+	users   int // slots of clusters in force that hold it; under Proxy.mu
 	mu      sync.Mutex
 	idle    []idleClient // the one used last is last
 	h2s     []*h2Client

@@ -137,7 +137,8 @@ func (x *exchange) reset() {
 	x.req, x.reqF = mesh.Request{Fields: forget(x.req.Fields)}, h1.Framing{}
 	x.resp, x.respF = mesh.Response{Fields: forget(x.resp.Fields)}, h1.Framing{}
 	x.reqDone, x.reqSent, x.upReady, x.respStarted, x.upFinished = false, false, false, false, false
-	x.reqBuf, x.replay, x.noReplay = shrink(x.reqBuf), shrink(x.replay), false
+	x.reqBuf, x.noReplay = shrink(x.reqBuf), false
+	x.forgetReplay()
 	x.account()
 	x.reqTrailers = nil
 	x.path = shrink(x.path)
@@ -289,7 +290,8 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 // responseHead passes the response's head on: x.resp and x.respF are filled.
 func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) {
 	x.tryDeadline.stop()
-	x.noReplay, x.replay = true, shrink(x.replay) // there is no other try
+	x.noReplay = true // there is no other try
+	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
 	x.filterResponse()

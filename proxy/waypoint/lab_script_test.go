@@ -586,16 +586,17 @@ func TestPortsOnDemandAreBounded(t *testing.T) {
 	for port := range 3000 {
 		s.p.find(rt, netip.AddrPortFrom(w.Addresses[0], uint16(1000+port)), "", uint16(1000+port))
 	}
-	if n := len(s.p.destinations); n > maxAsked {
-		t.Errorf("%d destinations after asking for 3000 ports", n)
+	if n := len(rt.asked); n != maxAsked {
+		t.Errorf("%d ports are compiled after asking for 3000, want %d", n, maxAsked)
 	}
 	a := s.p.find(rt, netip.AddrPortFrom(w.Addresses[0], 1000), "", 1000)
 	if b := s.p.find(rt, netip.AddrPortFrom(w.Addresses[0], 1000), "", 1000); a != b || a == nil {
 		t.Error("the same port is compiled twice")
 	}
-	s.p.retire(rt)
-	if len(s.p.destinations) != maxAsked {
-		t.Error("ports that were asked for are not kept for the life of their configuration")
+	next := s.p.compile(rt.snapshot.Next(rt.snapshot.Given()), rt)
+	s.p.succeed(rt, next)
+	if c := s.p.find(next, netip.AddrPortFrom(w.Addresses[0], 1000), "", 1000); c != a {
+		t.Error("a port that was asked for is compiled again when something else changes")
 	}
 }
 

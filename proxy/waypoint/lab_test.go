@@ -36,6 +36,7 @@ type lab struct {
 	serve   func(t *loop.Turn, host string, st *h2.Stream, head *h2.Head)
 	version uint64
 	window  int64 // of the tests' own ends
+	own     int64 // of the waypoint's, and they do not grow; 0 is as in production
 }
 
 type labIdentities struct{}
@@ -120,6 +121,7 @@ type wire struct {
 	closed bool   // conn.Closed was called
 	fin    bool   // the end was delivered
 	abort  bool
+	ledger ledger
 }
 
 func (w *wire) Queue() *loop.Queue { return &w.q }
@@ -137,6 +139,8 @@ func (l *lab) pair(client, server h2.Handler, co, so h2.Options) (*wire, *wire) 
 	a.q.Init(a)
 	b.q.Init(b)
 	co.Client = true
+	a.ledger.open(co)
+	b.ledger.open(so)
 	l.do(func(t *loop.Turn) {
 		a.conn = h2.New(t, a, client, co)
 		b.conn = h2.New(t, b, server, so)
@@ -196,6 +200,7 @@ func (w *wire) receive(t *loop.Turn, b []byte) {
 	w.rest = append(w.rest, b...)
 	lent := bytes.Clone(w.rest)
 	used, err := w.conn.Data(t, lent)
+	w.note(lent[:used])
 	for i := range lent {
 		lent[i] = 0xa5
 	}
@@ -274,7 +279,7 @@ func (c labConnect) RejectInline(t *loop.Turn, status int) {
 
 // client makes an HBONE connection to the waypoint and returns its client end.
 func (l *lab) client() *wire {
-	a, _ := l.pair(quiet{}, labServer{l: l}, h2.Options{Window: l.window, MaxWindow: l.window, Keepalive: time.Hour}, h2.Options{MaxStreams: 200, Budget: l.budget, Keepalive: time.Hour})
+	a, _ := l.pair(quiet{}, labServer{l: l}, h2.Options{Window: l.window, MaxWindow: l.window, Keepalive: time.Hour}, h2.Options{MaxStreams: 200, Budget: l.budget, Keepalive: time.Hour, Window: l.own, MaxWindow: l.own})
 	return a
 }
 
@@ -291,7 +296,8 @@ type labPeer struct {
 	addr    netip.AddrPort
 	conns   []*wire
 	waiting []labWaiter
-	max     int // streams per connection
+	max     int  // streams per connection
+	refused bool // a dial
 }
 
 type labWaiter struct {
@@ -326,7 +332,7 @@ func (p *labPeer) dialed(err error) {
 		})
 		return
 	}
-	c, _ := p.l.pair(quiet{}, labHost{l: p.l, name: p.addr.Addr().String()}, h2.Options{Budget: p.l.budget, Keepalive: time.Hour}, h2.Options{Window: p.l.window, MaxWindow: p.l.window, MaxStreams: 200, Keepalive: time.Hour})
+	c, _ := p.l.pair(quiet{}, labHost{l: p.l, name: p.addr.Addr().String()}, h2.Options{Budget: p.l.budget, Keepalive: time.Hour, Window: p.l.own, MaxWindow: p.l.own}, h2.Options{Window: p.l.window, MaxWindow: p.l.window, MaxStreams: 200, Keepalive: time.Hour})
 	p.conns = append(p.conns, c)
 	p.l.do(func(t *loop.Turn) {
 		for i, w := range waiting {

@@ -175,7 +175,7 @@ func (x *exchange) connect(t *loop.Turn) {
 	}
 	ep.Acquire()
 	x.ep = ep
-	x.dest = cl.dests[ep]
+	x.dest = x.tun.p.dest(cl, ep)
 	if x.useHTTP2(cl.protocol) {
 		x.dest.callHTTP2(t, x)
 	} else {

@@ -249,57 +249,18 @@ func (p *Proxy) follow(ctx context.Context, updates <-chan *mesh.Snapshot) {
 
 // apply makes a snapshot the configuration in force.
 func (p *Proxy) apply(snap *mesh.Snapshot) {
-	rt := p.compile(snap, p.runtime.Load())
-	for _, e := range rt.problems {
-		p.o.Log.Warn("a rule cannot be served and answers 500", "waypoint", p.o.Name, "problem", e)
+	old := p.runtime.Load()
+	rt := p.compile(snap, old)
+	var told []string
+	if old != nil {
+		told = old.problems()
 	}
-	p.runtime.Store(rt)
-	p.retire(rt)
-}
-
-// destination returns our connections to an endpoint.
-func (p *Proxy) destination(ep *upstream.Endpoint) *destination {
-	key := destKey{workload: ep.Workload.UID, authority: ep.Authority(), expect: strings.Join(ep.Expect, ","), tunnelled: ep.Tunnelled()}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	d := p.destinations[key]
-	if d == nil {
-		d = newDestination(p, key, ep)
-		p.destinations[key] = d
-	}
-	return d
-}
-
-// retire lets go of destinations that rt does not name.
-func (p *Proxy) retire(rt *Runtime) {
-	used := map[*destination]bool{}
-	use := func(clusters map[clusterKey]*cluster) {
-		for _, cl := range clusters {
-			for _, d := range cl.dests {
-				used[d] = true
-			}
+	for _, e := range rt.problems() {
+		if !slices.Contains(told, e) {
+			p.o.Log.Warn("a rule cannot be served and answers 500", "waypoint", p.o.Name, "problem", e)
 		}
 	}
-	use(rt.clusters)
-	rt.askedMu.Lock() // to the end: nobody asks for another meanwhile
-	defer rt.askedMu.Unlock()
-	for _, a := range rt.asked {
-		use(a.clusters)
-	}
-	var old []*destination
-	p.mu.Lock()
-	for k, d := range p.destinations {
-		if !used[d] {
-			delete(p.destinations, k)
-			old = append(old, d)
-		}
-	}
-	p.mu.Unlock()
-	loop.Run(func(t *loop.Turn) {
-		for _, d := range old {
-			d.retire(t)
-		}
-	})
+	p.succeed(old, rt)
 }
 
 // tick sweeps deadlines, and closes what was idle for long.
@@ -426,14 +387,14 @@ func (p *Proxy) ConfigDump() any {
 	if rt == nil {
 		return c
 	}
-	c.Version, c.Problems = rt.snapshot.Version, rt.problems
-	for _, m := range []map[netip.AddrPort]*servicePort{rt.services, rt.ports} {
-		for at, sp := range m {
+	c.Version, c.Problems = rt.snapshot.Version, rt.problems()
+	for _, m := range []mesh.Index[netip.AddrPort, *servicePort]{rt.services, rt.ports} {
+		for at, sp := range m.All() {
 			c.Services = append(c.Services, dumpService(at, sp))
 		}
 	}
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
-	for _, cl := range rt.clusters {
+	for cl := range rt.allClusters() {
 		cc := ConfigCluster{Name: cl.name}
 		for _, ep := range cl.c.Endpoints() {
 			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active()})

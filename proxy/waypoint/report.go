@@ -83,6 +83,7 @@ func (tun *clientTunnel) series(x *exchange, grpc bool) *telemetry.HTTPSeries {
 	}
 	tun.seriesMu.Lock()
 	defer tun.seriesMu.Unlock()
+	tun.freshen()
 	for i := range tun.seriesCache {
 		if e := &tun.seriesCache[i]; e.key == key && e.s != nil {
 			return e.s
@@ -111,6 +112,21 @@ func (tun *clientTunnel) series(x *exchange, grpc bool) *telemetry.HTTPSeries {
 	s := tun.p.o.Metrics.HTTP(l)
 	tun.keepSeries(key, s)
 	return s
+}
+
+// freshen drops the series at hand when the client's workload is another since
+// the last configuration: its labels are in all of them. What else they tell of
+// is in their keys.
+func (tun *clientTunnel) freshen() {
+	rt := tun.p.runtime.Load()
+	if rt == nil || rt.id == tun.seriesAt {
+		return
+	}
+	tun.seriesAt = rt.id
+	if w := tun.workload(rt.snapshot); w != tun.seriesOf {
+		tun.seriesOf, tun.seriesMore = w, nil
+		tun.seriesCache = [len(tun.seriesCache)]seriesEntry{}
+	}
 }
 
 // maxSeries bounds the series that a tunnel keeps at hand.
@@ -142,17 +158,24 @@ type seriesEntry struct {
 // node proxy said of it; else its identity alone.
 func (tun *clientTunnel) source() telemetry.WorkloadLabels {
 	id := tun.peer.Identity
-	snap := tun.p.runtime.Load().snapshot
-	for _, a := range [...]netip.Addr{tun.client.Addr(), tun.peer.Addr.Addr()} {
-		if w := snap.WorkloadAt(tun.p.o.Network, a); w != nil && w.Identity() == id {
-			return withPrincipal(telemetry.WorkloadLabelsOf(w), id)
-		}
+	if w := tun.workload(tun.p.runtime.Load().snapshot); w != nil {
+		return withPrincipal(telemetry.WorkloadLabelsOf(w), id)
 	}
 	b := &tun.baggage
 	return telemetry.WorkloadLabels{
 		Name: b.WorkloadName, Namespace: id.Namespace, CanonicalService: b.Service, CanonicalRevision: b.Version,
 		App: b.Service, Version: b.Version, Cluster: b.Cluster, Principal: id.String(), Region: b.Region, Zone: b.Zone,
 	}
+}
+
+// workload is the client's, if snap knows it and the client has its identity; else nil.
+func (tun *clientTunnel) workload(snap *mesh.Snapshot) *mesh.Workload {
+	for _, a := range [...]netip.Addr{tun.client.Addr(), tun.peer.Addr.Addr()} {
+		if w := snap.WorkloadAt(tun.p.o.Network, a); w != nil && w.Identity() == tun.peer.Identity {
+			return w
+		}
+	}
+	return nil
 }
 
 func withPrincipal(l telemetry.WorkloadLabels, id mesh.Identity) telemetry.WorkloadLabels {

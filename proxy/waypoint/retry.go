@@ -1,6 +1,10 @@
 package waypoint
 
-import "cairnproxy.dev/cairn/tunnel/loop"
+import (
+	"sync"
+
+	"cairnproxy.dev/cairn/tunnel/loop"
+)
 
 // maxReplay is how much of a request body is kept for another try.
 const maxReplay = 64 << 10
@@ -100,8 +104,27 @@ func (x *exchange) keepReplay(b []byte) {
 	}
 	if len(x.replay)+len(b) > maxReplay || x.respStarted {
 		x.noReplay = true
-		x.replay = nil
+		x.forgetReplay()
 		return
 	}
+	if n := len(x.replay) + len(b); n > smallReplay && cap(x.replay) < maxReplay {
+		x.replay = append(replayPool.Get().(*[maxReplay]byte)[:0], x.replay...)
+	}
 	x.replay = append(x.replay, b...)
+}
+
+// smallReplay is up to where a body is kept in memory of the exchange's own.
+const smallReplay = 4 << 10
+
+// replayPool has the memory for longer ones: each upload would leave it as
+// garbage a moment later.
+var replayPool = sync.Pool{New: func() any { return new([maxReplay]byte) }}
+
+// forgetReplay lets go of what was kept.
+func (x *exchange) forgetReplay() {
+	if cap(x.replay) == maxReplay {
+		replayPool.Put((*[maxReplay]byte)(x.replay[:maxReplay]))
+		x.replay = nil
+	}
+	x.replay = x.replay[:0]
 }

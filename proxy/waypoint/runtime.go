@@ -1,8 +1,11 @@
 package waypoint
 
 import (
+	"iter"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/filters"
@@ -13,28 +16,83 @@ import (
 	"cairnproxy.dev/cairn/upstream"
 )
 
-// Runtime is a snapshot compiled for one waypoint. It does not change.
+// Runtime is a snapshot compiled for one waypoint. It does not change, and shares
+// with the one before what is the same in both.
 type Runtime struct {
 	snapshot *mesh.Snapshot
 	waypoint *mesh.Waypoint // nil: the snapshot does not know us, nothing is served
-	services map[netip.AddrPort]*servicePort
-	hosts    map[hostPort]*servicePort
+	policies *policy.Attachments
+	services mesh.Index[netip.AddrPort, *servicePort]
+	hosts    mesh.Index[hostPort, *servicePort]
 	// workloads are those whose own addresses we serve.
-	workloads map[netip.Addr]*mesh.Workload
-	ports     map[netip.AddrPort]*servicePort // of workloads, where a service tells the protocol
-	clusters  map[clusterKey]*cluster
-	problems  []string // rules that did not compile
-	id        uint64   // of this Runtime among all of the Proxy's
+	workloads mesh.Index[netip.Addr, *mesh.Workload]
+	ports     mesh.Index[netip.AddrPort, *servicePort] // of workloads, where a service tells the protocol
+	clusters  mesh.Index[mesh.ServiceKey, []*cluster]  // of services
+	// What was compiled, to be recognised in the next snapshot.
+	compiled mesh.Index[mesh.ServiceKey, *compiledService]
+	pods     mesh.Index[string, *compiledWorkload]
+	// users are the services whose routes lead to a service, beside itself.
+	users     mesh.Index[mesh.ServiceKey, []mesh.ServiceKey]
+	contested bool   // several lay claim to one address or name
+	id        uint64 // of this Runtime among all of the Proxy's
 
 	// asked holds ports of workloads that no service tells of, from when they
-	// are first asked for. It is all that changes.
+	// are first asked for. It is all that changes, until the Runtime is over.
 	askedMu sync.Mutex
 	asked   map[netip.AddrPort]askedPort
+	over    bool
+}
+
+// compiledService is a service with what it was compiled from and to.
+type compiledService struct {
+	service  *mesh.Service
+	policies []*mesh.AuthorizationPolicy
+	ports    []*servicePort
+	uses     []*cluster
+	leads    []mesh.ServiceKey // where its routes lead, if only to say that nothing is there
+	problems []string          // rules that did not compile
+}
+
+// compiledWorkload is the same of a workload whose own addresses we serve.
+type compiledWorkload struct {
+	workload *mesh.Workload
+	ports    []*servicePort
+	clusters []*cluster
 }
 
 type askedPort struct {
-	port     *servicePort
-	clusters map[clusterKey]*cluster
+	port    *servicePort
+	cluster *cluster
+}
+
+// problems are what is wrong with the rules of all services.
+func (rt *Runtime) problems() []string {
+	var out []string
+	for _, cs := range rt.compiled.All() {
+		out = append(out, cs.problems...)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// allClusters iterates over the clusters of services and workloads, in no order.
+func (rt *Runtime) allClusters() iter.Seq[*cluster] {
+	return func(yield func(*cluster) bool) {
+		for _, list := range rt.clusters.All() {
+			for _, cl := range list {
+				if !yield(cl) {
+					return
+				}
+			}
+		}
+		for _, cw := range rt.pods.All() {
+			for _, cl := range cw.clusters {
+				if !yield(cl) {
+					return
+				}
+			}
+		}
+	}
 }
 
 type hostPort struct {
@@ -55,8 +113,9 @@ type servicePort struct {
 	authz     *policy.L7                      // for TCP
 	chain     filters.Chain                   // before routing: authorization
 	labels    telemetry.ServiceLabels
-	// What it was compiled from, to be recognised in the next snapshot.
+	// What it was compiled from, for the dump.
 	routes   []mesh.RouteAttachment
+	rules    []*rule // of routes
 	policies []*mesh.AuthorizationPolicy
 }
 
@@ -91,18 +150,20 @@ type cluster struct {
 	name     string // as Envoy's waypoint names it: the log's upstream_cluster
 	protocol mesh.AppProtocol
 	service  telemetry.ServiceLabels
-	dests    map[*upstream.Endpoint]*destination
+	// dests are the connections to each endpoint, made when they are first wanted.
+	dests []atomic.Pointer[destination]
+	dead  bool // no configuration in force names it; under Proxy.mu
 }
 
 // lookup finds what a CONNECT is for, or nil.
 func (rt *Runtime) lookup(dst netip.AddrPort, host string, port uint16) *servicePort {
 	if !dst.IsValid() {
-		return rt.hosts[hostPort{host, port}]
+		return rt.hosts.At(hostPort{host, port})
 	}
-	if sp := rt.services[dst]; sp != nil {
+	if sp := rt.services.At(dst); sp != nil {
 		return sp
 	}
-	if sp := rt.ports[dst]; sp != nil {
+	if sp := rt.ports.At(dst); sp != nil {
 		return sp
 	}
 	return nil

@@ -36,21 +36,27 @@ type call struct {
 	interim  int
 	rpad     int
 	epClose  bool
+	hello    int   // bytes after an upgrade that the workload sends unasked
 	early    bool  // it does not wait for the request
 	fault    fault // only in schedules that break things
 	faultAt  int
 
 	sniffed bool // the waypoint is not told that it is HTTP
+	inner   bool // over HTTP/2, on either side
 
 	// What became of it.
-	sent      bool // its first byte
-	seen      int  // times that a workload saw it
-	got       int  // bytes of the response's content
-	head      bool
-	local     int // status of a local reply
-	done      bool
-	broken    bool
-	trailerOK bool
+	sent     bool // its first byte
+	seen     int  // times that a workload saw it
+	tries    []*try
+	conf     uint64 // the configuration in force when it was sent
+	draining bool   // the waypoint was, then
+	halfEnd  bool   // the client ended its half while it waited
+	hints    int    // 103s that came back
+	got      int    // bytes of the response's content
+	head     bool
+	local    int // status of a local reply
+	done     bool
+	broken   bool
 }
 
 // fault is what a workload does wrong.
@@ -65,6 +71,50 @@ const (
 	faultRefuse  // REFUSED_STREAM
 	faultExtra   // bytes behind the response
 )
+
+// try is one time that a workload saw a call.
+type try struct {
+	wire    *wire // the waypoint's end
+	stream  uint32
+	before  int64 // bytes that had come out of the stream
+	reused  bool  // the connection had served another request
+	refused bool  // with REFUSED_STREAM
+}
+
+// triedRightly reports whether all of a call's tries but one left room for
+// another. The last one to come is not always the last that was sent.
+func (c *call) triedRightly() bool {
+	last := 0
+	for _, y := range c.tries {
+		if !c.mayRetry(y) {
+			last++
+		}
+	}
+	return last <= 1
+}
+
+func (c *call) story() (s string) {
+	for _, y := range c.tries {
+		s += fmt.Sprintf("[stream %d, reused %v, refused %v, answered %v] ", y.stream, y.reused, y.refused, y.answered())
+	}
+	return fmt.Sprintf("%s%+v", s, *c)
+}
+
+// answered reports whether the waypoint has got anything of a response.
+func (y *try) answered() bool { return y.wire.ledger.data[y.stream] > y.before }
+
+// mayRetry reports whether the call may come again after y: when the workload
+// said that it did nothing, or when a connection that had been idle ended
+// under it without a byte and doing it twice does no harm.
+func (c *call) mayRetry(y *try) bool {
+	return y.refused || y.reused && !y.answered() && c.method != "POST" && c.method != "PATCH"
+}
+
+// start notes that the call is sent.
+func (c *call) start(s *sim) {
+	c.sent, c.conf, c.draining = true, s.conf, s.p.draining.Load()
+	s.logf("call %d starts: %s %d bytes", c.id, c.method, c.reqLen)
+}
 
 func (c *call) over() bool { return c.done || c.broken }
 
@@ -128,6 +178,9 @@ func (s *sim) newCall() *call {
 	}
 	c.epClose = s.chance(8)
 	c.upgrade = c.method == "GET" && s.chance(6)
+	if s.chance(50) {
+		c.hello = c.respLen / 3
+	}
 	c.grpc = c.method == "POST" && s.chance(20)
 	if !c.upgrade && s.chance(4) {
 		c.method, c.want = "PATCH", 403 // see runSchedule's policy
@@ -145,6 +198,9 @@ func (s *sim) newCall() *call {
 				c.faultAt = 0
 			}
 		}
+	}
+	if !s.breaks && c.reqLen < 2000 && !c.trailer && s.chance(5) {
+		c.fault = faultRefuse // once: nobody may notice
 	}
 	if c.upgrade {
 		c.early, c.declared, c.trailer, c.expect, c.http10, c.status = false, false, false, false, false, 200

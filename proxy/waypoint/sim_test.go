@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"testing"
 	"time"
 
@@ -56,10 +55,14 @@ type sim struct {
 	svcs    []*mesh.Service
 	works   []*mesh.Workload
 	tcps    []*tcpCli
-	denies  bool // a policy refuses PATCH
-	ending  bool // no more faults; everything is read
+	denies  bool          // a policy refuses PATCH
+	named   bool          // requests carry the number of the configuration that routed them
+	limits  time.Duration // the timeouts of routes; 0: none
+	drained []*wire       // they were told to drain
+	ending  bool          // no more faults; everything is read
 	errs    []error
 	steps   int
+	conf    uint64 // the configuration in force
 }
 
 // actor is something that can act on its own.
@@ -87,8 +90,11 @@ func (s *sim) size() int {
 		return s.rng.IntN(200)
 	case n < 92:
 		return s.rng.IntN(20_000)
-	case n < 96:
+	case n < 97:
 		return []int{65535, 65536, 16384, 16375, 1 << 18, 65535 * 2}[s.rng.IntN(6)]
+	}
+	if s.chance(20) {
+		return 1 << 20
 	}
 	return s.rng.IntN(300_000)
 }
@@ -129,17 +135,18 @@ func runSchedule(t testing.TB, seed uint64, verbose bool) {
 		}}
 		s.denies = true
 	}
-	timeouts := s.breaks && s.chance(50)
-	if timeouts {
-		for i, v := range s.svcs {
-			r := mesh.Route{Backends: []mesh.Backend{to(v, 1)}, Timeout: 5 * time.Second}
-			if s.chance(50) {
-				r.BackendTimeout = 2 * time.Second
-			}
-			parts.Attachments = append(parts.Attachments, route(fmt.Sprint("r", i), i, v, r))
+	s.named = s.chance(50)
+	if s.chance(50) {
+		s.limits = 5 * time.Second
+		if !s.breaks {
+			s.limits = time.Hour // nobody may notice
 		}
 	}
+	s.attach(&parts)
 	s.lab = newLab(t, parts)
+	if s.chance(60) {
+		s.own = 128 << 10 // the least in which the largest head fits beside half a window that is not due yet
+	}
 	s.lab.serve = s.serveConnect
 	for range 1 + s.rng.IntN(2) {
 		s.hbone = append(s.hbone, s.client())
@@ -159,12 +166,42 @@ func runSchedule(t testing.TB, seed uint64, verbose bool) {
 		s.tcps = append(s.tcps, c)
 		s.actors = append(s.actors, c)
 	}
-	s.logf("breaks=%v timeouts=%v", s.breaks, timeouts)
+	s.logf("breaks=%v timeouts=%v", s.breaks, s.limits)
 	s.run()
 	s.end()
 	for _, err := range s.errs {
 		t.Errorf("seed %d: %v", seed, err)
 	}
+}
+
+// attach gives each service a route with what this schedule's routes have.
+func (s *sim) attach(parts *mesh.Parts) {
+	parts.Attachments = nil
+	if !s.named && s.limits == 0 {
+		return
+	}
+	for i, v := range s.svcs {
+		r := mesh.Route{Backends: []mesh.Backend{to(v, 1)}}
+		if s.limits > 0 { // either alone must be enough
+			if i != 1 {
+				r.Timeout = s.limits
+			}
+			if i != 0 {
+				r.BackendTimeout = s.limits / 2
+			}
+		}
+		if s.named {
+			r.Filters.RequestHeaders = &mesh.HeaderEdits{Set: []mesh.Field{{Name: "x-conf", Value: fmt.Sprint(s.conf + 1)}}}
+		}
+		parts.Attachments = append(parts.Attachments, route(fmt.Sprint("r", i), i, v, r))
+	}
+	s.conf++
+}
+
+// publish puts a new configuration in force.
+func (s *sim) publish() {
+	s.attach(&s.parts)
+	s.lab.publish()
 }
 
 const maxSteps = 200_000
@@ -185,10 +222,12 @@ func (s *sim) run() {
 		if s.rng.IntN(600) == 0 && !s.ending {
 			s.publish()
 		}
+		s.bound()
 		if !s.step() {
 			if s.ending {
 				return
 			}
+			s.atRest()
 			s.ending = true // what nobody answers is given up
 			s.giveUp()
 		}
@@ -203,6 +242,33 @@ func (s *sim) run() {
 
 // step does one thing that can be done, or reports that there is none.
 func (s *sim) step() bool {
+	if s.chance(10) && s.dial() {
+		return true
+	}
+	return s.move(false) || s.dial() || s.move(true)
+}
+
+// connection returns w, or another in its place when w takes no new tunnels.
+func (s *sim) connection(w *wire) *wire {
+	if s.breaks || !w.closed && w.conn.Usable() {
+		return w
+	}
+	for _, h := range s.hbone {
+		if !h.closed && h.conn.Usable() {
+			return h
+		}
+	}
+	s.hbone = append(s.hbone, s.client())
+	return s.hbone[len(s.hbone)-1]
+}
+
+// mayBreak lets an actor whose fault is due in some steps take one of them while
+// it only waits: things break then, too.
+func (s *sim) mayBreak(faultIn int) bool { return faultIn > 0 && !s.ending && s.chance(5) }
+
+// move delivers something or lets an actor act. Those who take their time do
+// little before nobody else has anything to do.
+func (s *sim) move(all bool) bool {
 	n := len(s.wires) + len(s.actors)
 	at := s.rng.IntN(n)
 	for i := range n {
@@ -214,24 +280,50 @@ func (s *sim) step() bool {
 			}
 			continue
 		}
-		if a := s.actors[k-len(s.wires)]; a.ready() {
+		a := s.actors[k-len(s.wires)]
+		if l, ok := a.(interface{ isLazy() bool }); ok && l.isLazy() && !all && !s.chance(4) {
+			continue
+		}
+		if a.ready() {
 			s.do(a.act)
 			return true
 		}
 	}
+	return false
+}
+
+// dial ends one dial that is under way.
+func (s *sim) dial() bool {
 	for _, w := range s.works { // in order: maps are not
 		p := s.peers[dialOf(w)]
-		if p != nil && len(p.waiting) > 0 {
-			if s.breaks && s.chance(15) {
-				p.dialed(errors.New("dial: refused"))
-			} else {
-				p.max = 1 + s.rng.IntN(8)
-				p.dialed(nil)
-			}
-			return true
+		if p == nil || len(p.waiting) == 0 {
+			continue
 		}
+		if s.breaks && s.chance(15) || s.mayRefuse(p) {
+			s.logf("a dial fails for %d", len(p.waiting))
+			p.dialed(errors.New("dial: refused"))
+		} else {
+			p.max = 1 + s.rng.IntN(8)
+			p.dialed(nil)
+		}
+		return true
 	}
 	return false
+}
+
+// mayRefuse reports whether a dial may fail where nothing may break: once, and
+// only for requests. They have two more tries, of which a workload may refuse one.
+func (s *sim) mayRefuse(p *labPeer) bool {
+	if s.breaks || p.refused || len(s.tcps) > 0 || !s.chance(20) {
+		return false
+	}
+	p.refused = true
+	return true
+}
+
+func (s *sim) drain(w *wire) {
+	s.drained = append(s.drained, w)
+	s.do(w.conn.Drain)
 }
 
 // calm ends something in good order, rarely: nobody may notice.
@@ -241,7 +333,7 @@ func (s *sim) calm() {
 		for _, w := range s.works {
 			if p := s.peers[dialOf(w)]; p != nil && len(p.conns) > 0 {
 				s.logf("a node proxy drains")
-				s.do(p.conns[s.rng.IntN(len(p.conns))].to.conn.Drain)
+				s.drain(p.conns[s.rng.IntN(len(p.conns))].to)
 				return
 			}
 		}
@@ -259,7 +351,13 @@ func (s *sim) calm() {
 			s.do(h.drain)
 			return
 		}
-	case 3:
+	case 3: // a connection of clients: new tunnels go on another
+		h := s.hbone[s.rng.IntN(len(s.hbone))]
+		if !h.closed && !h.to.closed {
+			s.logf("the waypoint drains a connection of clients")
+			s.drain(h.to)
+		}
+	case 4:
 		s.do(func(t *loop.Turn) {
 			for _, d := range s.p.destinations {
 				d.closeIdle(t, t.Now.Add(time.Hour))
@@ -279,7 +377,7 @@ func (s *sim) disturb() {
 		w := s.wires[s.rng.IntN(len(s.wires))]
 		if !w.closed {
 			s.logf("a connection drains")
-			s.do(w.conn.Drain)
+			s.drain(w)
 		}
 	case 6:
 		s.logf("the waypoint drains")
@@ -311,119 +409,6 @@ func (s *sim) disturb() {
 	}
 }
 
-// giveUp is the clients' answer to everything that hangs.
-func (s *sim) giveUp() {
-	for _, c := range s.calls {
-		if c.sent && !c.over() && c.fault != faultHang && !s.breaks {
-			s.fail("call %d is stuck: %+v", c.id, *c)
-		}
-	}
-	if s.verbose {
-		s.logf("waiting: %d bytes", s.budget.Used())
-		for _, a := range s.actors {
-			switch a := a.(type) {
-			case *h1Cli:
-				s.logf("client: %d to write, %d owed, %d in flight, open %v ended %v congested %v", len(a.out), a.owed, len(a.flight), a.st != nil, a.ended, a.st != nil && a.st.Congested())
-			case *workload:
-				s.logf("workload: over %v, %d to write, %d owed, call %v done %v got %d started %v congested %v", a.over, len(a.out), a.owed, a.x, a.reqDone, a.got, a.started, a.st.Congested())
-			}
-		}
-	}
-	for _, c := range s.tcps {
-		if !c.over && !s.breaks {
-			s.fail("%d of %d bytes are stuck: %+v", c.n-c.got, c.n, *c)
-		}
-	}
-	for range 80 { // deadlines pass
-		s.now = s.now.Add(500 * time.Millisecond)
-		s.do(s.p.timers.sweep)
-		for s.step() {
-			if s.steps++; s.steps > maxSteps {
-				return
-			}
-		}
-	}
-	for _, c := range s.calls {
-		if c.sent && !c.over() && c.fault == noFault && !s.hanging() {
-			s.fail("call %d is stuck for ever: %+v", c.id, *c)
-		}
-	}
-	for _, w := range s.hbone {
-		w.Abort()
-	}
-}
-
-// hanging reports whether a workload leaves a call without an answer: others
-// may wait behind it.
-func (s *sim) hanging() bool {
-	for _, c := range s.calls {
-		if c.fault == faultHang && c.seen > 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// end checks what must hold when all is over.
-func (s *sim) end() {
-	if len(s.errs) > 0 {
-		return
-	}
-	lines := s.lines()
-	for _, l := range lines {
-		s.logf("%s", l)
-	}
-	count := map[string]int{}
-	for _, l := range lines {
-		if f := strings.Split(l, `"`); len(f) > 9 {
-			for _, x := range f {
-				if strings.HasPrefix(x, "call-") {
-					count[x]++
-				}
-			}
-		}
-	}
-	for _, c := range s.calls {
-		n := count[fmt.Sprintf("call-%d", c.id)]
-		switch {
-		case n > 1:
-			s.fail("call %d has %d records", c.id, n)
-		case n == 0 && c.sniffed && s.breaks: // time passed, and it was taken for something else
-		case n == 0 && (c.seen > 0 || c.done && c.local != 431 && c.local != 400):
-			s.fail("call %d has no record: %+v", c.id, *c)
-		}
-		if !s.breaks {
-			if !c.done || c.local != 0 && c.want == 0 || !c.head {
-				s.fail("call %d did not get its response: %+v", c.id, *c)
-			}
-		}
-	}
-	for _, w := range s.works {
-		if p := s.peers[dialOf(w)]; p != nil {
-			for _, c := range p.conns {
-				c.Abort()
-			}
-		}
-	}
-	s.settle()
-	if n := s.budget.Used(); n != 0 {
-		s.fail("%d bytes are still counted as waiting", n)
-	}
-	if n := s.p.tunnels.Load(); n != 0 {
-		s.fail("%d tunnels are still counted", n)
-	}
-	for _, cl := range s.p.runtime.Load().clusters {
-		for _, ep := range cl.c.Endpoints() {
-			if ep.Active() != 0 {
-				s.fail("endpoint %s still has %d requests", ep.Authority(), ep.Active())
-			}
-		}
-	}
-	if len(s.p.h2Servers) != 0 {
-		s.fail("%d HTTP/2 servers are left", len(s.p.h2Servers))
-	}
-}
-
 // newTunnel plans a tunnel of requests.
 func (s *sim) newTunnel(w *wire) {
 	svc := s.rng.IntN(len(s.svcs))
@@ -434,6 +419,7 @@ func (s *sim) newTunnel(w *wire) {
 	if s.chance(45) {
 		for _, c := range todo {
 			c.upgrade, c.http10, c.expect, c.final, c.bad = false, false, c.expect && s.chance(20), false, false
+			c.inner = true
 			if c.lie != 0 {
 				c.declared, c.trailer = true, false
 				c.lie = max(c.lie, -c.reqLen)
@@ -443,7 +429,7 @@ func (s *sim) newTunnel(w *wire) {
 		return
 	}
 	for i, c := range todo {
-		c.lie, c.grpc, c.sniffed = 0, false, svc == 2
+		c.lie, c.grpc, c.sniffed, c.inner = 0, false, svc == 2, svc == 1
 		c.bad = c.bad && c.reqLen > 0 && !c.declared && !c.http10
 		if svc == 1 {
 			c.upgrade = false // its endpoints speak HTTP/2
@@ -458,85 +444,4 @@ func (s *sim) newTunnel(w *wire) {
 		}
 	}
 	s.actors = append(s.actors, &h1Cli{s: s, w: w, to: vip(s.svcs[svc]), todo: todo, depth: 1 + s.rng.IntN(3)})
-}
-
-// judge takes a response head and says whether it is a workload's.
-func (s *sim) judge(c *call, resp *mesh.Response) {
-	c.head = true
-	id, ok := resp.Fields.Get("x-id")
-	if ok != (!s.denies || c.want == 0) && !s.breaks {
-		s.fail("call %d got %d from %q, want %d of the waypoint: %v", c.id, resp.Status, id, c.want, c.want != 0)
-	}
-	if !ok {
-		c.local = resp.Status
-		if !s.breaks && c.local != c.want && !(c.grpc && c.local == 200) {
-			s.fail("call %d got %d from the waypoint", c.id, resp.Status)
-		}
-		return
-	}
-	if id != fmt.Sprint(c.id) {
-		s.fail("call %d got the response of %s", c.id, id)
-	}
-	want := c.status
-	if c.upgrade {
-		want = 101
-	}
-	if resp.Status != want {
-		s.fail("call %d got status %d, want %d", c.id, resp.Status, want)
-	}
-	if pad, _ := resp.Fields.Get("x-pad"); len(pad) != c.rpad || strings.Trim(pad, "p") != "" {
-		s.fail("call %d got a padding of %d bytes, want %d", c.id, len(pad), c.rpad)
-	}
-}
-
-// took takes content of a response.
-func (s *sim) took(c *call, b []byte) {
-	if c.local != 0 {
-		c.got += len(b)
-		return
-	}
-	if err := checkPattern(b, c.id, c.got); err != nil {
-		s.fail("response: %w", err)
-	}
-	c.got += len(b)
-}
-
-// finished ends a call whose response is complete.
-func (s *sim) finished(c *call, trailers mesh.Fields) {
-	s.logf("call %d is complete: local %d, %d bytes", c.id, c.local, c.got)
-	if c.done {
-		s.fail("call %d is complete twice", c.id)
-	}
-	c.done = true
-	if c.local != 0 {
-		return
-	}
-	want := c.respLen
-	if c.noContent() {
-		want = 0
-	}
-	if c.upgrade {
-		return
-	}
-	if c.respMode == 2 && c.fault == faultEnd {
-		return // nobody can tell
-	}
-	if c.got != want {
-		s.fail("call %d is complete after %d bytes, want %d: %+v", c.id, c.got, want, *c)
-	}
-	if v, ok := trailers.Get("x-sum"); ok && v != fmt.Sprint("sum-", c.id) {
-		s.fail("call %d has trailer %q", c.id, v)
-	} else if ok {
-		c.trailerOK = true
-	}
-}
-
-func (s *sim) broke(c *call, why string) {
-	if !c.over() {
-		s.logf("call %d is broken: %s", c.id, why)
-		c.broken = true
-		if !s.breaks {
-			s.fail("call %d was broken: %s: %+v", c.id, why, *c)
-		}
-	}
 }

@@ -17,7 +17,12 @@ func dialOf(w *mesh.Workload) netip.AddrPort { return netip.AddrPortFrom(w.Addre
 
 // serveConnect is a workload's node proxy: a CONNECT has come.
 func (s *sim) serveConnect(t *loop.Turn, host string, st *h2.Stream, _ *h2.Head) {
-	e := &workload{s: s, st: st}
+	e := &workload{s: s, st: st, lazy: s.chance(15)}
+	for _, w := range s.wires {
+		if w.conn == st.Conn() {
+			e.wire = w.to
+		}
+	}
 	st.Handle(e)
 	s.actors = append(s.actors, e)
 }
@@ -25,9 +30,12 @@ func (s *sim) serveConnect(t *loop.Turn, host string, st *h2.Stream, _ *h2.Head)
 // workload is one connection to a workload, of either version of HTTP.
 type workload struct {
 	s        *sim
+	wire     *wire // the waypoint's end
+	served   int   // requests that came over HTTP/1.1
 	st       *h2.Stream
 	answered bool
 	over     bool
+	lazy     bool // it takes its time to read
 	owed     int
 	in       []byte
 	inner    *innerConn // HTTP/2
@@ -59,6 +67,8 @@ func (e *workload) ready() bool {
 	}
 	return e.owed > 0 || len(e.out) > 0 && !e.st.Congested() || e.endIt && len(e.out) == 0 && !e.ended || e.mayRespond() || e.idleFault()
 }
+
+func (e *workload) isLazy() bool { return e.lazy }
 
 func (e *workload) mayRespond() bool {
 	return e.x != nil && !e.started && e.x.fault != faultHang && (e.reqDone || e.x.early)
@@ -99,7 +109,7 @@ func (e *workload) act(t *loop.Turn) {
 	case e.endIt && len(e.out) == 0 && !e.ended:
 		e.end(t)
 	case e.x == nil && s.breaks && s.chance(20) && !s.ending:
-		s.logf("workload closes an idle connection")
+		s.logf("workload closes idle connection %d", e.st.ID)
 		e.end(t)
 	}
 }
@@ -148,6 +158,7 @@ func (e *workload) respond() {
 	}
 	if x.upgrade {
 		e.out = fmt.Appendf(b, "HTTP/1.1 101 Switching Protocols\r\nX-Id: %d\r\nX-Pad: %s\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n", x.id, strings.Repeat("p", x.rpad))
+		e.out = appendPattern(e.out, x.id, 0, x.hello)
 		e.raw = true
 		e.rawData(nil, e.rawEnd)
 		return
@@ -271,10 +282,11 @@ func (e *workload) parse() {
 				e.s.fail("workload: request head: %v: %.300q", err, head)
 				return
 			}
-			e.x = e.s.arrived(&e.req)
+			e.x = e.s.arrived(&e.req, &try{wire: e.wire, stream: e.st.ID, reused: e.served > 0})
 			if e.x == nil {
 				return
 			}
+			e.served++
 			e.got = 0
 			e.body.Reset(e.f, nil)
 			if e.f.Expect100 && e.x.fault != faultHang && !e.x.early {
@@ -308,7 +320,7 @@ func (e *workload) parse() {
 }
 
 // arrived notes a request that reached a workload.
-func (s *sim) arrived(req *mesh.Request) *call {
+func (s *sim) arrived(req *mesh.Request, y *try) *call {
 	id, err := strconv.Atoi(strings.TrimPrefix(req.Path, "/r/"))
 	if err != nil || id < 1 || id > len(s.calls) {
 		s.fail("workload: a request for %q", req.Path)
@@ -316,7 +328,12 @@ func (s *sim) arrived(req *mesh.Request) *call {
 	}
 	x := s.calls[id-1]
 	x.seen++
-	s.logf("call %d reached a workload", x.id)
+	y.before = y.wire.ledger.data[y.stream]
+	if x.tries = append(x.tries, y); len(x.tries) > maxAttempts {
+		s.fail("call %d came %d times", x.id, len(x.tries))
+	}
+	s.checkConf(x, req)
+	s.logf("call %d reached a workload on stream %d, reused %v", x.id, y.stream, y.reused)
 	rid, _ := req.Fields.Get("x-request-id")
 	pad, _ := req.Fields.Get("x-pad")
 	if rid != fmt.Sprint("call-", id) || req.Method != x.method || len(pad) != x.pad || req.Authority != "web" {
@@ -335,6 +352,21 @@ func (s *sim) arrived(req *mesh.Request) *call {
 		s.fail("workload: call %d came with %d fields, want %d", id, n, x.fields)
 	}
 	return x
+}
+
+// checkConf checks that a request was routed by a configuration that was in
+// force when it was sent or came into force later.
+func (s *sim) checkConf(x *call, req *mesh.Request) {
+	if !s.named {
+		return
+	}
+	v, ok := req.Fields.Get("x-conf")
+	if !ok && x.sniffed && s.breaks {
+		return // it was late, and taken for something else
+	}
+	if n, err := strconv.ParseUint(v, 10, 64); err != nil || n < x.conf || n > s.conf {
+		s.fail("call %d was routed by configuration %q, sent under %d, and %d is in force", x.id, v, x.conf, s.conf)
+	}
 }
 
 // whole checks a request that has come to its end.
@@ -362,131 +394,3 @@ func (e *workload) Writable(t *loop.Turn, _ *h2.Stream) {
 		e.inner.writable(t)
 	}
 }
-
-// workloadH2 is a workload's HTTP/2 server.
-type workloadH2 struct {
-	s *sim
-	e *workload
-}
-
-func (h *workloadH2) Closed(*loop.Turn, error) { h.e.over = true }
-
-func (h *workloadH2) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
-	r := &workloadCall{s: h.s, st: st}
-	var f h1.Framing
-	if _, err := requestFromH2(head, nil, &r.req, &f); err != nil {
-		h.s.fail("workload: request head: %v", err)
-		return
-	}
-	if r.x = h.s.arrived(&r.req); r.x == nil {
-		return
-	}
-	if r.x.fault == faultRefuse {
-		h.s.logf("workload refuses call %d", r.x.id)
-		st.Reset(t, h2.RefusedStream)
-		return
-	}
-	st.Handle(r)
-	h.s.actors = append(h.s.actors, r)
-	if head.End {
-		r.done = true
-		h.s.whole(r.x, 0, nil)
-	}
-}
-
-// workloadCall is one request at a workload over HTTP/2.
-type workloadCall struct {
-	s       *sim
-	st      *h2.Stream
-	x       *call
-	req     mesh.Request
-	got     int
-	owed    int
-	done    bool
-	started bool
-	sent    int
-	ended   bool
-	over    bool
-}
-
-func (r *workloadCall) ready() bool {
-	if r.over || r.x.fault == faultHang {
-		return false
-	}
-	return r.owed > 0 || !r.ended && (r.done || r.x.early) && !r.st.Congested()
-}
-
-func (r *workloadCall) act(t *loop.Turn) {
-	s, x := r.s, r.x
-	if r.owed > 0 && (r.ended || !r.done && !x.early || s.chance(50)) {
-		n := s.piece(r.owed)
-		r.owed -= n
-		r.st.Consumed(t, n)
-		return
-	}
-	if r.ended {
-		return
-	}
-	if x.fault == faultReset && r.sent >= x.faultAt || x.fault == faultGarbage {
-		r.over = true
-		r.st.Reset(t, h2.InternalError)
-		return
-	}
-	if !r.started {
-		r.started = true
-		for range x.interim {
-			r.st.WriteHeaders(t, []hpack.HeaderField{{Name: ":status", Value: "103"}, {Name: "link", Value: "a"}}, false)
-		}
-		f := []hpack.HeaderField{{Name: ":status", Value: strconv.Itoa(x.status)}, {Name: "x-id", Value: strconv.Itoa(x.id)}}
-		if x.rpad > 0 {
-			f = append(f, hpack.HeaderField{Name: "x-pad", Value: strings.Repeat("p", x.rpad)})
-		}
-		if x.respMode == 0 && x.status != 204 && x.status != 304 {
-			n := x.respLen
-			if x.fault == faultEnd {
-				n++
-			}
-			f = append(f, hpack.HeaderField{Name: "content-length", Value: strconv.Itoa(n)})
-		}
-		if x.rtrailer {
-			f = append(f, hpack.HeaderField{Name: "trailer", Value: "x-sum"})
-		}
-		if x.noContent() || x.respLen == 0 && !x.rtrailer {
-			r.ended = true
-		}
-		r.st.WriteHeaders(t, f, r.ended)
-		return
-	}
-	n := s.piece(x.respLen - r.sent)
-	b := appendPattern(nil, x.id, r.sent, n)
-	r.sent += n
-	r.ended = r.sent == x.respLen
-	r.st.Write(t, b, r.ended && !x.rtrailer)
-	if r.ended && x.rtrailer {
-		r.st.WriteTrailers(t, []hpack.HeaderField{{Name: "x-sum", Value: fmt.Sprint("sum-", x.id)}})
-	}
-}
-
-func (r *workloadCall) Headers(_ *loop.Turn, _ *h2.Stream, h *h2.Head) {
-	tr, err := trailersFromH2(h, nil)
-	if err != nil {
-		r.s.fail("workload: call %d: trailers: %v", r.x.id, err)
-	}
-	r.done = true
-	r.s.whole(r.x, r.got, tr)
-}
-
-func (r *workloadCall) Data(_ *loop.Turn, _ *h2.Stream, b []byte, end bool) {
-	if err := checkPattern(b, -r.x.id, r.got); err != nil && !r.x.bad {
-		r.s.fail("workload: %w", err)
-	}
-	r.got += len(b)
-	r.owed += len(b)
-	if end {
-		r.done = true
-		r.s.whole(r.x, r.got, nil)
-	}
-}
-
-func (r *workloadCall) Reset(*loop.Turn, *h2.Stream, error) { r.over = true }
-func (r *workloadCall) Writable(*loop.Turn, *h2.Stream)     {}

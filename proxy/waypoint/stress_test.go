@@ -233,7 +233,7 @@ func TestStress(t *testing.T) {
 	if n := r.proxy.tunnels.Load(); n != 0 {
 		t.Errorf("%d tunnels are still counted", n)
 	}
-	for _, cl := range r.proxy.runtime.Load().clusters {
+	for cl := range r.proxy.runtime.Load().allClusters() {
 		for _, ep := range cl.c.Endpoints() {
 			if ep.Active() != 0 {
 				t.Errorf("endpoint %s still has %d requests", ep.Authority(), ep.Active())

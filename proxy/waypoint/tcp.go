@@ -122,7 +122,7 @@ func (s *tcpSession) connect(t *loop.Turn) {
 		return
 	}
 	ep.Acquire()
-	u := &tcpUp{s: s, ep: ep, d: s.cl.dests[ep]}
+	u := &tcpUp{s: s, ep: ep, d: s.tun.p.dest(s.cl, ep)}
 	s.up = u
 	s.tun.p.timers.start(&s.timer, s.tun.shard, t.Now, connectTimeout, u.timedOut)
 	u.d.open(t, u, func(out pipe) { u.out = out }, u.readyPlain)

@@ -32,6 +32,8 @@ type clientTunnel struct {
 	seriesMu    sync.Mutex
 	seriesCache [4]seriesEntry                      // the first ones, which often are all
 	seriesMore  map[seriesKey]*telemetry.HTTPSeries // the others
+	seriesAt    uint64                              // the Runtime in which seriesOf was looked up
+	seriesOf    *mesh.Workload                      // the client, in all of them; nil where it is not known
 }
 
 // resolved remembers what the tunnel's destination is in one Runtime. It names

@@ -33,6 +33,6 @@
 //
 // # Concurrency
 //
-// There is one goroutine per accept loop, per connection and (for plain TCP)
-// per second copy direction. Snapshots are immutable and read without locks.
+// There is one goroutine per accept loop, per connection that is not quiet
+// (loop.Lot) and, for plain TCP, per second copy direction. Snapshots are immutable and read without locks.
 package ztunnel

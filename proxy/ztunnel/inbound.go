@@ -38,19 +38,26 @@ func (s *site) serveConnect(req *tunnel.Connect) {
 	// It is registered before it is checked: a policy that comes in between
 	// finds it, or is found by the check.
 	s.p.conns.add(c)
-	defer s.p.conns.remove(c)
-	err = s.carry(req, local, c)
-	if reason := c.aborted(); reason != nil {
-		err = reason
+	end := func(err error) {
+		s.p.end(c, err, record{source: src.workload, sourceID: c.facts.Peer, dest: local, service: svc})
 	}
-	s.p.finish(c, err, record{source: src.workload, sourceID: req.Peer.Identity, dest: local, service: svc})
+	app, err := s.reach(req, local, c)
+	if err != nil {
+		end(err)
+		return
+	}
+	var fields mesh.Fields
+	if !s.p.o.HideBaggage {
+		fields = mesh.Fields{{Name: "baggage", Value: string(tunnel.AppendBaggage(nil, local))}}
+	}
+	s.relayStream(app, req.Accept(fields...), c, end)
 }
 
-// carry checks, connects and copies.
-func (s *site) carry(req *tunnel.Connect, local *mesh.Workload, c *connection) error {
+// reach asks the policies and connects to the application, or rejects the request.
+func (s *site) reach(req *tunnel.Connect, local *mesh.Workload, c *connection) (*net.TCPConn, error) {
 	if r := s.p.decide(local, c); r != nil {
 		req.Reject(r.Status)
-		return r
+		return nil, r
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.p.o.ConnectTimeout)
 	defer cancel()
@@ -60,13 +67,9 @@ func (s *site) carry(req *tunnel.Connect, local *mesh.Workload, c *connection) e
 	app, err := s.dialApp(ctx, c.src.Addr().Unmap(), c.actual)
 	if err != nil {
 		req.Reject(503)
-		return &Refusal{Status: 503, Flag: flagConnect, Reason: fmt.Sprintf("connecting to the application at %s", c.actual), Cause: err}
+		return nil, &Refusal{Status: 503, Flag: flagConnect, Reason: fmt.Sprintf("connecting to the application at %s", c.actual), Cause: err}
 	}
-	var fields mesh.Fields
-	if !s.p.o.HideBaggage {
-		fields = mesh.Fields{{Name: "baggage", Value: string(tunnel.AppendBaggage(nil, local))}}
-	}
-	return relayStream(app, req.Accept(fields...), c)
+	return app, nil
 }
 
 // cancelWhen calls cancel when done is closed before gone.
@@ -103,12 +106,7 @@ func (s *site) plaintext(conn *net.TCPConn) {
 	c.open(s.p.tcp, s.p.tcp.inbound(src, mesh.Identity{}, local, svc))
 	c.onAbort(func(error) { reset(conn) })
 	s.p.conns.add(c)
-	defer s.p.conns.remove(c)
-	err = s.passOn(conn, local, c)
-	if reason := c.aborted(); reason != nil {
-		err = reason
-	}
-	s.p.finish(c, err, record{source: src.workload, dest: local, service: svc})
+	s.p.end(c, s.passOn(conn, local, c), record{source: src.workload, dest: local, service: svc})
 }
 
 func (s *site) passOn(conn *net.TCPConn, local *mesh.Workload, c *connection) error {

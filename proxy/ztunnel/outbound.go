@@ -46,7 +46,6 @@ func (s *site) outbound(conn *net.TCPConn, w *mesh.Workload, source, target neti
 	c := &connection{site: s, outbound: true, src: source, original: target.String(), started: time.Now()}
 	c.onAbort(func(error) { reset(conn) })
 	s.p.conns.add(c)
-	defer s.p.conns.remove(c)
 	up, hop, err := s.connect(w, source, target)
 	c.goesTo(hop.Protocol, hop.Addr)
 	dest := hop.Workload
@@ -54,29 +53,22 @@ func (s *site) outbound(conn *net.TCPConn, w *mesh.Workload, source, target neti
 		dest = s.p.snapshot().WorkloadAt(w.Network, hop.Addr.Addr())
 	}
 	c.open(s.p.tcp, s.p.tcp.outbound(w, dest, hop))
-	if err == nil {
-		err = up.relay(conn, c)
-	} else {
+	end := func(err error) { s.p.end(c, err, record{source: w, dest: dest, service: hop.Service, hop: &hop}) }
+	switch {
+	case err != nil:
 		reset(conn)
+		end(err)
+	case up.conn != nil:
+		end(relayTCP(conn, up.conn, c))
+	default:
+		s.relayStream(conn, up.stream, c, end)
 	}
-	if reason := c.aborted(); reason != nil {
-		err = reason
-	}
-	s.p.finish(c, err, record{source: w, dest: dest, service: hop.Service, hop: &hop})
 }
 
 // upstream is the other side of an outbound connection: a stream or a socket.
 type upstream struct {
 	stream *tunnel.Stream
 	conn   *net.TCPConn
-}
-
-// relay joins conn with the upstream until both have ended.
-func (u upstream) relay(conn *net.TCPConn, c *connection) error {
-	if u.conn != nil {
-		return relayTCP(conn, u.conn, c)
-	}
-	return relayStream(conn, u.stream, c)
 }
 
 // connect establishes the way to target, at another endpoint if the first

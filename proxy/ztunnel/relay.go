@@ -11,12 +11,17 @@ import (
 	"cairnproxy.dev/cairn/tunnel"
 )
 
-// relayStream joins conn with an HBONE stream until both have ended.
-func relayStream(conn *net.TCPConn, stream *tunnel.Stream, c *connection) error {
+// relayStream joins conn with an HBONE stream. done is called when both have
+// ended, later if the connection falls quiet.
+func (s *site) relayStream(conn *net.TCPConn, stream *tunnel.Stream, c *connection, done func(error)) {
 	// To the relay it looks as if the peer had reset the stream: it resets conn
 	// and tells the peer.
 	c.onAbort(func(reason error) { stream.Reset(nil, nil, reason) })
-	return tunnel.Relay(conn, stream, &c.bytes)
+	s.wg.Add(1) // the caller is one of those that wg waits for
+	tunnel.RelayIn(&s.p.lot, conn, stream, &c.bytes, func(err error) {
+		defer s.wg.Done()
+		done(err)
+	})
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}

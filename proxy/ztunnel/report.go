@@ -139,6 +139,15 @@ type record struct {
 	hop      *Hop // outbound only
 }
 
+// end is the end of a connection that was tracked.
+func (p *Proxy) end(c *connection, err error, r record) {
+	if reason := c.aborted(); reason != nil {
+		err = reason
+	}
+	p.finish(c, err, r)
+	p.conns.remove(c)
+}
+
 // finish counts a connection's end and logs it.
 func (p *Proxy) finish(c *connection, err error, r record) {
 	c.report()

@@ -124,6 +124,12 @@ func (t *tracker) remove(c *connection) {
 	t.mu.Unlock()
 }
 
+func (t *tracker) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.all)
+}
+
 // list returns the connections of a site, or of all with nil.
 func (t *tracker) list(s *site) []*connection {
 	t.mu.Lock()

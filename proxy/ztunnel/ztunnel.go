@@ -14,6 +14,7 @@ import (
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/proxy/ztunnel/capture"
 	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/tunnel/loop"
 )
 
 // Mode says where a Proxy's connections come from.
@@ -108,6 +109,7 @@ type Bound struct {
 type Proxy struct {
 	o     Options
 	conns tracker
+	lot   loop.Lot // of quiet connections
 	pol   policyCache
 	up    upClient
 	tcp   *metrics
@@ -186,6 +188,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return err
 	}
 	p.once.Do(func() { close(p.ready) })
+	var trims sync.WaitGroup
+	defer trims.Wait()
+	trims.Go(func() { p.trims(ctx) })
 	report := time.NewTicker(reportEvery)
 	defer report.Stop()
 	for {
@@ -287,6 +292,7 @@ func (p *Proxy) drain(d time.Duration) {
 		wg.Go(func() { s.shutdown(ctx) })
 	}
 	wg.Wait()
+	p.lot.Close()
 	p.conns.report()
 }
 

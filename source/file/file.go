@@ -33,11 +33,13 @@ type Source struct {
 	refresh chan struct{}
 
 	mu       sync.Mutex // guards what follows
+	by       *object.Translator
 	reader   reader
 	looked   []found
 	decoded  []*object.File
 	problems []source.Problem // of the files themselves
 	loaded   bool
+	last     Result // what the last look gave
 	good     Result // the last one without problems
 }
 
@@ -54,7 +56,7 @@ func New(opts Options) *Source {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Source{opts: opts, refresh: make(chan struct{}, 1)}
+	return &Source{opts: opts, by: object.NewTranslator(opts.Objects), refresh: make(chan struct{}, 1)}
 }
 
 // Load reads the manifests and returns what they say. Files that have not
@@ -75,16 +77,19 @@ func (s *Source) load() (Result, scan, bool) {
 	problems = append(sc.problems, problems...)
 	changed = changed || !s.loaded || !slices.Equal(problems, s.problems)
 	s.loaded, s.looked, s.decoded, s.problems = true, sc.files, decoded, problems
-	return s.translate(), sc, changed
+	if changed {
+		s.translate()
+	}
+	return s.last, sc, changed
 }
 
 // translate makes a Result of what was read last.
 func (s *Source) translate() Result {
-	res := translate(s.decoded, slices.Clone(s.problems), s.opts.Objects)
-	if len(res.Problems) == 0 {
-		s.good = res
+	s.last = translate(s.decoded, slices.Clone(s.problems), s.by)
+	if len(s.last.Problems) == 0 {
+		s.good = s.last
 	}
-	return res
+	return s.last
 }
 
 // Good returns the last Result that had no problems: what is being served. It
@@ -152,12 +157,16 @@ func (s *Source) Run(ctx context.Context, store *source.Store, onReload func(acc
 		case <-s.refresh:
 			s.mu.Lock()
 			if res := s.translate(); len(res.Problems) == 0 && res.Files > 0 {
-				store.Publish(res.own().Parts)
+				s.publish(store)
 			}
 			s.mu.Unlock()
 		}
 	}
 }
+
+// publish makes the last good Result the store's. Its lists are the store's
+// from then on, which puts into them what it knew already: so nothing is kept twice.
+func (s *Source) publish(store *source.Store) { store.Publish(s.good.Parts) }
 
 // touched reports whether a look at the paths differs from the last.
 func (s *Source) touched() bool {
@@ -171,7 +180,7 @@ func (s *Source) reload(store *source.Store, w *watch, onReload func(int, []sour
 	s.mu.Lock()
 	res, sc, changed := s.load()
 	if changed && len(res.Problems) == 0 {
-		store.Publish(res.own().Parts)
+		s.publish(store)
 	}
 	s.mu.Unlock()
 	w.set(sc.watch)

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -131,7 +132,7 @@ func (r *reader) readOne(at found) (c content, problem string) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return c, "it is not a file; put a file with manifests there"
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	data, err := readAll(f, at.size)
 	if err != nil {
 		return c, fmt.Sprintf("it cannot be read (%v); correct that or remove it", rootCause(err))
 	}
@@ -143,20 +144,49 @@ func (r *reader) readOne(at found) (c content, problem string) {
 		c.file = old.file
 		return c, ""
 	}
-	c.file = object.Decode(at.path, data)
+	c.file = object.Redecode(at.path, data, old.file)
+	c.file.Forget(c.text)
 	return c, ""
 }
 
+// readAll reads a file of about that size, and no more than may be read.
+func readAll(f *os.File, size int64) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, min(max(size, 0), maxFileSize)+bytes.MinRead))
+	_, err := b.ReadFrom(io.LimitReader(f, maxFileSize+1))
+	return b.Bytes(), err
+}
+
+// text reads the file again; nil when it is not what it was.
+func (c content) text() []byte {
+	f, err := os.OpenFile(c.found.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	data, err := readAll(f, c.found.size)
+	if err != nil || sha256.Sum256(data) != c.hash {
+		return nil
+	}
+	return data
+}
+
 // translate makes a Result of decoded files.
-func translate(files []*object.File, problems []source.Problem, opts object.Options) Result {
-	var objects []*object.Object
+func translate(files []*object.File, problems []source.Problem, by *object.Translator) Result {
+	n := 0
+	for _, f := range files {
+		n += len(f.Objects)
+	}
+	objects := make([]*object.Object, 0, n)
 	var ignored []object.Ignored
 	for _, f := range files {
 		objects = append(objects, f.Objects...)
 		ignored = append(ignored, f.Ignored...)
 		problems = append(problems, f.Problems...)
 	}
-	t := object.Translate(objects, opts)
+	t := by.Translate(objects)
 	res := Result{
 		Parts: t.Parts, Pods: t.Pods, Files: len(files), Objects: len(objects),
 		Notices:  append(object.Notices(ignored), t.Notices...),

@@ -53,7 +53,7 @@ func (t *translator) gatherEntry(o *Object, v *ServiceEntry) {
 			SubjectAltNames: spec.SubjectAltNames, Labels: v.Labels, Origin: o.Origin,
 		}}
 		if spec.WorkloadSelector != nil {
-			s.selector = spec.WorkloadSelector.Labels
+			s.selector = selectorOf(spec.WorkloadSelector.Labels, nil)
 		}
 		if res == resolveNone {
 			s.model.Locality = mesh.LocalityPassthrough

@@ -61,20 +61,33 @@ type Object struct {
 	// Name's Namespace is "" for kinds that belong to no namespace and
 	// "default" where the object names none.
 	Name mesh.Name
-	// Value is a pointer to the published Go type, such as *corev1.Service.
+	// Value is a pointer to the published Go type, such as *gwv1.HTTPRoute, or
+	// what is kept of it where there may be very many.
 	Value any
 	// Origin is the place of the object's first line.
 	Origin mesh.Origin
 
 	file  *File
 	place place
+	flaws *flaws // nil for none
+}
+
+// flaws are what is known to be wrong with an object since it was decoded.
+type flaws struct {
 	// unread are the fields whose text could not be read: nothing more is said
 	// about the zero values that stand in them.
 	unread []string
-	// faults are what is wrong with the metadata, found once and for all;
-	// nameless objects are not used.
+	// faults are what is wrong with the metadata; nameless objects are not used.
 	faults   []fault
 	nameless bool
+}
+
+// flaw returns o's flaws, to add to.
+func (o *Object) flaw() *flaws {
+	if o.flaws == nil {
+		o.flaws = &flaws{}
+	}
+	return o.flaws
 }
 
 // fault is something wrong with one field.
@@ -82,9 +95,12 @@ type fault struct{ path, message string }
 
 // place is where in its file an object stands.
 type place struct {
-	chunk, doc int
-	prefix     string // "items[3]" for an object in a List
+	chunk, doc int32
+	item       int32 // its number in a List, from 1; 0 for one that is in none
 }
+
+// prefix is the path of an object in a List: "items[3]".
+func (p place) prefix() string { return elem("items", int(p.item)-1) }
 
 // String returns the object's kind and name, like "HTTPRoute default/reviews".
 func (o *Object) String() string { return describe(o.Kind.Kind, o.Name) }
@@ -106,10 +122,22 @@ func New(value metav1.Object, origin mesh.Origin) *Object {
 		if sameType(k.value(), value) {
 			o := &Object{Kind: k, Name: nameOf(k, value), Value: value, Origin: origin}
 			o.checkMeta()
+			o.compact(nil)
 			return o
 		}
 	}
 	return nil
+}
+
+// compact replaces the value by what the translation needs of it, where there
+// may be very many.
+func (o *Object) compact(in *interner) {
+	switch v := o.Value.(type) {
+	case *corev1.Pod:
+		o.Value = newPodObject(o, v, in)
+	case *corev1.Service:
+		o.Value = newServiceObject(v, in)
+	}
 }
 
 func sameType(a, b any) bool { return reflect.TypeOf(a) == reflect.TypeOf(b) }

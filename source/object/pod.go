@@ -2,7 +2,6 @@ package object
 
 import (
 	"encoding/json"
-	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +13,8 @@ type Pod struct {
 	// Deployment is the name of the Deployment that the pod belongs to; "" for none.
 	Deployment string
 	// Workload is the pod in the model, with its address, node and account.
-	Workload   *mesh.Workload
+	Workload *mesh.Workload
+	// Containers must not be changed: pods share them.
 	Containers []Container
 }
 
@@ -41,51 +41,8 @@ type ContainerPort struct {
 	UDP  bool
 }
 
-func newPod(w *mesh.Workload, spec *corev1.PodSpec, deployment string) Pod {
-	p := Pod{Name: mesh.Name{Namespace: w.Namespace, Name: w.Name}, Deployment: deployment, Workload: w}
-	p.Containers = make([]Container, len(spec.Containers))
-	for i := range spec.Containers {
-		c := &spec.Containers[i]
-		out := Container{Name: c.Name, Image: c.Image, Command: c.Command, Args: c.Args, WorkingDir: c.WorkingDir}
-		for _, e := range c.Env {
-			if v, ok := envValue(w, &e); ok {
-				out.Env = append(out.Env, EnvVar{e.Name, v})
-			}
-		}
-		for _, port := range c.Ports {
-			out.Ports = append(out.Ports, ContainerPort{Name: port.Name, Port: uint16(port.ContainerPort), UDP: port.Protocol == corev1.ProtocolUDP})
-		}
-		p.Containers[i] = out
-	}
-	return p
-}
-
-func envValue(w *mesh.Workload, e *corev1.EnvVar) (string, bool) {
-	if e.ValueFrom == nil {
-		return e.Value, true
-	}
-	if e.ValueFrom.FieldRef == nil {
-		return "", false
-	}
-	path := e.ValueFrom.FieldRef.FieldPath
-	if key, ok := strings.CutPrefix(path, "metadata.labels['"); ok {
-		return w.Labels[strings.TrimSuffix(key, "']")], true
-	}
-	switch path {
-	case "metadata.name":
-		return w.Name, true
-	case "metadata.namespace":
-		return w.Namespace, true
-	case "spec.nodeName":
-		return w.Node, true
-	case "spec.serviceAccountName":
-		return w.ServiceAccount, true
-	case "status.podIP":
-		if len(w.Addresses) > 0 {
-			return w.Addresses[0].String(), true
-		}
-	}
-	return "", false
+func newPod(w *mesh.Workload, tmpl *template, deployment string) Pod {
+	return Pod{Name: mesh.Name{Namespace: w.Namespace, Name: w.Name}, Deployment: deployment, Workload: w, Containers: tmpl.of(w)}
 }
 
 // templateHash is the part of a pod's name that changes with its template.

@@ -78,7 +78,7 @@ type pending struct {
 
 // bad records a problem with the field at path of o.
 func (r *report) bad(o *Object, path, format string, args ...any) {
-	told := slices.ContainsFunc(o.unread, func(field string) bool {
+	told := o.flaws != nil && slices.ContainsFunc(o.flaws.unread, func(field string) bool {
 		rest, ok := strings.CutPrefix(path, field)
 		return ok && field != "" && (rest == "" || rest[0] == '.' || rest[0] == '[')
 	})
@@ -126,14 +126,17 @@ func (f *finder) line(o *Object, path string) int {
 		return o.Origin.Line
 	}
 	if f.file != o.file {
-		f.file, f.chunks, f.chunk = o.file, strictyaml.Split(o.file.data), -1
+		f.file, f.chunks, f.chunk = o.file, strictyaml.Split(o.file.text()), -1
 	}
-	if f.chunk != o.place.chunk {
-		f.chunk = o.place.chunk
+	if int(o.place.chunk) >= len(f.chunks) { // the text is gone
+		return o.Origin.Line
+	}
+	if chunk := int(o.place.chunk); f.chunk != chunk {
+		f.chunk = chunk
 		f.docs, _ = strictyaml.Parse(f.chunks[f.chunk])
 	}
-	if o.place.prefix != "" {
-		path = o.place.prefix + "." + path
+	if o.place.item != 0 {
+		path = o.place.prefix() + "." + path
 	}
 	return strictyaml.Line(f.docs[o.place.doc], path)
 }

@@ -18,14 +18,6 @@ type parent struct {
 	waypoint *mesh.Waypoint // the Gateway named, nil for services
 }
 
-func (t *translator) translateRoutes(objects []*Object) {
-	for _, o := range objects {
-		if r, ok := o.Value.(*gwv1.HTTPRoute); ok {
-			t.translateRoute(o, r)
-		}
-	}
-}
-
 func (t *translator) translateRoute(o *Object, r *gwv1.HTTPRoute) {
 	if len(r.Spec.ParentRefs) == 0 {
 		t.bad(o, "spec.parentRefs", "the route is attached to nothing; name a Service, or a waypoint's Gateway")

@@ -17,15 +17,15 @@ func (t *translator) indexSelectors() {
 	t.shared = map[string]map[mesh.ServiceKey]map[uint16]uint16{}
 	uses := map[selectorKey]int{}
 	for _, s := range t.serviceSeq {
-		for k, v := range s.selector {
-			uses[selectorKey{s.model.Key.Namespace, k, v}]++
+		for _, l := range s.selector {
+			uses[selectorKey{s.model.Key.Namespace, l.key, l.value}]++
 		}
 	}
 	for _, s := range t.serviceSeq {
 		var best selectorKey
 		least := 0
-		for k, v := range s.selector {
-			key := selectorKey{s.model.Key.Namespace, k, v}
+		for _, l := range s.selector {
+			key := selectorKey{s.model.Key.Namespace, l.key, l.value}
 			if n := uses[key]; least == 0 || n < least || n == least && key.label < best.label {
 				best, least = key, n
 			}
@@ -79,9 +79,9 @@ func (s *service) anyNamed() bool {
 	return slices.ContainsFunc(s.ports, func(p servicePort) bool { return p.targetName != "" })
 }
 
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if got, ok := labels[k]; !ok || got != v {
+func selects(selector []label, labels map[string]string) bool {
+	for _, l := range selector {
+		if got, ok := labels[l.key]; !ok || got != l.value {
 			return false
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"cairnproxy.dev/cairn/mesh"
 	corev1 "k8s.io/api/core/v1"
@@ -16,9 +17,62 @@ import (
 type service struct {
 	obj      *Object
 	model    *mesh.Service
-	selector map[string]string // empty for none
-	ports    []servicePort     // in step with model.Ports
-	seq      int               // its number among all services
+	selector []label       // empty for none
+	ports    []servicePort // in step with model.Ports
+	seq      int           // its number among all services
+}
+
+// serviceObject is what is kept of a Service. There may be 10,000 of them, and
+// the published type is mostly fields that nobody reads here.
+type serviceObject struct {
+	labels          map[string]string
+	selector        []label
+	ports           []corev1.ServicePort
+	addresses       []string // spec.clusterIPs
+	address         string   // spec.clusterIP
+	kind            corev1.ServiceType
+	publishNotReady bool
+	nearness        *nearness
+	made            atomic.Pointer[madeService]
+	ingress         []string // the load balancer's addresses; "" for one that has a name
+}
+
+// nearness is what a Service says of which endpoints it prefers.
+type nearness struct {
+	internal   *corev1.ServiceInternalTrafficPolicy
+	annotation string
+	traffic    *string
+}
+
+// label is one label that a selector asks for.
+type label struct{ key, value string }
+
+func newServiceObject(v *corev1.Service, in *interner) *serviceObject {
+	out := &serviceObject{
+		labels: in.labels(v.Labels), ports: v.Spec.Ports, addresses: v.Spec.ClusterIPs, address: v.Spec.ClusterIP,
+		kind: v.Spec.Type, selector: selectorOf(v.Spec.Selector, in), publishNotReady: v.Spec.PublishNotReadyAddresses,
+	}
+	for i := range out.ports {
+		out.ports[i].Name = in.text(out.ports[i].Name)
+	}
+	n := nearness{v.Spec.InternalTrafficPolicy, v.Annotations[annotationDist], v.Spec.TrafficDistribution}
+	if n != (nearness{}) {
+		out.nearness = &n
+	}
+	for _, i := range v.Status.LoadBalancer.Ingress {
+		out.ingress = append(out.ingress, i.IP)
+	}
+	return out
+}
+
+// selectorOf returns the labels in order.
+func selectorOf(m map[string]string, in *interner) []label {
+	out := make([]label, 0, len(m))
+	for k, value := range m {
+		out = append(out, label{in.text(k), in.text(value)})
+	}
+	slices.SortFunc(out, func(a, b label) int { return strings.Compare(a.key, b.key) })
+	return out
 }
 
 // servicePort says where a port leads.
@@ -49,7 +103,7 @@ func (t *translator) gatherServices(objects []*Object) {
 	vips := map[netip.Addr]*Object{}
 	for _, o := range objects {
 		switch v := o.Value.(type) {
-		case *corev1.Service:
+		case *serviceObject:
 			t.gatherService(o, v, vips)
 		case *ServiceEntry:
 			t.gatherEntry(o, v)
@@ -57,27 +111,39 @@ func (t *translator) gatherServices(objects []*Object) {
 	}
 }
 
-func (t *translator) gatherService(o *Object, v *corev1.Service, vips map[netip.Addr]*Object) {
+func (t *translator) gatherService(o *Object, v *serviceObject, vips map[netip.Addr]*Object) {
+	if s := t.rememberedService(o, v, vips); s != nil {
+		t.services[o.Name] = s
+		t.addService(s)
+		return
+	}
+	pending, notices := len(t.pending), len(t.notices)
 	m := &mesh.Service{
 		Key:     mesh.ServiceKey{Namespace: o.Name.Namespace, Hostname: o.Name.Name + "." + o.Name.Namespace + ".svc." + t.opts.ClusterDomain},
 		Name:    o.Name.Name,
-		Network: t.opts.Network, Canonical: true, PublishNotReady: v.Spec.PublishNotReadyAddresses,
-		Labels: v.Labels, Origin: o.Origin,
+		Network: t.opts.Network, Canonical: true, PublishNotReady: v.publishNotReady,
+		Labels: v.labels, Origin: o.Origin,
 	}
-	s := &service{obj: o, model: m, selector: v.Spec.Selector}
-	t.checkLabels(o, "spec.selector", v.Spec.Selector)
-	switch v.Spec.Type {
+	s := &service{obj: o, model: m, selector: v.selector}
+	for _, l := range v.selector {
+		labelFault("spec.selector", l.key, l.value, func(path, format string, args ...any) { t.bad(o, path, format, args...) })
+	}
+	switch v.kind {
 	case "", corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
 	case corev1.ServiceTypeExternalName:
 		t.note(o, "type ExternalName has neither address nor endpoints in the mesh: it is ignored")
 		return
 	default:
-		t.bad(o, "spec.type", "%q is not a type of Service; use ClusterIP", clip(string(v.Spec.Type)))
+		t.bad(o, "spec.type", "%q is not a type of Service; use ClusterIP", clip(string(v.kind)))
 	}
-	t.servicePorts(s, v.Spec.Ports)
+	t.servicePorts(s, v.ports)
 	t.serviceVIPs(s, v, vips)
 	t.serviceLocality(s, v)
-	t.bindService(s, v.Labels, waypointOfService(t, o, v))
+	own := waypointOfService(t, o, v)
+	t.bindService(s, v.labels, own)
+	if t.quiet(pending, notices) && own == nil {
+		t.keepService(v, s)
+	}
 	t.services[o.Name] = s
 	t.addService(s)
 }
@@ -92,10 +158,13 @@ func (t *translator) addService(s *service) {
 }
 
 // waypointOfService returns the waypoint whose own Service this is, or nil.
-func waypointOfService(t *translator, o *Object, v *corev1.Service) *waypoint {
-	name := v.Spec.Selector[labelGatewayName]
+func waypointOfService(t *translator, o *Object, v *serviceObject) *waypoint {
+	name := ""
+	if i := slices.IndexFunc(v.selector, func(l label) bool { return l.key == labelGatewayName }); i >= 0 {
+		name = v.selector[i].value
+	}
 	if name == "" {
-		name = v.Labels[labelGatewayName]
+		name = v.labels[labelGatewayName]
 	}
 	if name == "" {
 		name = o.Name.Name
@@ -182,7 +251,7 @@ func (t *translator) targetPort(o *Object, path string, v intstr.IntOrString, po
 	return port, ""
 }
 
-func (t *translator) serviceVIPs(s *service, v *corev1.Service, vips map[netip.Addr]*Object) {
+func (t *translator) serviceVIPs(s *service, v *serviceObject, vips map[netip.Addr]*Object) {
 	add := func(path, text string) {
 		a, ok := t.addr(s.obj, path, text)
 		if !ok || slices.Contains(s.model.VIPs, a) {
@@ -195,24 +264,24 @@ func (t *translator) serviceVIPs(s *service, v *corev1.Service, vips map[netip.A
 		vips[a] = s.obj
 		s.model.VIPs = append(s.model.VIPs, a)
 	}
-	if v.Spec.ClusterIP == corev1.ClusterIPNone {
+	if v.address == corev1.ClusterIPNone {
 		return // headless
 	}
-	if v.Spec.ClusterIP != "" {
-		add("spec.clusterIP", v.Spec.ClusterIP)
+	if v.address != "" {
+		add("spec.clusterIP", v.address)
 	}
-	for i, ip := range v.Spec.ClusterIPs {
+	for i, ip := range v.addresses {
 		if ip == corev1.ClusterIPNone {
 			return
 		}
 		add(elem("spec.clusterIPs", i), ip)
 	}
-	if v.Spec.ClusterIP == "" && len(v.Spec.ClusterIPs) == 0 {
+	if v.address == "" && len(v.addresses) == 0 {
 		s.model.VIPs = t.allocate(s.obj.Name)
 	}
-	for i, in := range v.Status.LoadBalancer.Ingress {
-		if in.IP != "" {
-			add(elem("status.loadBalancer.ingress", i)+".ip", in.IP)
+	for i, ip := range v.ingress {
+		if ip != "" {
+			add(elem("status.loadBalancer.ingress", i)+".ip", ip)
 		}
 	}
 }
@@ -230,12 +299,15 @@ func (t *translator) allocate(n mesh.Name) []netip.Addr {
 
 // serviceLocality reads how a Service prefers near endpoints, in the terms in
 // which Istio tells its node proxies.
-func (t *translator) serviceLocality(s *service, v *corev1.Service) {
+func (t *translator) serviceLocality(s *service, v *serviceObject) {
+	if v.nearness == nil {
+		return
+	}
 	zone := []string{"NETWORK", "REGION", "ZONE"}
 	set := func(mode mesh.LocalityMode, prefs ...string) {
 		s.model.Locality, s.model.RoutingPreferences = mode, prefs
 	}
-	if p := v.Spec.InternalTrafficPolicy; p != nil {
+	if p := v.nearness.internal; p != nil {
 		switch *p {
 		case corev1.ServiceInternalTrafficPolicyLocal:
 			set(mesh.LocalityStrict, "NODE")
@@ -245,9 +317,9 @@ func (t *translator) serviceLocality(s *service, v *corev1.Service) {
 			t.bad(s.obj, "spec.internalTrafficPolicy", "%q is not known; use Cluster or Local", clip(string(*p)))
 		}
 	}
-	dist, path := v.Annotations[annotationDist], "metadata.annotations["+annotationDist+"]"
-	if v.Spec.TrafficDistribution != nil {
-		dist, path = *v.Spec.TrafficDistribution, "spec.trafficDistribution"
+	dist, path := v.nearness.annotation, "metadata.annotations["+annotationDist+"]"
+	if v.nearness.traffic != nil {
+		dist, path = *v.nearness.traffic, "spec.trafficDistribution"
 	}
 	switch dist {
 	case "", "Any":

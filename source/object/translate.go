@@ -60,8 +60,24 @@ type Result struct {
 
 // Translate turns all objects of a mesh into its model. It only reads them.
 func Translate(objects []*Object, opts Options) Result {
+	return NewTranslator(opts).Translate(objects)
+}
+
+// Translator translates the objects of one mesh again and again. What it made
+// of a pod or a service, it uses again for as long as nothing has changed that
+// went into it. It is for one goroutine at a time.
+type Translator struct {
+	opts Options
+	past past
+}
+
+// NewTranslator returns a Translator that has seen nothing yet.
+func NewTranslator(opts Options) *Translator { return &Translator{opts: opts.withDefaults()} }
+
+// Translate turns all objects of a mesh into its model. It only reads them.
+func (tr *Translator) Translate(objects []*Object) Result {
 	t := &translator{
-		opts:       opts.withDefaults(),
+		opts: tr.opts, past: &tr.past,
 		byKey:      make(map[objectKey]*Object, len(objects)),
 		namespaces: map[string]*namespace{},
 		nodes:      map[string]*corev1.Node{},
@@ -77,6 +93,7 @@ func Translate(objects []*Object, opts Options) Result {
 	t.parts.RootNamespace, t.parts.ClusterID, t.parts.Network = t.opts.RootNamespace, t.opts.ClusterID, t.opts.Network
 
 	objects = t.index(objects)
+	t.past.look(objects)
 	t.reserve(objects)
 	t.gatherWaypoints(objects) // before whatever may name one
 	t.bindNamespaces()
@@ -96,9 +113,9 @@ func (t *translator) reserve(objects []*Object) {
 	pods, services := 0, 0
 	for _, o := range objects {
 		switch o.Value.(type) {
-		case *corev1.Pod:
+		case *pod:
 			pods++
-		case *corev1.Service:
+		case *serviceObject:
 			services++
 		}
 	}
@@ -117,6 +134,7 @@ type objectKey struct {
 type translator struct {
 	report
 	opts  Options
+	past  *past
 	parts mesh.Parts
 	pods  []Pod
 
@@ -153,11 +171,13 @@ type namespace struct {
 func (t *translator) index(objects []*Object) []*Object {
 	kept := make([]*Object, 0, len(objects))
 	for _, o := range objects {
-		for _, f := range o.faults {
-			t.bad(o, f.path, "%s", f.message)
-		}
-		if o.nameless {
-			continue
+		if o.flaws != nil {
+			for _, f := range o.flaws.faults {
+				t.bad(o, f.path, "%s", f.message)
+			}
+			if o.flaws.nameless {
+				continue
+			}
 		}
 		key := objectKey{o.Kind, o.Name}
 		if first := t.byKey[key]; first != nil {

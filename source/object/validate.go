@@ -34,7 +34,7 @@ func (o *Object) checkMeta() {
 		valid = isLabel
 	}
 	bad := func(path, format string, args ...any) {
-		o.faults = append(o.faults, fault{path, fmt.Sprintf(format, args...)})
+		o.flaw().faults = append(o.flaw().faults, fault{path, fmt.Sprintf(format, args...)})
 	}
 	switch name, ns := m.GetName(), m.GetNamespace(); {
 	case name == "":
@@ -44,7 +44,9 @@ func (o *Object) checkMeta() {
 	case ns != "" && !isLabel(ns):
 		bad("metadata.namespace", "%q is not a valid namespace; use lower-case letters, digits and '-'", clip(ns))
 	}
-	o.nameless = len(o.faults) > 0
+	if o.flaws != nil {
+		o.flaws.nameless = len(o.flaws.faults) > 0
+	}
 	labelFaults("metadata.labels", m.GetLabels(), bad)
 }
 
@@ -55,11 +57,15 @@ func (t *translator) checkLabels(o *Object, path string, labels map[string]strin
 
 func labelFaults(path string, labels map[string]string, bad func(path, format string, args ...any)) {
 	for k, v := range labels {
-		if !isLabelKey(k) {
-			bad(path, "%q is not a valid label; use letters, digits, '-', '_', '.' and at most one '/'", clip(k))
-		} else if !isLabelValue(v) {
-			bad(path+"["+k+"]", "%q is not a valid label value; use up to 63 letters, digits, '-', '_' and '.'", clip(v))
-		}
+		labelFault(path, k, v, bad)
+	}
+}
+
+func labelFault(path, k, v string, bad func(path, format string, args ...any)) {
+	if !isLabelKey(k) {
+		bad(path, "%q is not a valid label; use letters, digits, '-', '_', '.' and at most one '/'", clip(k))
+	} else if !isLabelValue(v) {
+		bad(path+"["+k+"]", "%q is not a valid label value; use up to 63 letters, digits, '-', '_' and '.'", clip(v))
 	}
 }
 

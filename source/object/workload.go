@@ -24,7 +24,7 @@ func sortedNames[V any](m map[mesh.Name]V) []mesh.Name {
 func (t *translator) gatherWorkloads(objects []*Object) {
 	for _, o := range objects {
 		switch v := o.Value.(type) {
-		case *corev1.Pod:
+		case *pod:
 			t.gatherPod(o, v)
 		case *appsv1.Deployment:
 			t.gatherDeployment(o, v)
@@ -39,43 +39,49 @@ func (t *translator) podUID(n mesh.Name) string {
 	return t.opts.ClusterID + "//Pod/" + n.Namespace + "/" + n.Name
 }
 
-func (t *translator) gatherPod(o *Object, p *corev1.Pod) {
-	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+func (t *translator) gatherPod(o *Object, p *pod) {
+	if p.over {
 		return
 	}
-	owner, kind := ownerOf(p)
-	w := t.podTemplate(o, "", p.Labels, p.Annotations, &p.Spec, owner, kind)
-	t.placePod(&w, o.Name, &p.Spec)
-	w.Ready = t.podReady(o.Name, &p.Status)
-	t.podAddresses(&w, o, p)
-	t.addPod(&w, &p.Spec, "")
+	ready, node := t.podReady(o.Name, p), t.nodeOf(o.Name, &p.template)
+	if w := t.remembered(o, p, ready, node); w != nil {
+		t.addPod(w, &p.template, "")
+		return
+	}
+	pending, notices := len(t.pending), len(t.notices)
+	for _, f := range p.faults {
+		t.bad(o, f.path, "%s", f.message)
+	}
+	w := t.podTemplate(o, "", &p.template, p.owner, p.ownerKind)
+	t.placePod(&w, o.Name, node)
+	w.Ready = ready
+	if w.Addresses = p.addresses; !p.addressed {
+		t.allocatePod(&w)
+	}
+	if len(w.Addresses) == 0 {
+		w.Ready = false // nobody can reach it
+	}
+	made := t.keepPod(o, p, &w, t.quiet(pending, notices))
+	t.addPod(made, &p.template, "")
 }
 
 // podTemplate makes the workload that all pods of one template have in common.
 // prefix is "" for a Pod and "spec.template." for a Deployment; owner and kind
 // are what telemetry calls the workload.
-func (t *translator) podTemplate(o *Object, prefix string, labels, annotations map[string]string, spec *corev1.PodSpec, owner, kind string) mesh.Workload {
-	ns := o.Name.Namespace
+func (t *translator) podTemplate(o *Object, prefix string, tmpl *template, owner, kind string) mesh.Workload {
+	ns, labels := o.Name.Namespace, tmpl.labels
 	w := mesh.Workload{
-		Namespace: ns, ServiceAccount: spec.ServiceAccountName, TrustDomain: t.opts.TrustDomain,
-		Network: t.opts.Network, ClusterID: t.opts.ClusterID, HostNetwork: spec.HostNetwork,
+		Namespace: ns, ServiceAccount: tmpl.account, TrustDomain: t.opts.TrustDomain,
+		Network: t.opts.Network, ClusterID: t.opts.ClusterID, HostNetwork: tmpl.hostNetwork,
 		Labels: labels, Capacity: 1, Ready: true, Origin: o.Origin,
-		WorkloadName: owner, WorkloadType: kind,
-	}
-	if w.ServiceAccount == "" {
-		w.ServiceAccount = "default"
-	} else if !isSubdomain(w.ServiceAccount) {
-		t.bad(o, prefix+"spec.serviceAccountName", "%q is not the name of a service account; correct it", clip(w.ServiceAccount))
+		WorkloadName: owner, WorkloadType: kind, NamedPorts: tmpl.named,
 	}
 	w.CanonicalName, w.CanonicalRevision = canonical(labels, owner)
-	t.checkContainers(o, prefix+"spec.containers", spec.Containers)
-	w.NamedPorts = namedPorts(spec)
 
 	labelPath := prefix + "metadata.labels"
 	mode := t.dataplaneMode(o, labelPath, labels)
-	_, sidecar := annotations["sidecar.istio.io/status"]
 	ambient := mode == "ambient" || mode == "" && t.namespace(ns).ambient
-	if (ambient && !sidecar || labels[labelTunnel] == "http") && !spec.HostNetwork {
+	if (ambient && !tmpl.sidecar || labels[labelTunnel] == "http") && !tmpl.hostNetwork {
 		w.Protocol = mesh.TunnelHBONE
 	}
 	w.Services = t.servicesOf(ns, labels, w.NamedPorts, nil)
@@ -182,13 +188,18 @@ func ownerOf(p *corev1.Pod) (name, kind string) {
 }
 
 // placePod sets what differs between the pods of a template.
-func (t *translator) placePod(w *mesh.Workload, n mesh.Name, spec *corev1.PodSpec) {
+func (t *translator) placePod(w *mesh.Workload, n mesh.Name, node string) {
 	w.Name, w.UID = n.Name, t.podUID(n)
-	w.Node = spec.NodeName
-	if w.Node == "" && t.opts.Node != nil {
-		w.Node = t.opts.Node(n)
-	}
+	w.Node = node
 	t.locate(w, w.Labels)
+}
+
+// nodeOf is the node of a pod; whoever runs the pods names it where the pod does not.
+func (t *translator) nodeOf(n mesh.Name, tmpl *template) string {
+	if tmpl.node == "" && t.opts.Node != nil {
+		return t.opts.Node(n)
+	}
+	return tmpl.node
 }
 
 // locate finds where a workload is: by its istio-locality label, else its node's labels.
@@ -206,33 +217,14 @@ func (t *translator) locate(w *mesh.Workload, labels map[string]string) {
 }
 
 // podReady reads a pod's status, or asks whoever runs the pods when it has none.
-func (t *translator) podReady(n mesh.Name, s *corev1.PodStatus) bool {
-	for _, c := range s.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	if s.Phase != "" {
-		return s.Phase == corev1.PodRunning
+func (t *translator) podReady(n mesh.Name, p *pod) bool {
+	switch {
+	case p.ready != "":
+		return p.ready == corev1.ConditionTrue
+	case p.phase != "":
+		return p.phase == corev1.PodRunning
 	}
 	return t.opts.NotReady == nil || !t.opts.NotReady(n)
-}
-
-func (t *translator) podAddresses(w *mesh.Workload, o *Object, p *corev1.Pod) {
-	add := func(path, text string) {
-		if a, ok := t.addr(o, path, text); ok && !slices.Contains(w.Addresses, a) {
-			w.Addresses = append(w.Addresses, a)
-		}
-	}
-	if p.Status.PodIP != "" {
-		add("status.podIP", p.Status.PodIP)
-	}
-	for i, ip := range p.Status.PodIPs {
-		add(elem("status.podIPs", i)+".ip", ip.IP)
-	}
-	if len(w.Addresses) == 0 && p.Status.PodIP == "" && len(p.Status.PodIPs) == 0 {
-		t.allocatePod(w)
-	}
 }
 
 func (t *translator) allocatePod(w *mesh.Workload) {
@@ -244,16 +236,13 @@ func (t *translator) allocatePod(w *mesh.Workload) {
 	}
 }
 
-func (t *translator) addPod(w *mesh.Workload, spec *corev1.PodSpec, owner string) {
-	if len(w.Addresses) == 0 {
-		w.Ready = false // nobody can reach it
-	}
+func (t *translator) addPod(w *mesh.Workload, tmpl *template, owner string) {
 	t.parts.Workloads = append(t.parts.Workloads, w)
 	if w.IsWaypoint {
 		wp := t.waypoints[mesh.Name{Namespace: w.Namespace, Name: w.Labels[labelGatewayName]}]
 		wp.pods = append(wp.pods, w)
 	}
-	t.pods = append(t.pods, newPod(w, spec, owner))
+	t.pods = append(t.pods, newPod(w, tmpl, owner))
 }
 
 const (
@@ -287,14 +276,18 @@ func (t *translator) gatherDeployment(o *Object, d *appsv1.Deployment) {
 		labels = map[string]string{}
 	}
 	labels["pod-template-hash"] = hash
-	base := t.podTemplate(o, "spec.template.", labels, tmpl.Annotations, &tmpl.Spec, o.Name.Name, "deployment")
+	read := t.readTemplate(o, "spec.template.", labels, tmpl.Annotations, &tmpl.Spec, nil)
+	base := t.podTemplate(o, "spec.template.", &read, o.Name.Name, "deployment")
 	for i := range int(n) {
 		w := base
 		name := mesh.Name{Namespace: o.Name.Namespace, Name: podName(o.Name.Name, hash, i)}
-		t.placePod(&w, name, &tmpl.Spec)
+		t.placePod(&w, name, t.nodeOf(name, &read))
 		w.Ready = t.opts.NotReady == nil || !t.opts.NotReady(name)
 		t.allocatePod(&w)
-		t.addPod(&w, &tmpl.Spec, o.Name.Name)
+		if len(w.Addresses) == 0 {
+			w.Ready = false // nobody can reach it
+		}
+		t.addPod(&w, &read, o.Name.Name)
 	}
 }
 

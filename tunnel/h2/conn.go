@@ -134,6 +134,7 @@ type Conn struct {
 	// Guarded by q.
 	streams   map[uint32]*Stream
 	blocked   []*Stream
+	passed    int64 // bytes that were sent past blocked since one of it had a turn
 	henc      *hpack.Encoder
 	hbuf      bytes.Buffer
 	peerInit  int64 // the peer's SETTINGS_INITIAL_WINDOW_SIZE

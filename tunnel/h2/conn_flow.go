@@ -164,13 +164,8 @@ const quantum = 32 << 10
 // kickBlocked sends, in turns, for the streams that wait for the connection's
 // window or its output queue. It returns those that became writable. q is held.
 func (c *Conn) kickBlocked(t *loop.Turn) (writable []*Stream) {
-	for len(c.blocked) > 0 && c.sendWin > 0 && c.q.Size() < loop.HighWater {
-		s := c.blocked[0]
-		n := copy(c.blocked, c.blocked[1:])
-		c.blocked[n] = nil
-		c.blocked = c.blocked[:n]
-		s.blocked = false
-		if !s.gone && s.waiting() && c.drain(t, s, quantum) {
+	for c.canKick() {
+		if s := c.kickFirst(t); s != nil {
 			writable = append(writable, s)
 		}
 	}
@@ -178,6 +173,43 @@ func (c *Conn) kickBlocked(t *loop.Turn) (writable []*Stream) {
 		c.q.WantDrained = true
 	}
 	return writable
+}
+
+// canKick reports whether a stream waits in line that could send. q is held.
+func (c *Conn) canKick() bool {
+	return len(c.blocked) > 0 && c.sendWin > 0 && c.q.Size() < loop.HighWater
+}
+
+// kickFirst gives the first stream in line its turn, and returns it if it
+// became writable. q is held.
+func (c *Conn) kickFirst(t *loop.Turn) (writable *Stream) {
+	s := c.blocked[0]
+	n := copy(c.blocked, c.blocked[1:])
+	c.blocked[n] = nil
+	c.blocked = c.blocked[:n]
+	s.blocked = false
+	if !s.gone && s.waiting() && c.drain(t, s, quantum) {
+		return s
+	}
+	return nil
+}
+
+// pass notes that a stream sent n bytes without standing in line, as one may
+// that had nothing waiting when there was room: short messages need not wait for
+// the queue to run low. Those in line get a turn for each quantum that goes
+// past them, else a queue that never runs low would leave them there for ever.
+// q is held.
+func (c *Conn) pass(t *loop.Turn, n int) {
+	if len(c.blocked) == 0 {
+		return
+	}
+	if c.passed += int64(n); c.passed < quantum || !c.canKick() {
+		return
+	}
+	c.passed = 0
+	if s := c.kickFirst(t); s != nil {
+		t.Defer(func(t *loop.Turn) { tellWritable(t, []*Stream{s}) })
+	}
 }
 
 // block puts a stream in line for the connection's window or queue. q is held.

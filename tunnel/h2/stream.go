@@ -119,6 +119,7 @@ func (s *Stream) Write2(t *loop.Turn, a, b []byte, end bool) {
 		s.pendEnd = true
 		c.endLocal(t, s)
 	}
+	c.pass(t, n)
 }
 
 // write does Write with q held.
@@ -138,6 +139,7 @@ func (s *Stream) write(t *loop.Turn, b []byte, end bool) {
 				s.pendEnd = true
 			}
 			c.appendData(t, s, b[:n], last && end)
+			c.pass(t, int(n))
 			b = b[n:]
 			if last {
 				return

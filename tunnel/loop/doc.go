@@ -31,9 +31,15 @@
 // read of up to 128 KiB feeds many records, and one write carries many. The
 // handshake alone runs on the socket itself, blocking, under a deadline.
 //
+// # Quiet sockets
+//
+// A socket that nothing comes for may wait in a Lot, without a reader: the
+// goroutine's stack is most of what an idle connection costs.
+//
 // # Concurrency
 //
 // A Queue is guarded by its own mutex, which protocol layers above also use
 // for their connection state, so that a frame costs one lock. A Queue's mutex
-// is a leaf, except that a layered connection's comes before its carrier's.
+// is a leaf, except that a layered connection's comes before its carrier's. So
+// is a Lot's.
 package loop

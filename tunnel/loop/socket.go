@@ -51,6 +51,7 @@ type Socket struct {
 	stopped  atomic.Bool   // StopAwait was called
 	paused   bool          // reader only
 	resume   chan struct{} // has room for one
+	park     *parking      // nil for one that always has a reader
 
 	// One write at a time, by the flusher. The fd is used within rc.Control
 	// only, which keeps it from being closed and given to another connection.
@@ -100,6 +101,9 @@ func (s *Socket) Abort() {
 	// nothing, so that a reset stays one.
 	_ = s.nc.SetDeadline(time.Unix(1, 0))
 	s.Resume()
+	if s.park != nil {
+		s.park.lot.leave(s) // the reader may have gone
+	}
 }
 
 // Pause makes the reader stop after the batch at hand. Only Handler.Data calls it.
@@ -204,7 +208,12 @@ func (s *Socket) Serve(h Handler, keepWriting bool) error {
 	}
 	r := &reader{}
 	r.turn.Now = time.Now()
-	err := s.why(s.serve(r))
+	return s.finished(r, s.serve(r), h, keepWriting)
+}
+
+// finished is the end of Serve, after the last read.
+func (s *Socket) finished(r *reader, err error, h Handler, keepWriting bool) error {
+	err = s.why(err)
 	putPlain(r.rest)
 	r.rest = nil
 	r.turn.Now = time.Now()
@@ -331,6 +340,9 @@ func (s *Socket) readAll(r *reader) error {
 				return true
 			}
 			r.turn.Now = time.Now()
+			if s.park != nil && !s.park.active.Load() {
+				s.park.active.Store(true)
+			}
 			rerr = s.batch(r, (*bp)[:n])
 			cipherPool.Put(bp)
 			if rerr != nil || s.paused {

@@ -46,8 +46,8 @@ func newVector(key []byte, block cipher.Block) cipher.AEAD {
 	expand(words, key)
 	g.first = int64(4 * (len(g.rounds) - len(words)))
 
-	var zero, hash [16]byte
-	block.Encrypt(hash[:], zero[:])
+	var hash [16]byte
+	block.Encrypt(hash[:], hash[:]) // of zeroes
 	h := timesY(element{binary.BigEndian.Uint64(hash[8:]), binary.BigEndian.Uint64(hash[:8])})
 	last := len(g.powers) - 1
 	g.powers[last] = h

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/source"
+)
+
+const (
+	// manyChanges is the number of services and workloads from which a change
+	// leaves enough behind to be worth a collection.
+	manyChanges = 1000
+	// settleTime is how long a proxy gets to make a snapshot its own.
+	settleTime = 2 * time.Second
+)
+
+// giveBackMemory returns to the system what the reading of a large
+// configuration left behind: a proxy at rest allocates nothing for requests, so
+// that the collector would not come by for a long time.
+func giveBackMemory(ctx context.Context, store *source.Store) error {
+	last := mesh.NewSnapshot(0, mesh.Parts{})
+	changed := 0
+	timer := time.NewTimer(settleTime)
+	timer.Stop()
+	updates := store.Updates(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case snap, ok := <-updates:
+			if !ok {
+				return nil
+			}
+			changed += len(snap.ChangedServices(last)) + len(snap.ChangedWorkloads(last))
+			if last = snap; changed >= manyChanges {
+				timer.Reset(settleTime)
+			}
+		case <-timer.C:
+			changed = 0
+			debug.FreeOSMemory()
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package waypoint
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/policy"
+	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/upstream"
+)
+
+// direct is the rule that sends to a service itself.
+func (c *compiler) direct(v *mesh.Service, port uint16) *rule {
+	return single(c.serviceCluster(v, port))
+}
+
+// all is the split of a rule with one backend.
+var all = upstream.NewSplit([]uint32{1})
+
+// single is the rule that sends to one cluster: nearly every service has one, so
+// its parts are one piece of memory.
+func single(cl *cluster) *rule {
+	r := &struct {
+		rule
+		backend
+		list [1]*backend
+	}{rule: rule{name: "default", split: all}, backend: backend{cluster: cl}}
+	r.list[0] = &r.backend
+	r.rule.backends = r.list[:]
+	return &r.rule
+}
+
+// serviceCluster is the cluster of a service port, made once per Runtime, and
+// used again for as long as it stays the same.
+func (c *compiler) serviceCluster(v *mesh.Service, port uint16) *cluster {
+	byPort := func(cl *cluster) bool { return cl.key.port == port }
+	list := c.clusters.At(v.Key)
+	i := slices.IndexFunc(list, byPort)
+	if i < 0 {
+		cl := c.newServiceCluster(v, port)
+		list, i = append(slices.Clip(list), cl), len(list)
+		c.clusters.Set(v.Key, list)
+	}
+	if c.now != nil && !slices.Contains(c.now.uses, list[i]) {
+		c.now.uses = append(c.now.uses, list[i])
+	}
+	return list[i]
+}
+
+func (c *compiler) newServiceCluster(v *mesh.Service, port uint16) *cluster {
+	sp := v.Port(port)
+	key := clusterKey{service: v.Key, port: port}
+	old := c.previous(key)
+	o := upstream.Options{Registry: &c.p.registry, Only: c.only()}
+	if old != nil {
+		o.Previous = old.c
+	}
+	uc := upstream.ForService(c.snap, v, port, o)
+	if old != nil && old.c == uc && old.protocol == sp.Protocol {
+		return old
+	}
+	return newCluster(&cluster{
+		key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v), c: uc,
+		name: fmt.Sprintf("inbound-vip|%d|%s|%s", port, protocolName(sp.Protocol), v.Key.Hostname),
+	})
+}
+
+// newCluster makes room for cl's connections.
+func newCluster(cl *cluster) *cluster {
+	cl.dests = make([]atomic.Pointer[destination], len(cl.c.Endpoints()))
+	return cl
+}
+
+// only restricts the waypoint of a service account to that account's
+// workloads: the node proxies bring it services' traffic, and the services may
+// have other endpoints, which have no business here.
+func (c *compiler) only() func(*mesh.Workload) bool {
+	if c.rt.waypoint.ForServiceAccount == "" {
+		return nil
+	}
+	return c.ours
+}
+
+// previous is the cluster that was the same in prev, or nil.
+func (c *compiler) previous(key clusterKey) *cluster {
+	if c.prev == nil {
+		return nil
+	}
+	list := c.prev.clusters.At(key.service)
+	if key.workload != "" {
+		list = nil
+		if cw := c.prev.pods.At(key.workload); cw != nil {
+			list = cw.clusters
+		}
+	}
+	if i := slices.IndexFunc(list, func(cl *cluster) bool { return cl.key == key }); i >= 0 {
+		return list[i]
+	}
+	return nil
+}
+
+func protocolName(p mesh.AppProtocol) string {
+	if p == mesh.ProtocolTCP || p == mesh.ProtocolTLS {
+		return "tcp"
+	}
+	return "http"
+}
+
+// workload compiles a workload's own address: the ports that a service tells
+// the protocol of, and the rest when it is asked for.
+func (c *compiler) workload(w *mesh.Workload) {
+	ports := map[uint16]mesh.AppProtocol{}
+	// In order: where two services lead to one port, the last one has its say.
+	for _, key := range slices.SortedFunc(maps.Keys(w.Services), compareKeys) {
+		v := c.snap.Service(key)
+		if v == nil {
+			continue
+		}
+		for i := range v.Ports {
+			if target, ok := upstream.TargetPort(v, w, v.Ports[i].Port); ok {
+				ports[target] = v.Ports[i].Protocol
+			}
+		}
+	}
+	cw := &compiledWorkload{workload: w}
+	for _, a := range w.Addresses {
+		claim(c.rt, c.workloads, a, w)
+	}
+	for port, proto := range ports {
+		sp, cl := c.workloadPort(w, port, proto, c.general)
+		cw.ports, cw.clusters = append(cw.ports, sp), append(cw.clusters, cl)
+		for _, a := range w.Addresses {
+			claim(c.rt, c.ports, netip.AddrPortFrom(a, port), sp)
+		}
+	}
+	c.pods.Set(w.UID, cw)
+}
+
+// dropWorkload forgets a workload that was compiled for prev.
+func (c *compiler) dropWorkload(uid string) {
+	cw := c.pods.At(uid)
+	if cw == nil {
+		return
+	}
+	c.pods.Delete(uid)
+	for _, a := range cw.workload.Addresses {
+		c.workloads.Delete(a)
+		for _, sp := range cw.ports {
+			c.ports.Delete(netip.AddrPortFrom(a, sp.port))
+		}
+	}
+}
+
+func (c *compiler) workloadPort(w *mesh.Workload, port uint16, proto mesh.AppProtocol, authz *policy.L7) (*servicePort, *cluster) {
+	sp := &servicePort{workload: w, port: port, protocol: proto, policies: c.policies.Of(nil), authz: authz}
+	key := clusterKey{workload: w.UID, port: port}
+	old := c.previous(key)
+	o := upstream.Options{Registry: &c.p.registry}
+	if old != nil {
+		o.Previous = old.c
+	}
+	cl := old
+	if uc := upstream.ForWorkload(c.snap, w, port, o); old == nil || old.c != uc || old.protocol != proto {
+		cl = newCluster(&cluster{key: key, protocol: proto, name: fmt.Sprintf("inbound-pod|%d||%s", port, w.Name), c: uc})
+	}
+	if c.serviceChain(sp) {
+		sp.fallback = single(cl)
+	}
+	return sp, cl
+}
+
+// maxAsked bounds the ports that clients make us compile.
+const maxAsked = 1024
+
+// find is Runtime.lookup, and compiles ports of our workloads that no service
+// tells of when they are asked for.
+func (p *Proxy) find(rt *Runtime, dst netip.AddrPort, host string, port uint16) *servicePort {
+	if sp := rt.lookup(dst, host, port); sp != nil || !dst.IsValid() {
+		return sp
+	}
+	w := rt.workloads.At(dst.Addr())
+	if w == nil || dst.Port() == hbonePort {
+		return nil
+	}
+	rt.askedMu.Lock()
+	defer rt.askedMu.Unlock()
+	a, ok := rt.asked[dst]
+	if !ok && len(rt.asked) < maxAsked {
+		c := &compiler{p: p, snap: rt.snapshot, rt: rt, policies: rt.policies}
+		a.port, a.cluster = c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, policy.CompileL7(rt.policies.Of(nil)))
+		a.cluster.dead = rt.over
+		rt.asked[dst] = a
+	}
+	return a.port
+}

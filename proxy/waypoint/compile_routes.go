@@ -1,0 +1,163 @@
+package waypoint
+
+import (
+	"fmt"
+	"slices"
+
+	"cairnproxy.dev/cairn/filters"
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/policy"
+	"cairnproxy.dev/cairn/router"
+	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/upstream"
+)
+
+// port compiles one port of a service.
+func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.RouteAttachment, policies []*mesh.AuthorizationPolicy, authz *policy.L7) *servicePort {
+	sp := &servicePort{
+		service: v, port: port.Port, protocol: port.Protocol, policies: policies,
+		authz: authz, labels: telemetry.ServiceLabelsOf(v),
+	}
+	if !c.serviceChain(sp) {
+		return sp
+	}
+	for _, a := range all {
+		if (a.Port == 0 || a.Port == port.Port) && (a.Waypoint == (mesh.Name{}) || a.Waypoint == c.p.o.Name) {
+			sp.routes = append(sp.routes, a)
+		}
+	}
+	if len(sp.routes) == 0 {
+		sp.fallback = c.direct(v, port.Port)
+		return sp
+	}
+	c.tables(sp)
+	if sp.table == nil { // consumers have routes, others reach the service itself
+		sp.fallback = c.direct(v, port.Port)
+	}
+	if sp.protocol == mesh.ProtocolTCP || sp.protocol == mesh.ProtocolTLS || sp.protocol == mesh.ProtocolSniff {
+		sp.fallback = c.direct(v, port.Port)
+		if sp.protocol == mesh.ProtocolSniff && sp.table != nil {
+			sp.tcp = sp.fallback
+			sp.fallback = nil // HTTP requests obey the routes: no match is 404
+		}
+	}
+	return sp
+}
+
+// tables builds the routes' tables: one for everybody, and one for each
+// namespace whose clients have routes of their own, which replace the former
+// for them (GEP-1294, consumer routes).
+func (c *compiler) tables(sp *servicePort) {
+	rules := make(map[string][]router.Rule[*rule], 1)
+	for _, a := range sp.routes {
+		r, ru := a.Route, c.sharedRule(a.Route)
+		sp.rules = append(sp.rules, ru)
+		rules[a.ConsumerNamespace] = append(rules[a.ConsumerNamespace],
+			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: ru})
+	}
+	for consumer, list := range rules {
+		table, errs := router.New(list)
+		for _, e := range errs {
+			c.problem("%v", e)
+		}
+		if consumer == "" {
+			sp.table = table
+			continue
+		}
+		if sp.consumers == nil {
+			sp.consumers = map[string]*router.Table[*rule]{}
+		}
+		sp.consumers[consumer] = table
+	}
+}
+
+func (c *compiler) problem(format string, args ...any) {
+	if c.now != nil {
+		c.now.problems = append(c.now.problems, fmt.Sprintf(format, args...))
+	}
+}
+
+// sharedRule is the rule of r, which all services have in common that r is
+// attached to, and which is the one of before where it would be the same.
+func (c *compiler) sharedRule(r *mesh.Route) *rule {
+	ru := c.rules[r]
+	if ru == nil {
+		ru = c.rulesBefore[r]
+		if ru != nil && slices.ContainsFunc(r.Backends, func(b mesh.Backend) bool { return c.fresh[b.Service] }) {
+			ru = nil
+		}
+	}
+	if ru == nil {
+		if ru = c.rule(r); !ru.sound() {
+			return ru // it is compiled for each service, to tell each time what is wrong
+		}
+	}
+	for _, b := range ru.backends {
+		c.lead(b.cluster.key.service)
+		if !slices.Contains(c.now.uses, b.cluster) {
+			c.now.uses = append(c.now.uses, b.cluster)
+		}
+	}
+	c.rules[r] = ru
+	return ru
+}
+
+// sound reports whether all of the rule can be served.
+func (ru *rule) sound() bool {
+	return ru.broken == "" && !slices.ContainsFunc(ru.backends, func(b *backend) bool { return b.broken != "" })
+}
+
+// lead notes that what is being compiled leads to a service.
+func (c *compiler) lead(to mesh.ServiceKey) {
+	if !slices.Contains(c.now.leads, to) {
+		c.now.leads = append(c.now.leads, to)
+	}
+}
+
+func (c *compiler) rule(r *mesh.Route) *rule {
+	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: r.Timeout, backendTimeout: r.BackendTimeout}
+	if ru.broken != "" {
+		c.problem("HTTPRoute %s rule %s: %s", r.Object, ruleName(r), ru.broken)
+		return ru
+	}
+	var err error
+	if ru.chain, err = c.chain(noPolicies, &r.Filters, filters.LevelRule); err != nil {
+		ru.broken = err.Error()
+	}
+	weights := make([]uint32, 0, len(r.Backends))
+	for i := range r.Backends {
+		weights = append(weights, r.Backends[i].Weight)
+		ru.backends = append(ru.backends, c.backend(&r.Backends[i]))
+	}
+	ru.split = upstream.NewSplit(weights)
+	return ru
+}
+
+func ruleName(r *mesh.Route) string {
+	if r.RuleName != "" {
+		return r.RuleName
+	}
+	return fmt.Sprint(r.Rule)
+}
+
+func (c *compiler) backend(b *mesh.Backend) *backend {
+	ch, err := c.chain(noPolicies, &b.Filters, filters.LevelBackend)
+	out := &backend{broken: b.Broken, chain: ch}
+	if err != nil {
+		out.broken = err.Error()
+	}
+	if out.broken != "" {
+		return out
+	}
+	c.lead(b.Service)
+	v := c.snap.Service(b.Service)
+	switch {
+	case v == nil:
+		out.broken = "service " + b.Service.String() + " does not exist"
+	case v.Port(b.Port) == nil:
+		out.broken = fmt.Sprintf("service %s has no port %d", b.Service, b.Port)
+	default:
+		out.cluster = c.serviceCluster(v, b.Port)
+	}
+	return out
+}
