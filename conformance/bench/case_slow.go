@@ -15,7 +15,7 @@ const (
 )
 
 // slowGrowth is what a proxy keeps for a reader that does not keep up.
-var slowGrowth = metric{name: "memory per slow tunnel", unit: "KiB", format: "%.0f"}
+var slowGrowth = metric{name: "memory per slow tunnel", unit: "KiB", format: "%.0f", better: less}
 
 // slowCase has readers that take 64 KiB of 1 MB each second, and measures the
 // requests of others beside them.
@@ -23,6 +23,7 @@ func slowCase(long span) benchCase {
 	return benchCase{
 		name: "slow-readers", title: "1,000 requests per second on 8 tunnels beside 200 tunnels that download 1 MB at 64 KiB per second",
 		metrics: []metric{slowGrowth, p50, p99, p999, cost, busy, loadBusy, waited, loadWaited},
+		lasts:   long(14*time.Second, 10*time.Second),
 		run:     func(ctx context.Context, t *trial) error { return t.slowReaders(ctx, long) },
 	}
 }

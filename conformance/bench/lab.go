@@ -213,7 +213,10 @@ func (l *lab) once(ctx context.Context, c benchCase, x contender, round int) (sa
 	r.requests += s.Values["requests"]
 	if ended := r.end(); ended != nil {
 		// A proxy that broke down is no rejected run, whatever the run says.
-		return s, fmt.Errorf("%w (the run: %v)", ended, err)
+		if err != nil {
+			return s, fmt.Errorf("%w (after the run failed: %s)", ended, err.Error())
+		}
+		return s, ended
 	}
 	return s, err
 }

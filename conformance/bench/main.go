@@ -1,5 +1,5 @@
-// Command bench compares Cairn's waypoint with Envoy in the shape that istiod
-// gives one, on the same work in the same run, and prints a table.
+// Command bench compares Cairn with others on the same work in the same run,
+// and prints tables, a plot, and what fell short of its goal.
 //
 //	load ══HBONE══► proxy under test ══HBONE══► sink
 //	└──────── one core ─────────┘    other core: the proxy
@@ -9,11 +9,15 @@
 // sink share another. What is compared is work per CPU-second of the proxy's
 // process, because throughput on a shared machine says little; the figures of
 // a case are the median and the spread of its rounds. A round in which a
-// request failed, or the proxy waited for its core for more than 5% of the
-// time, is thrown away and repeated.
+// request failed, or the proxy waited for its core for too long, is thrown away
+// and repeated.
 //
-// The configurations say the same thing to everyone: HBONE in, one route, one
-// authorization rule, HBONE out, 1 KiB responses, access log on.
+// The configurations say the same thing to everyone, because they are made of
+// the same manifests: HBONE in, routes, an authorization rule, HBONE out,
+// 1 KiB responses and the access log on, if the case's shape says nothing else.
+//
+// Read cases.go first, then lab.go; judge.go, table.go and plot.go make the
+// report.
 package main
 
 import (

@@ -201,3 +201,25 @@ func TestBenchstat(t *testing.T) {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
 }
+
+// TestContenders: whom a case names is there, under a name of its own.
+func TestContenders(t *testing.T) {
+	there := map[string]bool{}
+	for _, x := range allContenders(&lab{}) {
+		if x.name() == "" || there[x.name()] {
+			t.Errorf("contender %q is unnamed or there twice", x.name())
+		}
+		there[x.name()] = true
+	}
+	cases, err := selectCases(options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		for _, name := range c.on {
+			if !there[name] {
+				t.Errorf("%s runs on %q, which is no contender", c.name, name)
+			}
+		}
+	}
+}

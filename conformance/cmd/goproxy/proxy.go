@@ -15,8 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // proxy takes CONNECT streams and hands each to the server of the service
@@ -115,9 +113,11 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // transport keeps connections to the endpoints, each of which is a CONNECT
 // stream to the endpoint's node proxy.
 func (p *proxy) transport(endpoints []endpoint) http.RoundTripper {
-	hbone := map[string]*http2.Transport{}
+	hbone := map[string]*http.Transport{}
+	var protocols http.Protocols
+	protocols.SetHTTP2(true)
 	for _, e := range endpoints {
-		hbone[e.Identity] = &http2.Transport{TLSClientConfig: p.id.client(e.Identity)}
+		hbone[e.Identity] = &http.Transport{TLSClientConfig: p.id.client(e.Identity), Protocols: &protocols}
 	}
 	next := 0
 	var mu sync.Mutex
@@ -137,7 +137,7 @@ func (p *proxy) transport(endpoints []endpoint) http.RoundTripper {
 }
 
 // connect opens a CONNECT stream. It outlives the request that needed it.
-func connect(t *http2.Transport, e endpoint) (net.Conn, error) {
+func connect(t *http.Transport, e endpoint) (net.Conn, error) {
 	addr, err := netip.ParseAddrPort(e.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", e.Addr, err)
