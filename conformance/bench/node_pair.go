@@ -47,7 +47,7 @@ type pairContender struct {
 
 func nodeContenders(l *lab) []contender {
 	return []contender{
-		&pairContender{single: &cairnProxy{lab: l}, lab: l, run: runCairnPair},
+		&pairContender{single: &cairnProxy{lab: l, called: "cairn"}, lab: l, run: runCairnPair},
 		&pairContender{single: &envoyProxy{lab: l}, lab: l, run: runEnvoyPair},
 	}
 }
