@@ -319,6 +319,7 @@ func (s *Socket) serve(r *reader) error {
 // readAll reads until the end, an error, or a pause (which returns nil).
 func (s *Socket) readAll(r *reader) error {
 	var rerr error
+	inRow := 0 // reads since the last pause
 	// One RawConn.Read for the life of the connection: within the callback we
 	// read until the kernel has no more and park by returning false.
 	err := s.rc.Read(func(fd uintptr) bool {
@@ -331,6 +332,7 @@ func (s *Socket) readAll(r *reader) error {
 				case err == syscall.EINTR:
 					continue
 				case err == syscall.EAGAIN:
+					inRow = 0
 					return false
 				case err == nil:
 					rerr = io.EOF
@@ -351,6 +353,10 @@ func (s *Socket) readAll(r *reader) error {
 			if s.aborted.Load() { // a peer that never pauses must not keep us
 				rerr = ErrAborted
 				return true
+			}
+			if inRow++; inRow == politeness {
+				inRow = 0
+				yield()
 			}
 			// A short read has emptied the socket, and still we look once more: a
 			// FIN or reset that came in the same event is never announced
