@@ -325,19 +325,19 @@ func (s *Socket) readAll(r *reader) error {
 	err := s.rc.Read(func(fd uintptr) bool {
 		for {
 			bp := cipherPool.Get().(*[]byte)
-			n, err := rawRead(fd, *bp)
+			n, e := rawRead(fd, *bp)
 			if n <= 0 {
 				cipherPool.Put(bp)
 				switch {
-				case err == syscall.EINTR:
+				case e == syscall.EINTR:
 					continue
-				case err == syscall.EAGAIN:
+				case e == syscall.EAGAIN:
 					inRow = 0
 					return false
-				case err == nil:
+				case e == 0:
 					rerr = io.EOF
 				default:
-					rerr = fmt.Errorf("reading: %w", err)
+					rerr = fmt.Errorf("reading: %w", e)
 				}
 				return true
 			}
@@ -354,7 +354,7 @@ func (s *Socket) readAll(r *reader) error {
 				rerr = ErrAborted
 				return true
 			}
-			if inRow++; inRow == politeness {
+			if inRow++; inRow == politeness || n == readSize { // or there is more than a buffer takes
 				inRow = 0
 				yield()
 			}

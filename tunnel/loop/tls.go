@@ -102,13 +102,13 @@ func (r *records) open(dst, b []byte) ([]byte, error) {
 		r.grow(n)
 		r.part = append(r.part, b[:n]...)
 		b = b[n:]
-		used := 0
+		var used int
 		if dst, used, err = r.in.Open(dst, r.part); used > 0 {
 			r.release()
 		}
 	}
 	if len(r.part) == 0 && err == nil {
-		used := 0
+		var used int
 		dst, used, err = r.in.Open(dst, b)
 		if b = b[used:]; len(b) > 0 && err == nil {
 			r.grow(min(record.Size(b), record.MaxRecord))

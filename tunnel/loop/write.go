@@ -214,16 +214,16 @@ func (w *writing) run(fd uintptr) {
 		return
 	}
 	for len(w.b) > 0 {
-		n, err := rawWrite(fd, w.b)
+		n, e := rawWrite(fd, w.b)
 		if n > 0 {
 			w.b = w.b[n:]
 			continue
 		}
-		if err == syscall.EINTR {
+		if e == syscall.EINTR {
 			continue
 		}
-		if err != syscall.EAGAIN {
-			w.err = err
+		if e != syscall.EAGAIN && e != 0 {
+			w.err = e
 		}
 		return
 	}
@@ -291,11 +291,14 @@ func writev(fd uintptr, iov *[]syscall.Iovec, bufs [][]byte) (int, error) {
 		e.SetLen(len(b))
 		v = append(v, e)
 	}
-	n, err := rawWritev(fd, v)
+	n, e := rawWritev(fd, v)
 	clear(v)
 	*iov = v[:0]
-	if err == syscall.EAGAIN || err == syscall.EINTR {
+	switch {
+	case e == 0:
+		return n, nil
+	case e == syscall.EAGAIN || e == syscall.EINTR:
 		return 0, nil
 	}
-	return max(n, 0), err
+	return 0, e
 }

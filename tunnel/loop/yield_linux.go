@@ -58,8 +58,8 @@ func yield() {
 			return err != nil
 		}
 		var count [8]byte
-		n, err := rawRead(fd, count[:])
-		return n == len(count) || err != nil && err != syscall.EAGAIN
+		_, e := rawRead(fd, count[:])
+		return e != syscall.EAGAIN
 	})
 	if err != nil {
 		runtime.Gosched()

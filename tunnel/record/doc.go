@@ -67,8 +67,9 @@ func (a Alert) Error() string {
 		return "tls: oversized record"
 	case alertIllegalParameter, alertDecodeError:
 		return "tls: malformed handshake message"
+	default:
+		return "tls: alert " + strconv.Itoa(int(a))
 	}
-	return "tls: alert " + strconv.Itoa(int(a))
 }
 
 // RemoteError is an alert that the peer sent.
@@ -76,9 +77,7 @@ type RemoteError struct{ Alert Alert }
 
 // Error implements error.
 func (e *RemoteError) Error() string {
-	return "tls: the peer ended the connection with alert " + strconv.Itoa(int(e.Alert.code()))
+	return "tls: the peer ended the connection with alert " + strconv.Itoa(int(e.Alert))
 }
-
-func (a Alert) code() byte { return byte(a) }
 
 var errSecrets = errors.New("tls: the handshake left no traffic secrets")
