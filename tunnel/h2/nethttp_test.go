@@ -279,7 +279,7 @@ func postEcho(client *http.Client, url string, n int) error {
 func cancelled(client *http.Client, url string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/5000000", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/100000000", nil)
 	if err != nil {
 		return err
 	}
