@@ -64,21 +64,17 @@ func (w *window) judge(r hbone.Result) error {
 	}
 	proxy, own := w.proxy[1].Since(w.proxy[0]), w.own[1].Since(w.own[0])
 	wall, cpu := proxy.Wall.Seconds(), proxy.CPU.Seconds()
-	share := proxy.HeldUp(w.trial.lab.wake).Seconds() / wall
+	share := proxy.Waited.Seconds() / wall
 	if w.held != nil {
 		share = w.held().Seconds() / wall
 	}
-	limit := maxWaited
-	if w.paced {
-		limit = maxWaitedPaced
-	}
-	if share > limit {
+	if share > maxWaited {
 		return &rejected{fmt.Sprintf("the proxy waited for its core %.0f%% of the time", 100*share)}
 	}
 	// A closed loop's latencies are not compared, and what its proxy costs does
 	// not depend on how the load fares.
-	loadShare := own.HeldUp(w.trial.lab.wake).Seconds() / wall
-	if w.paced && loadShare > limit {
+	loadShare := own.Waited.Seconds() / wall
+	if w.paced && loadShare > maxWaited {
 		return &rejected{fmt.Sprintf("the load waited for its core %.0f%% of the time", 100*loadShare)}
 	}
 	v := w.trial.values

@@ -94,6 +94,9 @@ type span func(full, short time.Duration) time.Duration
 func selectCases(o options) ([]benchCase, error) {
 	if o.quick && o.only == "" && o.group == "" {
 		o.only = quickCases
+		if o.contenders == "" {
+			o.contenders = "cairn,envoy,base" // the baseline is for the full run
+		}
 	}
 	var all, chosen []benchCase
 	wanted := map[string]bool{}

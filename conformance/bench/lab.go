@@ -21,7 +21,6 @@ import (
 // with one pod, in which the sink answers.
 type lab struct {
 	opts  options
-	wake  time.Duration // what it takes to be woken on an idle core
 	dir   string
 	block *loopback.Block
 	ca    *ca.CA
@@ -48,11 +47,7 @@ const (
 	clientURI    = "spiffe://cluster.local/ns/bench/sa/client"
 	waypointURI  = "spiffe://cluster.local/ns/bench/sa/waypoint"
 	responseSize = 1024
-
-	// Of the time, beyond what wake-ups take by themselves: more, and the round
-	// does not count. A latency suffers sooner than a cost.
-	maxWaited      = 0.05
-	maxWaitedPaced = 0.02
+	maxWaited    = 0.05 // of the time: more, and the round does not count
 )
 
 func newLab(ctx context.Context, o options) (_ *lab, err error) {

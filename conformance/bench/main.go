@@ -116,10 +116,6 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer proc.Favour(o.nice)()
-	if l.wake, err = proc.WakeTime(o.proxyCore); err != nil {
-		return err
-	}
-	report.Machine.Wake = l.wake
 	runtime.GOMAXPROCS(1)
 	l.estimate()
 	if err := l.rounds(ctx, report); err != nil {

@@ -37,8 +37,7 @@ type machine struct {
 	Cores  int
 	Kernel string
 	Go     string
-	Load   string        // /proc/loadavg before the run
-	Wake   time.Duration // that a thread waits when it is woken on an idle core
+	Load   string // /proc/loadavg before the run
 }
 
 // caseInfo is a case without what runs it.

@@ -107,23 +107,6 @@ func TestFavour(t *testing.T) {
 	}
 }
 
-func TestWakeTime(t *testing.T) {
-	wake, err := WakeTime(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if wake < 0 || wake > 5*time.Millisecond {
-		t.Errorf("a wake-up takes %v", wake)
-	}
-	c := Cost{Waited: 10 * time.Millisecond, Wakes: 4}
-	if got := c.HeldUp(time.Millisecond); got != 6*time.Millisecond {
-		t.Errorf("held up for %v, want 6ms", got)
-	}
-	if got := c.HeldUp(time.Second); got != 0 {
-		t.Errorf("held up for %v, want 0", got)
-	}
-}
-
 // TestGroup: what two processes cost is the sum, and that they wait for each
 // other on the core that they share is nobody else's doing.
 func TestGroup(t *testing.T) {

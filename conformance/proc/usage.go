@@ -30,7 +30,6 @@ type process struct {
 type thread struct {
 	cpu    time.Duration
 	waited time.Duration // ready to run, without a core
-	slices int64         // how often it got one
 }
 
 // Usage reads the costs so far.
@@ -73,14 +72,7 @@ func UsageOf(pid int) (Usage, error) {
 type Cost struct {
 	Wall   time.Duration
 	CPU    time.Duration
-	Waited time.Duration // for its core, because others had it or it had to be woken
-	Wakes  int64         // how often that was
-}
-
-// HeldUp is how long others had the core when a wake-up by itself takes that
-// long: the least that it can have been.
-func (c Cost) HeldUp(wake time.Duration) time.Duration {
-	return max(0, c.Waited-time.Duration(c.Wakes)*wake)
+	Waited time.Duration // for its core, because others had it
 }
 
 // Since returns the cost from an earlier reading to this one.
@@ -95,9 +87,7 @@ func (u Usage) Since(earlier Usage) Cost {
 			break
 		}
 		own := now.since(earlier.processes[i])
-		if own.Waited -= c.CPU - own.CPU; own.Waited > c.Waited {
-			c.Waited, c.Wakes = own.Waited, own.Wakes
-		}
+		c.Waited = max(c.Waited, own.Waited-(c.CPU-own.CPU))
 	}
 	return c
 }
@@ -115,12 +105,11 @@ func (p process) since(earlier process) Cost {
 	for path, now := range p.threads {
 		before := earlier.threads[path]
 		if ran := now.cpu - before.cpu; ran > busiest.cpu {
-			busiest = thread{ran, now.waited - before.waited, now.slices - before.slices}
+			busiest = thread{ran, now.waited - before.waited}
 		}
 	}
 	if busiest.cpu > 0 {
-		scale := float64(c.CPU) / float64(busiest.cpu)
-		c.Waited, c.Wakes = time.Duration(float64(busiest.waited)*scale), int64(float64(busiest.slices)*scale)
+		c.Waited = time.Duration(float64(busiest.waited) * float64(c.CPU) / float64(busiest.cpu))
 	}
 	return c
 }
@@ -141,4 +130,17 @@ func (p *Process) RSS() (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("reading the resident memory: process %d states none", p.Pid)
+}
+
+// read takes what the kernel says of a thread: "time on a core, time waiting
+// for one, slices", in nanoseconds.
+func (t *thread) read(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("reading a run delay: %w", err)
+	}
+	if _, err := fmt.Sscan(string(text), (*int64)(&t.cpu), (*int64)(&t.waited)); err != nil {
+		return fmt.Errorf("reading %s: %q: %w", path, text, err)
+	}
+	return nil
 }
