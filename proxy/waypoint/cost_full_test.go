@@ -122,7 +122,7 @@ func TestAllocationsWithEverythingOn(t *testing.T) {
 // makes it less lowers the figure.
 const (
 	mostHTTP1   = 0.0
-	mostGRPC    = 36.0
+	mostGRPC    = 16.0
 	mostConnect = 42.0
 )
 

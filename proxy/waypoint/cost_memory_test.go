@@ -53,7 +53,7 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 	if raceDetector {
 		t.Skip("memory is another under the race detector")
 	}
-	const conns, most = 100, 32 << 10
+	const conns, most = 100, 26 << 10
 	l := newCallers(t)
 	addr := netip.AddrPortFrom(l.r.addr, 15008).String()
 	cfg := l.r.cache.Client(clientID, []string{wpID.String()})
