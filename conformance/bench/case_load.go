@@ -74,7 +74,7 @@ func (w *window) judge(r hbone.Result) error {
 	// A closed loop's latencies are not compared, and what its proxy costs does
 	// not depend on how the load fares.
 	loadShare := own.Waited.Seconds() / wall
-	if w.paced && loadShare > maxWaited {
+	if w.paced && loadShare > maxLoadWaited {
 		return &rejected{fmt.Sprintf("the load waited for its core %.0f%% of the time", 100*loadShare)}
 	}
 	v := w.trial.values

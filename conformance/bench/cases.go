@@ -78,7 +78,8 @@ func allCases(quick bool) []benchCase {
 		servicesCase(1, long),
 		servicesCase(1000, long),
 		servicesCase(10000, long),
-		largeHeapCase(long),
+		largeHeapCase("large-heap", false, long),
+		largeHeapCase("large-heap-gc", true, long),
 	}, featureCases(long), nodeCases(quick))
 }
 
