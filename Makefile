@@ -41,7 +41,7 @@ schedules: ## SEEDS (10000) random schedules of the waypoint over connections in
 
 .PHONY: packages
 packages:
-	@scripts/packages.sh curl openssl nsenter
+	@scripts/packages.sh curl openssl nsenter valgrind
 
 .PHONY: lint
 lint: ## gofmt, go vet and golangci-lint
@@ -72,6 +72,10 @@ bench-compare: build ## this tree beside BASE=REV, by benchstat: WHAT="micro cas
 .PHONY: bench-once
 bench-once: ## every Go benchmark once, so that none rots
 	go test -run '^$$' -bench . -benchtime 1x -benchmem $(PKGS)
+
+.PHONY: stages
+stages: build ## where the CPU time of a request goes, from a profile: CASE=rate-1000
+	CASE=$(CASE) scripts/stages.sh
 
 .PHONY: pgo
 pgo: ## a fresh cmd/cairn/default.pgo from the benchmark's load; what it gains, and costs

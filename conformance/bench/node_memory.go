@@ -45,6 +45,11 @@ func nodeMemory(ctx context.Context, t *trial) error {
 	if err := m.open(ctx, 1); err != nil {
 		return err
 	}
+	for range 1000 { // and the pages of its code
+		if err := tcpload.Exchange(m.conns[0]); err != nil {
+			return &rejected{fmt.Sprintf("a connection is broken: %v", err)}
+		}
+	}
 	before := map[string]float64{}
 	if err := m.each(ctx, settle, func(end string, rss float64) { before[end] = rss }); err != nil {
 		return err
@@ -54,7 +59,7 @@ func nodeMemory(ctx context.Context, t *trial) error {
 			return err
 		}
 		name := map[int]string{1000: " per connection of 1,000", 10000: " per connection of 10,000"}[n]
-		err := m.each(ctx, 3*settle, func(end string, rss float64) {
+		err := m.each(ctx, settle, func(end string, rss float64) {
 			t.values[end+name] = (rss - before[end]) / 1e3 / float64(n)
 			t.values[end+" with 10,000"] = rss / 1e6
 		})

@@ -44,7 +44,7 @@ func TestInstructionsPerRequest(t *testing.T) {
 		{"grpc", func(t *testing.T) func() {
 			b := newH2Bench(t, everything)
 			return func() { b.round() }
-		}, 75_000},
+		}, 68_000},
 		{"connect", func(t *testing.T) func() {
 			b := newConnectBench(t, everything)
 			return func() { b.round() }
