@@ -22,15 +22,19 @@ const (
 
 // giveBackMemory returns to the system what the reading of a large
 // configuration left behind: a proxy at rest allocates nothing for requests, so
-// that the collector would not come by for a long time. It also lets go of what
-// the start alone needed.
-func giveBackMemory(ctx context.Context, log *slog.Logger, store *source.Store) error {
+// that the collector would not come by for a long time. With code it also lets go
+// of the pages of the program that the start alone needed: a node proxy is on
+// every node, and most of them are quiet.
+func giveBackMemory(ctx context.Context, log *slog.Logger, store *source.Store, code bool) error {
 	last := mesh.NewSnapshot(0, mesh.Parts{})
 	changed := 0
 	timer := time.NewTimer(settleTime)
 	timer.Stop()
 	started := time.NewTimer(startTime)
 	defer started.Stop()
+	if !code {
+		started.Stop()
+	}
 	updates := store.Updates(ctx)
 	for {
 		select {

@@ -114,7 +114,7 @@ func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *id
 		return err
 	}
 	sh.Config = p.ConfigDump
-	trim := func(ctx context.Context) error { return giveBackMemory(ctx, a.log, store) }
+	trim := func(ctx context.Context) error { return giveBackMemory(ctx, a.log, store, true) }
 	a.log.Info("node proxy starts", "workload", o.Workload.String(), "node", o.Node)
 	return sh.Run(ctx, p.Run, cache.Run, trim, sh.ServingOnce(p.Ready()))
 }
