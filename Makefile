@@ -74,7 +74,7 @@ bench-once: ## every Go benchmark once, so that none rots
 	go test -run '^$$' -bench . -benchtime 1x -benchmem $(PKGS)
 
 .PHONY: stages
-stages: build ## where the CPU time of a request goes, from a profile: CASE=rate-1000
+stages: build ## where the CPU time of a request goes, from a profile: CASE=grpc-unary
 	CASE=$(CASE) scripts/stages.sh
 
 .PHONY: pgo

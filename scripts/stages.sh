@@ -23,7 +23,7 @@ sleep 1.5 # into the measured time
 curl -sf -o "$work/profile" "http://$admin/debug/pprof/profile?seconds=3"
 wait "$bench" || { tail -n 5 "$work/log"; exit 1; }
 
-total=$(grep -h '"CPU per request"' "$work"/*.json | head -n 1 | tr -dc '0-9.')
+total=$(grep -hoE '"CPU per request": [0-9.]+' "$work"/*.json | head -n 1 | awk '{ print $NF }')
 go tool pprof -traces "$work/profile" 2>/dev/null | awk -v total="$total" -v name="$case" '
   # A block of -traces is a value with the innermost frame, then its callers.
   function flush_sample() {
@@ -54,7 +54,7 @@ go tool pprof -traces "$work/profile" 2>/dev/null | awk -v total="$total" -v nam
   }
   /^-+\+-+$/ { flush_sample(); inside = 1; next }
   inside && $1 ~ /^[0-9.]+(ns|us|µs|ms|s)$/ { value = $1; place($2); next }
-  inside && NF == 1 { place($1) }
+  inside && NF > 0 { place($1) } # with "(inline)" behind it or without
   END {
     flush_sample()
     printf "| %s: %.2f µs of CPU per request | µs | share |\n|---|---|---|\n", name, total
