@@ -38,14 +38,26 @@ func TestLent(t *testing.T) {
 	}
 }
 
-// A request's memory goes to the next one only when nothing can come for it any more.
+// The memory of a request goes to the next one of its tunnel, not to one beside it.
 func TestRequestsAreUsedAgain(t *testing.T) {
-	s := &h2Server{tun: &clientTunnel{}}
-	a, b := s.request(), s.request()
-	if a == b {
-		t.Fatal("one request was given out twice")
+	b := newH2Bench(t, nil)
+	var s *h2Server
+	for s = range b.p.h2Servers {
 	}
-	if len(s.free) != 0 {
-		t.Fatalf("%d are free that nobody gave back", len(s.free))
+	if s == nil {
+		t.Fatal("the bench's tunnel has no HTTP/2 server")
+	}
+	b.round()
+	if len(s.free) != 1 {
+		t.Fatalf("%d requests are kept after one at a time, want 1", len(s.free))
+	}
+	kept := s.free[0]
+	b.round()
+	if len(s.free) != 1 || s.free[0] != kept {
+		t.Errorf("the next request had other memory: %d are kept", len(s.free))
+	}
+	first, second := s.request(), s.request()
+	if first != kept || second == first {
+		t.Error("a request was given out twice, or the kept one not at all")
 	}
 }

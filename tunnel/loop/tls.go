@@ -87,8 +87,8 @@ type records struct {
 
 	mu    sync.Mutex
 	asked bool         // the peer wants our keys updated
-	alert record.Alert // what it did wrong, if hasAlert
-	fatal bool
+	fatal bool         // it did something wrong,
+	alert record.Alert // namely this
 }
 
 var recordPool = sync.Pool{New: func() any { return new([record.MaxRecord]byte) }}
