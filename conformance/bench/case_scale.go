@@ -34,7 +34,7 @@ func servicesCase(n int, long span) benchCase {
 		name: fmt.Sprintf("services-%d", n), title: fmt.Sprintf("%d services with a pod each, one is used; small GET, 4 connections × 16 streams", n),
 		metrics: append([]metric{atStart}, loadMetrics(cost)...),
 		shape:   shape{services: n},
-		lasts:   long(10*time.Second, 7*time.Second) + time.Duration(n)*time.Millisecond/2,
+		lasts:   long(10*time.Second, 4*time.Second) + time.Duration(n)*time.Millisecond/2,
 		run: func(ctx context.Context, t *trial) error {
 			start, err := t.memory(ctx)
 			if err != nil {
