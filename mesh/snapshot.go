@@ -24,6 +24,8 @@ type Parts struct {
 	Policies    []*AuthorizationPolicy
 	PeerAuth    []*PeerAuthentication
 	L4Policies  []*L4Policy
+	// Statuses are what became of routes and policies, in the order of kind and name.
+	Statuses []*Status
 }
 
 // Snapshot is one immutable state of the mesh. All methods may be called from

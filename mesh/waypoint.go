@@ -35,10 +35,10 @@ type Waypoint struct {
 	Origin            Origin
 }
 
-// Route is one rule of an HTTPRoute that is attached to a service: a set of
+// Route is one rule of a route object that is attached to a service: a set of
 // alternative matches, what to do, and where to send.
 type Route struct {
-	// Object is the HTTPRoute, Rule its rule's index and RuleName the rule's name, if any.
+	// Object is the route, Rule its rule's index and RuleName the rule's name, if any.
 	Object   Name
 	Rule     int
 	RuleName string
@@ -50,14 +50,36 @@ type Route struct {
 	Matches  []RouteMatch
 	Filters  RouteFilters
 	Backends []Backend
-	// Timeout is the whole request's; 0 means none. BackendTimeout is per try.
-	Timeout        time.Duration
-	BackendTimeout time.Duration
+	// Kind is that of the object: requests of a GRPCRoute are answered in gRPC's
+	// terms, TCP and TLS routes are for connections.
+	Kind RouteKind
+	// Requests is what the rule says of its requests, with the policies that are attached to it
+	// and to its route; nil for nothing. It goes over ServicePort.Requests.
+	Requests *RequestPolicy
 	// Broken, when not empty, says why this rule cannot be served: it answers
 	// 500 and its neighbours go on.
 	Broken string
 	Origin Origin
 }
+
+// RouteKind is the kind of object that a Route is from.
+type RouteKind uint8
+
+const (
+	// RouteHTTP is an HTTPRoute.
+	RouteHTTP RouteKind = iota
+	// RouteGRPC is a GRPCRoute: its matches are paths /SERVICE/METHOD.
+	RouteGRPC
+	// RouteTCP is a TCPRoute.
+	RouteTCP
+	// RouteTLS is a TLSRoute: its Hostnames are compared with the SNI.
+	RouteTLS
+)
+
+var routeKinds = [...]string{"HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"}
+
+// String returns the object's kind.
+func (k RouteKind) String() string { return routeKinds[k] }
 
 // RouteAttachment binds a Route to a service and, if Port is not 0, to one of its ports.
 type RouteAttachment struct {
@@ -124,6 +146,26 @@ type RouteFilters struct {
 	ResponseHeaders *HeaderEdits
 	Redirect        *Redirect
 	Rewrite         *Rewrite
+	// Mirrors are sent copies of requests, and their answers are dropped.
+	Mirrors []Mirror
+	CORS    *CORS
+}
+
+// Mirror is where copies go: Numerator of Denominator requests, all where Denominator is 0.
+type Mirror struct {
+	Backend                Backend
+	Numerator, Denominator uint32
+}
+
+// CORS answers preflight requests and marks responses (Gateway API, GEP-1767).
+type CORS struct {
+	// Origins are "*", "scheme://host[:port]", or with a "*" as the leftmost label.
+	Origins     []string
+	Methods     []string // "*" for any
+	Headers     []string // "*" for any
+	Expose      []string
+	Credentials bool
+	MaxAge      time.Duration // 0: 5 s
 }
 
 // PathEdit replaces a path, or the prefix that the rule matched.
@@ -154,6 +196,8 @@ type Backend struct {
 	Port    uint16
 	Weight  uint32
 	Filters RouteFilters
+	// Policy goes over the policy of the service's port; nil for that alone.
+	Policy *BackendPolicy
 	// Broken, when not empty, says why the backend cannot be reached (missing
 	// service, no ReferenceGrant): its share of the requests gets 500.
 	Broken string

@@ -135,6 +135,10 @@ type ServicePort struct {
 	// endpoint's own port map must be asked.
 	TargetPort uint16
 	Protocol   AppProtocol
+	// Requests and Backend are the policies for requests to the port and for the way to
+	// its endpoints; nil where there are none.
+	Requests *RequestPolicy
+	Backend  *BackendPolicy
 }
 
 // LocalityMode says how a service prefers endpoints near the client.

@@ -24,7 +24,7 @@ func testParts() mesh.Parts {
 		Matches:  []mesh.RouteMatch{{Path: &mesh.StringMatch{}}, {Method: "GET"}},
 		Filters:  mesh.RouteFilters{RequestHeaders: &mesh.HeaderEdits{Set: []mesh.Field{{Name: "a", Value: "b"}}}},
 		Backends: []mesh.Backend{{Service: key, Port: 80, Weight: 1}},
-		Timeout:  time.Second,
+		Requests: &mesh.RequestPolicy{Timeouts: &mesh.Timeouts{Request: time.Second}},
 	}
 	return mesh.Parts{
 		TrustDomain: "td",

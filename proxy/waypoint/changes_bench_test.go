@@ -65,7 +65,7 @@ func BenchmarkChange(b *testing.B) {
 		{"route", func(p *mesh.Parts, i int) {
 			a := p.Attachments[5555]
 			r := *a.Route
-			r.Timeout = time.Duration(i)
+			r.Requests = timeoutPolicy(time.Duration(i), 0)
 			a.Route = &r
 			p.Attachments = slices.Clone(p.Attachments)
 			p.Attachments[5555] = a

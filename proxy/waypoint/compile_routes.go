@@ -3,6 +3,7 @@ package waypoint
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
@@ -115,7 +116,8 @@ func (c *compiler) lead(to mesh.ServiceKey) {
 }
 
 func (c *compiler) rule(r *mesh.Route) *rule {
-	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: r.Timeout, backendTimeout: r.BackendTimeout}
+	timeouts := timeoutsOf(r.Requests)
+	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: timeouts.Request, backendTimeout: timeouts.PerTry}
 	if ru.broken != "" {
 		c.problem("HTTPRoute %s rule %s: %s", r.Object, ruleName(r), ru.broken)
 		return ru
@@ -160,4 +162,16 @@ func (c *compiler) backend(b *mesh.Backend) *backend {
 		out.cluster = c.serviceCluster(v, b.Port)
 	}
 	return out
+}
+
+// timeoutsOf is what a policy says of timeouts, with 0 for none.
+func timeoutsOf(p *mesh.RequestPolicy) mesh.Timeouts {
+	if p == nil || p.Timeouts == nil {
+		return mesh.Timeouts{}
+	}
+	t := *p.Timeouts
+	for _, d := range []*time.Duration{&t.Request, &t.PerTry, &t.Idle, &t.MaxDuration} {
+		*d = max(*d, 0)
+	}
+	return t
 }

@@ -26,7 +26,7 @@ func everything(parts *mesh.Parts, v *mesh.Service) {
 	backend.Filters = mesh.RouteFilters{RequestHeaders: edits("x-b"), ResponseHeaders: edits("x-rb")}
 	full := mesh.Route{
 		Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/api"), pathMatch(mesh.MatchPrefix, "/pkg.Service")},
-		Timeout: 1e10, BackendTimeout: 5e9, Backends: []mesh.Backend{backend},
+		Requests: timeoutPolicy(1e10, 5e9), Backends: []mesh.Backend{backend},
 		Filters: mesh.RouteFilters{
 			RequestHeaders: edits("x-q"), ResponseHeaders: edits("x-r"),
 			Rewrite: &mesh.Rewrite{Hostname: "inner", Path: &mesh.PathEdit{Prefix: true, Value: "/v2"}},

@@ -87,7 +87,7 @@ const (
 )
 
 func benchRoutes(parts *mesh.Parts, v *mesh.Service) {
-	parts.Attachments = []mesh.RouteAttachment{route("r", 1, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/api")}, Timeout: 1e10, Backends: []mesh.Backend{to(v, 1)}})}
+	parts.Attachments = []mesh.RouteAttachment{route("r", 1, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/api")}, Requests: timeoutPolicy(1e10, 0), Backends: []mesh.Backend{to(v, 1)}})}
 	parts.Policies = []*mesh.AuthorizationPolicy{{
 		Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionAllow, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: v.Name}},
 		Rules: []mesh.AuthzRule{{From: []mesh.AuthzSource{{Principals: []string{clientID.Principal()}}}, To: []mesh.AuthzOperation{{Methods: []string{"GET"}, Paths: []string{"/api*"}}}}},

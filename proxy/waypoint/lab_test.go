@@ -355,3 +355,8 @@ type labHost struct {
 }
 
 func (h labHost) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) { h.l.serve(t, h.name, st, head) }
+
+// timeoutPolicy is what a rule says that has these timeouts; 0 for none.
+func timeoutPolicy(request, perTry time.Duration) *mesh.RequestPolicy {
+	return &mesh.RequestPolicy{Timeouts: &mesh.Timeouts{Request: request, PerTry: perTry}}
+}

@@ -183,11 +183,12 @@ func (s *sim) attach(parts *mesh.Parts) {
 	for i, v := range s.svcs {
 		r := mesh.Route{Backends: []mesh.Backend{to(v, 1)}}
 		if s.limits > 0 { // either alone must be enough
+			r.Requests = &mesh.RequestPolicy{Timeouts: &mesh.Timeouts{}}
 			if i != 1 {
-				r.Timeout = s.limits
+				r.Requests.Timeouts.Request = s.limits
 			}
 			if i != 0 {
-				r.BackendTimeout = s.limits / 2
+				r.Requests.Timeouts.PerTry = s.limits / 2
 			}
 		}
 		if s.named {

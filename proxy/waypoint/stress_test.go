@@ -111,7 +111,7 @@ func TestStress(t *testing.T) {
 			next := parts
 			for k, v := range svcs {
 				if (i+k)%3 == 0 {
-					next.Attachments = append(next.Attachments, route(fmt.Sprint("r", k), k, v, mesh.Route{Timeout: 10 * time.Second, Backends: []mesh.Backend{to(v, 3), to(svcs[(k+1)%3], 1)}}))
+					next.Attachments = append(next.Attachments, route(fmt.Sprint("r", k), k, v, mesh.Route{Requests: timeoutPolicy(10*time.Second, 0), Backends: []mesh.Backend{to(v, 3), to(svcs[(k+1)%3], 1)}}))
 				}
 			}
 			next.Workloads = parts.Workloads[i%2:]

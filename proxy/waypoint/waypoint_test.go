@@ -210,7 +210,7 @@ func TestRoutesFiltersAndPolicies(t *testing.T) {
 						RequestHeaders: &mesh.HeaderEdits{Set: []mesh.Field{{Name: "x-added", Value: "yes"}}}, ResponseHeaders: &mesh.HeaderEdits{Add: []mesh.Field{{Name: "x-resp", Value: "1"}}, Remove: []string{"x-server"}},
 					},
 				}),
-				route("slow", 5, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/slow")}, Timeout: 100 * time.Millisecond, Backends: []mesh.Backend{to(vs, 1)}}),
+				route("slow", 5, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/slow")}, Requests: timeoutPolicy(100*time.Millisecond, 0), Backends: []mesh.Backend{to(vs, 1)}}),
 				route("none", 6, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/none")}, Backends: []mesh.Backend{to(none, 1)}}),
 				route("broken", 7, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/broken")}, Broken: "because"}),
 				route("post", 8, v, mesh.Route{Matches: []mesh.RouteMatch{{Path: &mesh.StringMatch{Kind: mesh.MatchPrefix, Value: "/m"}, Method: "POST"}}, Backends: []mesh.Backend{to(vb, 1)}}),

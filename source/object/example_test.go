@@ -20,12 +20,12 @@ spec:
 `))
 	res := object.Translate(f.Objects, object.Options{})
 	for _, s := range res.Parts.Services {
-		fmt.Println(s.Key, s.VIPs, s.Ports)
+		fmt.Println(s.Key, s.VIPs, s.Ports[0].Name, s.Ports[0].Port, s.Ports[0].Protocol)
 	}
 	for _, p := range append(f.Problems, res.Problems...) {
 		fmt.Println(p)
 	}
 	// Output:
-	// shop/web.shop.svc.cluster.local [10.96.0.1] [{http 80 8080 HTTP}]
+	// shop/web.shop.svc.cluster.local [10.96.0.1] http 80 HTTP
 	// shop.yaml:9: Service shop/web: spec.ports[1].port: 99999 is not a port; use a number from 1 to 65535
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"cairnproxy.dev/cairn/mesh"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -262,11 +263,21 @@ func (t *translator) timeouts(o *Object, path string, in *gwv1.HTTPRouteTimeouts
 	if in == nil {
 		return
 	}
-	r.Timeout = t.duration(o, path+".request", in.Request)
-	r.BackendTimeout = t.duration(o, path+".backendRequest", in.BackendRequest)
-	if r.Timeout > 0 && r.BackendTimeout > r.Timeout {
+	out := mesh.Timeouts{Request: t.timeout(o, path+".request", in.Request), PerTry: t.timeout(o, path+".backendRequest", in.BackendRequest)}
+	if out != (mesh.Timeouts{}) {
+		r.Requests = &mesh.RequestPolicy{Timeouts: &out}
+	}
+	if out.Request > 0 && out.PerTry > out.Request {
 		t.bad(o, path+".backendRequest", "it is longer than timeouts.request; make it %s or less", *in.Request)
 	}
+}
+
+// timeout is a duration of which 0 means that there is no timeout.
+func (t *translator) timeout(o *Object, path string, in *gwv1.Duration) time.Duration {
+	if d := t.duration(o, path, in); d > 0 || in == nil {
+		return d
+	}
+	return mesh.Never
 }
 
 func (t *translator) backend(o *Object, path string, in *gwv1.HTTPBackendRef, matches []gwv1.HTTPRouteMatch) mesh.Backend {
