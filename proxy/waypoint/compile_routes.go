@@ -54,7 +54,7 @@ func (c *compiler) tables(sp *servicePort) {
 		r, ru := a.Route, c.sharedRule(a.Route)
 		sp.rules = append(sp.rules, ru)
 		rules[a.ConsumerNamespace] = append(rules[a.ConsumerNamespace],
-			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: ru})
+			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Hostnames: r.Hostnames, Matches: r.Matches, Value: ru})
 	}
 	for consumer, list := range rules {
 		table, errs := router.New(list)
