@@ -31,6 +31,10 @@ func (x *exchange) replyFields(t *loop.Turn, status int, body string, fields mes
 	x.resp.Status = status
 	x.resp.Fields = append(x.resp.Fields[:0], fields...)
 	x.respF = h1.Framing{Length: int64(len(body)), NoBody: x.req.Method == http.MethodHead}
+	if x.rule != nil {
+		x.fx.Resp = &x.resp
+		x.rule.chain.Local(&x.fx)
+	}
 	if isGRPC(&x.req) {
 		x.replyGRPC(t, status, body)
 		return
