@@ -41,6 +41,10 @@ type Reply struct {
 	Fields mesh.Fields
 	// Body is text/plain.
 	Body string
+	// GRPCStatus is the status that a gRPC call gets, as its number in decimal ("8" is
+	// RESOURCE_EXHAUSTED), with Body as its message; "" derives it from Status
+	// and Flag. Requests that are not gRPC do not see it.
+	GRPCStatus string
 }
 
 // DryRun is the decision of authorization policies in dry run.

@@ -42,7 +42,7 @@ func (x *exchange) report(t *loop.Turn) {
 	}
 	r := telemetry.Record{
 		Start: x.start, Method: x.req.Method, Protocol: "HTTP/1.1",
-		ResponseCode: status, ResponseFlags: x.flag, ResponseCodeDetails: x.details,
+		ResponseCode: status, ResponseFlags: x.flag, ResponseCodeDetails: x.details, GRPCStatus: g,
 		UpstreamTransportFailureReason: x.cause,
 		BytesReceived:                  x.bytesIn, BytesSent: x.bytesOut, Duration: d, UpstreamServiceTime: -1,
 		RequestID: viewString(x.requestID), Authority: x.req.Authority,
