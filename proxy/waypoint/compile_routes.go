@@ -58,6 +58,10 @@ func (c *compiler) tables(sp *servicePort) {
 			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Hostnames: r.Hostnames, Matches: r.Matches, Value: ru})
 	}
 	for consumer, list := range rules {
+		if !slices.ContainsFunc(list, func(r router.Rule[*rule]) bool { return len(r.Hostnames) == 0 }) {
+			// Requests for other names find the service as if there were no routes.
+			list = append(list, router.Rule[*rule]{Otherwise: true, Value: c.direct(sp.service, sp.port)})
+		}
 		table, errs := router.New(list)
 		for _, e := range errs {
 			c.problem("%v", e)
