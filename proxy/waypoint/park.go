@@ -136,18 +136,11 @@ func (x *exchange) filtered(t *loop.Turn, res filters.Result, s stage, at int) b
 		return true
 	case res == filters.Replied:
 		x.unpark()
-		x.replyFilter(t)
+		x.answer(t, &x.fx.Reply)
 	default:
 		// A filter that waits for nothing has no way on, and must not let pass.
 		x.flag, x.details = "", "filter_parked"
 		x.reply(t, 500, "")
 	}
 	return false
-}
-
-// replyFilter answers with what a filter has put into the exchange's Reply.
-func (x *exchange) replyFilter(t *loop.Turn) {
-	r := &x.fx.Reply
-	x.flag, x.details = r.Flag, r.Details
-	x.replyFields(t, r.Status, r.Body, r.Fields)
 }

@@ -5,7 +5,7 @@ import "cairnproxy.dev/cairn/tunnel/loop"
 // switched passes a 101 response on; from now on both sides are bytes.
 func (x *exchange) switched(t *loop.Turn) {
 	if !x.filterResponse(t) {
-		x.replyFilter(t)
+		x.answer(t, &x.fx.Reply)
 		return
 	}
 	x.respStarted = true
