@@ -128,6 +128,7 @@ type rule struct {
 	chain          filters.Chain
 	split          *upstream.Split
 	backends       []*backend
+	mirrors        []mirror
 }
 
 // backend is one destination of a rule.
