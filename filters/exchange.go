@@ -1,6 +1,7 @@
 package filters
 
 import (
+	"time"
 	"unsafe"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -21,10 +22,10 @@ type Exchange struct {
 	Reply Reply
 	// DryRun is what policies in dry run would have done, for the access log.
 	DryRun DryRun
-	// Resume continues a parked exchange. The proxy sets it before it runs a
-	// chain; a step that returned Park calls it exactly once, from any goroutine, with
-	// Continue or Replied.
-	Resume func(Result)
+	// Now is the time of the turn in which a step runs.
+	Now time.Time
+	// Host is the proxy around the exchange; steps use Await and After.
+	Host Host
 
 	memory []byte
 	fields [4]mesh.Field
@@ -61,7 +62,7 @@ const (
 	Continue Result = iota
 	// Replied answers with Exchange.Reply: no further step sees the request.
 	Replied
-	// Park waits for Exchange.Resume.
+	// Park waits for what Exchange.Await returned to be called, or for Exchange.After.
 	Park
 )
 
@@ -81,7 +82,7 @@ func (r Result) String() string {
 // Reset makes x ready for another exchange. Strings made by Concat for the
 // last one must not be used any more.
 func (x *Exchange) Reset() {
-	x.Req, x.Resp, x.MatchedPrefix, x.Origin, x.Resume = nil, nil, 0, "", nil
+	x.Req, x.Resp, x.MatchedPrefix, x.Origin, x.Host = nil, nil, 0, "", nil
 	x.Reply, x.DryRun, x.memory = Reply{}, DryRun{}, x.memory[:0]
 }
 

@@ -113,6 +113,7 @@ type servicePort struct {
 	authz     *policy.L7                      // for TCP
 	chain     filters.Chain                   // before routing: authorization
 	labels    telemetry.ServiceLabels
+	requests  *mesh.RequestPolicy // of all requests to the port; nil for none
 	// What it was compiled from, for the dump.
 	routes   []mesh.RouteAttachment
 	rules    []*rule // of routes
