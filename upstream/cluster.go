@@ -123,7 +123,7 @@ func (c *Cluster) like(o *Cluster) bool {
 type only struct{}
 
 // Pick returns the host.
-func (only) Pick() int { return 0 }
+func (only) Pick(lb.Want) int { return 0 }
 
 func (c *Cluster) build() {
 	for i, e := range c.endpoints {
@@ -176,7 +176,7 @@ func (h *Hint) excludes(e *Endpoint) bool {
 // answers 503 with the flag UH. hint may be nil. When all endpoints are excluded, one of
 // them is returned all the same.
 func (c *Cluster) Pick(hint *Hint) *Endpoint {
-	i := c.picker.Pick()
+	i := c.picker.Pick(lb.Want{})
 	if i < 0 {
 		return nil
 	}
@@ -184,7 +184,7 @@ func (c *Cluster) Pick(hint *Hint) *Endpoint {
 		return c.endpoints[i]
 	}
 	for range 3 {
-		if j := c.picker.Pick(); !hint.excludes(c.endpoints[j]) {
+		if j := c.picker.Pick(lb.Want{}); !hint.excludes(c.endpoints[j]) {
 			return c.endpoints[j]
 		}
 	}
@@ -211,4 +211,4 @@ func NewSplit(weights []uint32) *Split {
 
 // Pick returns the index of a backend, at random by weight; -1 when there is
 // none, or when all weights are 0: the caller answers 500, as Gateway API asks.
-func (s *Split) Pick() int { return s.random.Pick() }
+func (s *Split) Pick() int { return s.random.Pick(lb.Want{}) }
