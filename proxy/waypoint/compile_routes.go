@@ -159,7 +159,7 @@ func (c *compiler) backend(b *mesh.Backend) *backend {
 	case v.Port(b.Port) == nil:
 		out.broken = fmt.Sprintf("service %s has no port %d", b.Service, b.Port)
 	default:
-		out.cluster = c.serviceCluster(v, b.Port)
+		out.cluster = c.serviceCluster(v, b.Port, b.Policy)
 	}
 	return out
 }
