@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -50,12 +51,18 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 // for them (GEP-1294, consumer routes).
 func (c *compiler) tables(sp *servicePort) {
 	rules := make(map[string][]router.Rule[*rule], 1)
+	var conns []connRoute
 	for _, a := range sp.routes {
 		r, ru := a.Route, c.sharedRule(a.Route)
 		sp.rules = append(sp.rules, ru)
+		if r.Kind == mesh.RouteTCP || r.Kind == mesh.RouteTLS {
+			conns = append(conns, connRoute{a, ru})
+			continue
+		}
 		rules[a.ConsumerNamespace] = append(rules[a.ConsumerNamespace],
 			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: ru})
 	}
+	sp.conns = newConnRoutes(conns)
 	for consumer, list := range rules {
 		table, errs := router.New(list)
 		for _, e := range errs {
@@ -84,7 +91,7 @@ func (c *compiler) sharedRule(r *mesh.Route) *rule {
 	ru := c.rules[r]
 	if ru == nil {
 		ru = c.rulesBefore[r]
-		if ru != nil && slices.ContainsFunc(r.Backends, func(b mesh.Backend) bool { return c.fresh[b.Service] }) {
+		if ru != nil && c.stale(r) {
 			ru = nil
 		}
 	}
@@ -93,7 +100,10 @@ func (c *compiler) sharedRule(r *mesh.Route) *rule {
 			return ru // it is compiled for each service, to tell each time what is wrong
 		}
 	}
-	for _, b := range ru.backends {
+	for i := range r.Filters.Mirrors {
+		c.lead(r.Filters.Mirrors[i].Backend.Service) // also where nothing is there yet
+	}
+	for b := range ru.targets() {
 		c.lead(b.cluster.key.service)
 		if !slices.Contains(c.now.uses, b.cluster) {
 			c.now.uses = append(c.now.uses, b.cluster)
@@ -119,7 +129,7 @@ func (c *compiler) rule(r *mesh.Route) *rule {
 	timeouts := timeoutsOf(r.Requests)
 	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: timeouts.Request, backendTimeout: timeouts.PerTry}
 	if ru.broken != "" {
-		c.problem("HTTPRoute %s rule %s: %s", r.Object, ruleName(r), ru.broken)
+		c.problem("%s %s rule %s: %s", r.Kind, r.Object, ruleName(r), ru.broken)
 		return ru
 	}
 	var err error
@@ -132,7 +142,39 @@ func (c *compiler) rule(r *mesh.Route) *rule {
 		ru.backends = append(ru.backends, c.backend(&r.Backends[i]))
 	}
 	ru.split = upstream.NewSplit(weights)
+	c.mirrors(ru, r)
 	return ru
+}
+
+// mirrors compiles where copies of the rule's requests go. One that cannot be reached gets
+// none, which the object's status tells; the requests themselves are served.
+func (c *compiler) mirrors(ru *rule, r *mesh.Route) {
+	for i := range r.Filters.Mirrors {
+		m := &r.Filters.Mirrors[i]
+		b := c.backend(&m.Backend)
+		if b.broken != "" {
+			c.problem("HTTPRoute %s rule %s: mirror: %s", r.Object, ruleName(r), b.broken)
+			continue
+		}
+		to := &rule{name: ru.name, split: all, backends: []*backend{b}, timeout: ru.timeout, backendTimeout: ru.backendTimeout}
+		ru.mirrors = append(ru.mirrors, mirror{rule: to, num: m.Numerator, den: m.Denominator})
+	}
+}
+
+// targets are the backends of the rule and of its mirrors.
+func (ru *rule) targets() iter.Seq[*backend] {
+	return func(yield func(*backend) bool) {
+		for _, b := range ru.backends {
+			if !yield(b) {
+				return
+			}
+		}
+		for i := range ru.mirrors {
+			if !yield(ru.mirrors[i].rule.backends[0]) {
+				return
+			}
+		}
+	}
 }
 
 func ruleName(r *mesh.Route) string {
@@ -174,4 +216,10 @@ func timeoutsOf(p *mesh.RequestPolicy) mesh.Timeouts {
 		*d = max(*d, 0)
 	}
 	return t
+}
+
+// stale reports whether a service that the rule leads to is another than before.
+func (c *compiler) stale(r *mesh.Route) bool {
+	return slices.ContainsFunc(r.Backends, func(b mesh.Backend) bool { return c.fresh[b.Service] }) ||
+		slices.ContainsFunc(r.Filters.Mirrors, func(m mesh.Mirror) bool { return c.fresh[m.Backend.Service] })
 }

@@ -163,6 +163,9 @@ func viewString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len
 
 // connect picks an endpoint and asks for a connection to it.
 func (x *exchange) connect(t *loop.Turn) {
+	if x.rule.mirrors != nil {
+		x.startMirrors(t)
+	}
 	x.attempts++
 	cl := x.backend.cluster
 	ep := cl.c.Pick(&x.hint)

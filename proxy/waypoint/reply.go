@@ -15,6 +15,7 @@ import (
 // Envoy's response flags, as far as they occur here.
 const (
 	flagNoRoute               = "NR"    // no route found
+	flagNoCluster             = "NC"    // no upstream cluster found
 	flagNoHealthy             = "UH"    // no healthy upstream
 	flagConnectFailure        = "UF"    // upstream connection failure
 	flagConnectionTermination = "UC"    // upstream connection termination
@@ -44,6 +45,10 @@ func (x *exchange) answer(t *loop.Turn, r *filters.Reply) {
 func (x *exchange) replyFields(t *loop.Turn, status int, grpc, body string, fields mesh.Fields) {
 	x.resp.Status = status
 	x.resp.Fields = append(x.resp.Fields[:0], fields...)
+	if x.rule != nil {
+		x.fx.Resp = &x.resp
+		x.rule.chain.Local(&x.fx)
+	}
 	if isGRPC(&x.req) {
 		x.replyGRPC(t, status, grpc, body)
 		return

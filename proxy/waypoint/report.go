@@ -18,6 +18,9 @@ type seriesKey struct {
 
 // report writes the exchange's record and counts it, once.
 func (x *exchange) report(t *loop.Turn) {
+	if _, copied := x.down.(*mirrorSide); copied {
+		return
+	}
 	d := t.Now.Sub(x.start)
 	grpc := isGRPC(&x.req)
 	status := x.resp.Status
