@@ -60,7 +60,7 @@ func (c *compiler) tables(sp *servicePort) {
 			continue
 		}
 		rules[a.ConsumerNamespace] = append(rules[a.ConsumerNamespace],
-			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: ru})
+			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Hostnames: r.Hostnames, Matches: r.Matches, Value: ru})
 	}
 	sp.conns = newConnRoutes(conns)
 	for consumer, list := range rules {
