@@ -1,7 +1,11 @@
 package upstream
 
 import (
+	"cmp"
+	"maps"
+	"reflect"
 	"slices"
+	"sync/atomic"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/upstream/lb"
@@ -31,6 +35,11 @@ type Options struct {
 	// Registry holds the counters; with nil they are the cluster's own.
 	Registry *Registry
 	Policy   Policy
+	// Backend is the policy in force on the way to the cluster's endpoints; nil for none.
+	Backend *mesh.BackendPolicy
+	// State is what the cluster counts and knows of its endpoints; nil where its policy
+	// asks for nothing of the kind.
+	State *ClusterState
 	// Source is the client, or the proxy itself, for services that prefer
 	// endpoints near it; nil takes all endpoints alike.
 	Source *mesh.Workload
@@ -54,15 +63,20 @@ type Cluster struct {
 	Passthrough bool
 
 	policy    Policy
+	backend   *mesh.BackendPolicy
+	state     *ClusterState
 	endpoints []*Endpoint
-	picker    lb.Picker
+	picker    atomic.Pointer[lb.Picker] // of the endpoints that may be used
 }
+
+// State returns what the cluster counts and knows of its endpoints, or nil.
+func (c *Cluster) State() *ClusterState { return c.state }
 
 // ForService builds the cluster of port of v. Endpoints that do not serve the
 // port, that cannot be addressed, or that the service's locality preferences
 // leave out, are not in it. It may be empty.
 func ForService(s *mesh.Snapshot, v *mesh.Service, port uint16, o Options) *Cluster {
-	c := &Cluster{Service: v, Port: port, Passthrough: v.Locality == mesh.LocalityPassthrough, policy: o.Policy}
+	c := &Cluster{Service: v, Port: port, Passthrough: v.Locality == mesh.LocalityPassthrough, policy: o.Policy, backend: o.Backend, state: o.State}
 	type candidate struct {
 		workload *mesh.Workload
 		port     uint16
@@ -103,7 +117,7 @@ func ForService(s *mesh.Snapshot, v *mesh.Service, port uint16, o Options) *Clus
 // ForWorkload builds the cluster of one workload's own port: a single endpoint,
 // or none when the workload has no address. Its weight does not matter.
 func ForWorkload(s *mesh.Snapshot, w *mesh.Workload, port uint16, o Options) *Cluster {
-	c := &Cluster{Port: port, policy: o.Policy}
+	c := &Cluster{Port: port, policy: o.Policy, backend: o.Backend, state: o.State}
 	if p := o.Previous; p.like(c) && len(p.endpoints) == 1 && p.endpoints[0].Workload == w {
 		return p
 	}
@@ -116,7 +130,27 @@ func ForWorkload(s *mesh.Snapshot, w *mesh.Workload, port uint16, o Options) *Cl
 
 // like reports whether c, which may be nil, was built for the same thing as o.
 func (c *Cluster) like(o *Cluster) bool {
-	return c != nil && c.Service == o.Service && c.Port == o.Port && c.policy == o.policy
+	return c != nil && c.Service == o.Service && c.Port == o.Port && c.policy == o.policy &&
+		c.state == o.state && sameChoice(c.backend, o.backend)
+}
+
+// sameChoice reports whether two policies say the same of which endpoints there
+// are and how one is chosen.
+func sameChoice(a, b *mesh.BackendPolicy) bool {
+	if a == b {
+		return true
+	}
+	var none mesh.BackendPolicy
+	a, b = cmp.Or(a, &none), cmp.Or(b, &none)
+	return reflect.DeepEqual(a.Balancer, b.Balancer) && maps.Equal(a.Subset, b.Subset) && minHealth(a) == minHealth(b)
+}
+
+// minHealth is the percentage of healthy endpoints below which all are used; 0 for never.
+func minHealth(p *mesh.BackendPolicy) uint32 {
+	if p == nil || p.Outlier == nil {
+		return 0
+	}
+	return p.Outlier.MinHealthPercent
 }
 
 // only is the picker of a single host, as most services have in a large mesh of small ones.
@@ -128,15 +162,36 @@ func (only) Pick() int { return 0 }
 func (c *Cluster) build() {
 	for i, e := range c.endpoints {
 		e.position = i
+		if c.state != nil {
+			e.monitor = c.state.monitors.get(endpointKey{e.Workload.UID, e.Port})
+		}
 	}
-	if len(c.endpoints) == 1 && (c.Service == nil || c.endpoints[0].Workload.Capacity > 0) {
-		c.picker = only{}
-		return
+	c.Refresh()
+}
+
+// Refresh makes the cluster pick among the endpoints that are available now, and among
+// all where fewer are healthy than the policy asks for ("panic"). It is for whoever changed an endpoint's availability, away from
+// the path of requests; picking goes on meanwhile. It is safe for concurrent use.
+func (c *Cluster) Refresh() {
+	p := c.newPicker()
+	c.picker.Store(&p)
+}
+
+// theOnly is shared by all clusters of a single host.
+var theOnly lb.Picker = only{}
+
+func (c *Cluster) newPicker() lb.Picker {
+	if c.state == nil && len(c.endpoints) == 1 && (c.Service == nil || c.endpoints[0].Workload.Capacity > 0) {
+		return theOnly
 	}
+	use := c.usable()
 	hosts := make([]lb.Host, len(c.endpoints))
 	for i, e := range c.endpoints {
 		hosts[i] = lb.Host{Weight: e.Workload.Capacity, Active: &e.live.active}
-		if c.Service == nil {
+		switch {
+		case c.state != nil && !use(e):
+			hosts[i].Weight = 0
+		case c.Service == nil:
 			hosts[i].Weight = 1
 		}
 	}
@@ -144,7 +199,37 @@ func (c *Cluster) build() {
 	if int(c.policy) < len(policies) {
 		picker = policies[c.policy]
 	}
-	c.picker = picker(hosts)
+	return picker(hosts)
+}
+
+// usable returns which endpoints may be picked: those available; busy ones where
+// all healthy ones are; and all of them where too few are healthy. As in Envoy, no endpoint is
+// left when all are unhealthy and the policy knows no panic.
+func (c *Cluster) usable() func(*Endpoint) bool {
+	if c.state == nil {
+		return func(*Endpoint) bool { return true }
+	}
+	total, healthy, available := 0, 0, 0
+	for _, e := range c.endpoints {
+		if e.Workload.Capacity == 0 && c.Service != nil {
+			continue
+		}
+		total++
+		if e.Healthy() {
+			healthy++
+		}
+		if e.Available() {
+			available++
+		}
+	}
+	switch {
+	case healthy*100 < total*int(minHealth(c.backend)):
+		return func(*Endpoint) bool { return true }
+	case available == 0:
+		return (*Endpoint).Healthy
+	default:
+		return (*Endpoint).Available
+	}
 }
 
 // Endpoints returns the endpoints, ordered by UID. It must not be written to.
@@ -176,7 +261,8 @@ func (h *Hint) excludes(e *Endpoint) bool {
 // answers 503 with the flag UH. hint may be nil. When all endpoints are excluded, one of
 // them is returned all the same.
 func (c *Cluster) Pick(hint *Hint) *Endpoint {
-	i := c.picker.Pick()
+	picker := *c.picker.Load()
+	i := picker.Pick()
 	if i < 0 {
 		return nil
 	}
@@ -184,13 +270,13 @@ func (c *Cluster) Pick(hint *Hint) *Endpoint {
 		return c.endpoints[i]
 	}
 	for range 3 {
-		if j := c.picker.Pick(); !hint.excludes(c.endpoints[j]) {
+		if j := picker.Pick(); !hint.excludes(c.endpoints[j]) {
 			return c.endpoints[j]
 		}
 	}
 	for k := range c.endpoints {
 		e := c.endpoints[(i+k)%len(c.endpoints)]
-		if e.Workload.Capacity > 0 && !hint.excludes(e) {
+		if e.Workload.Capacity > 0 && e.Available() && !hint.excludes(e) {
 			return e
 		}
 	}

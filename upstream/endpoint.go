@@ -26,6 +26,7 @@ type Endpoint struct {
 
 	addresses []Address
 	live      *live
+	monitor   *Monitor // nil where the cluster watches nothing
 	position  int
 }
 

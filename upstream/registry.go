@@ -20,23 +20,28 @@ type endpointKey struct {
 	port uint16
 }
 
-// Registry keeps the counters of endpoints across snapshots: two endpoints of
-// the same workload UID and port, in whichever cluster of whichever snapshot, share
-// them. Counters vanish when the last endpoint that uses them does, which is
+// Registry keeps what outlives snapshots: the counters of endpoints, which two endpoints of
+// the same workload UID and port share, in whichever cluster of whichever snapshot, and the
+// state of clusters. Both vanish when the last that uses them does, which is
 // when the last snapshot and the last request that know it are gone.
 //
 // The zero Registry is ready. It is safe for concurrent use; picking does not
 // touch it.
 type Registry struct {
-	mu   sync.Mutex
-	live map[endpointKey]weak.Pointer[live]
+	live   weakMap[endpointKey, live]
+	states weakMap[StateKey, ClusterState]
 }
 
 // Len returns how many endpoints have counters.
-func (r *Registry) Len() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.live)
+func (r *Registry) Len() int { return r.live.len() }
+
+// State returns the state of the cluster that is known by key, a new one when
+// there is none. A nil Registry shares nothing.
+func (r *Registry) State(key StateKey) *ClusterState {
+	if r == nil {
+		return &ClusterState{}
+	}
+	return r.states.get(key)
 }
 
 // get returns the counters of key, new ones when there are none. A nil Registry
@@ -45,25 +50,43 @@ func (r *Registry) get(key endpointKey) *live {
 	if r == nil {
 		return &live{}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if l := r.live[key].Value(); l != nil {
-		return l
-	}
-	l := &live{}
-	if r.live == nil {
-		r.live = make(map[endpointKey]weak.Pointer[live])
-	}
-	r.live[key] = weak.Make(l)
-	runtime.AddCleanup(l, r.drop, key)
-	return l
+	return r.live.get(key)
 }
 
-// drop forgets key, unless the endpoint came back since.
-func (r *Registry) drop(key endpointKey) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.live[key].Value() == nil {
-		delete(r.live, key)
+// weakMap holds values for as long as somebody else does. The zero weakMap is
+// empty. It is safe for concurrent use.
+type weakMap[K comparable, V any] struct {
+	mu sync.Mutex
+	m  map[K]weak.Pointer[V]
+}
+
+func (w *weakMap[K, V]) len() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.m)
+}
+
+// get returns the value of key, a new one when there is none.
+func (w *weakMap[K, V]) get(key K) *V {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if v := w.m[key].Value(); v != nil {
+		return v
+	}
+	v := new(V)
+	if w.m == nil {
+		w.m = make(map[K]weak.Pointer[V])
+	}
+	w.m[key] = weak.Make(v)
+	runtime.AddCleanup(v, w.drop, key)
+	return v
+}
+
+// drop forgets key, unless it came back since.
+func (w *weakMap[K, V]) drop(key K) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m[key].Value() == nil {
+		delete(w.m, key)
 	}
 }

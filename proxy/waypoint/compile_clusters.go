@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -15,7 +17,7 @@ import (
 
 // direct is the rule that sends to a service itself.
 func (c *compiler) direct(v *mesh.Service, port uint16) *rule {
-	return single(c.serviceCluster(v, port))
+	return single(c.serviceCluster(v, port, nil))
 }
 
 // all is the split of a rule with one backend.
@@ -34,14 +36,16 @@ func single(cl *cluster) *rule {
 	return &r.rule
 }
 
-// serviceCluster is the cluster of a service port, made once per Runtime, and
-// used again for as long as it stays the same.
-func (c *compiler) serviceCluster(v *mesh.Service, port uint16) *cluster {
-	byPort := func(cl *cluster) bool { return cl.key.port == port }
+// serviceCluster is the cluster of a service port, or of a backend there that has
+// a policy of its own. It is made once per Runtime, and used again for as long as it
+// stays the same.
+func (c *compiler) serviceCluster(v *mesh.Service, port uint16, own *mesh.BackendPolicy) *cluster {
+	key := clusterKey{service: v.Key, port: port, variant: variantOf(own)}
+	policy := own.Over(v.Port(port).Backend)
 	list := c.clusters.At(v.Key)
-	i := slices.IndexFunc(list, byPort)
+	i := slices.IndexFunc(list, func(cl *cluster) bool { return cl.key == key && samePolicy(cl.policy, policy) })
 	if i < 0 {
-		cl := c.newServiceCluster(v, port)
+		cl := c.newServiceCluster(v, key, policy)
 		list, i = append(slices.Clip(list), cl), len(list)
 		c.clusters.Set(v.Key, list)
 	}
@@ -51,26 +55,68 @@ func (c *compiler) serviceCluster(v *mesh.Service, port uint16) *cluster {
 	return list[i]
 }
 
-func (c *compiler) newServiceCluster(v *mesh.Service, port uint16) *cluster {
-	sp := v.Port(port)
-	key := clusterKey{service: v.Key, port: port}
-	old := c.previous(key)
-	o := upstream.Options{Registry: &c.p.registry, Only: c.only()}
+func (c *compiler) newServiceCluster(v *mesh.Service, key clusterKey, policy *mesh.BackendPolicy) *cluster {
+	sp := v.Port(key.port)
+	old := c.previous(key, policy)
+	o := upstream.Options{Registry: &c.p.registry, Only: c.only(), Backend: policy, State: c.stateOf(key, policy)}
 	if old != nil {
 		o.Previous = old.c
 	}
-	uc := upstream.ForService(c.snap, v, port, o)
-	if old != nil && old.c == uc && old.protocol == sp.Protocol {
+	uc := upstream.ForService(c.snap, v, key.port, o)
+	if old != nil && old.c == uc && old.protocol == sp.Protocol && samePolicy(old.policy, policy) {
 		return old
 	}
+	kind := protocolName(sp.Protocol)
+	if key.variant != "" {
+		kind += "/" + key.variant
+	}
 	return newCluster(&cluster{
-		key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v), c: uc,
-		name: fmt.Sprintf("inbound-vip|%d|%s|%s", port, protocolName(sp.Protocol), v.Key.Hostname),
+		key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v), c: uc, policy: policy,
+		name: fmt.Sprintf("inbound-vip|%d|%s|%s", key.port, kind, v.Key.Hostname),
 	})
+}
+
+// variantOf is what sets a backend's cluster apart from that of its service port:
+// the labels of its subset and the names of the policies that it has for itself. It
+// stays the same when such a policy is edited, so that what is known of the
+// cluster does, too. It is empty for a backend without a policy of its own.
+func variantOf(own *mesh.BackendPolicy) string {
+	if own == nil || reflect.ValueOf(*own).IsZero() {
+		return ""
+	}
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(own.Subset)) {
+		parts = append(parts, k+"="+own.Subset[k])
+	}
+	var names []string
+	v := reflect.ValueOf(*own)
+	for i := range v.NumField() {
+		f := v.Field(i)
+		if f.Kind() != reflect.Pointer || f.IsNil() {
+			continue
+		}
+		if n, ok := f.Elem().FieldByName("Policy").Interface().(mesh.Name); ok {
+			names = append(names, n.String())
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(append(parts, slices.Compact(names)...), ",")
+}
+
+// samePolicy reports whether two policies say the same.
+func samePolicy(a, b *mesh.BackendPolicy) bool { return a == b || reflect.DeepEqual(a, b) }
+
+// stateOf is the live state of a cluster whose policy needs one; nil otherwise.
+func (c *compiler) stateOf(key clusterKey, p *mesh.BackendPolicy) *upstream.ClusterState {
+	if p == nil || p.Breaker == nil && p.Budget == nil && p.Outlier == nil && p.Health == nil && p.Concurrency == nil {
+		return nil
+	}
+	return c.p.registry.State(upstream.StateKey{Service: key.service, Workload: key.workload, Port: key.port, Variant: key.variant})
 }
 
 // newCluster makes room for cl's connections.
 func newCluster(cl *cluster) *cluster {
+	cl.adm = newAdmission(cl)
 	cl.dests = make([]atomic.Pointer[destination], len(cl.c.Endpoints()))
 	return cl
 }
@@ -86,7 +132,7 @@ func (c *compiler) only() func(*mesh.Workload) bool {
 }
 
 // previous is the cluster that was the same in prev, or nil.
-func (c *compiler) previous(key clusterKey) *cluster {
+func (c *compiler) previous(key clusterKey, policy *mesh.BackendPolicy) *cluster {
 	if c.prev == nil {
 		return nil
 	}
@@ -97,10 +143,24 @@ func (c *compiler) previous(key clusterKey) *cluster {
 			list = cw.clusters
 		}
 	}
-	if i := slices.IndexFunc(list, func(cl *cluster) bool { return cl.key == key }); i >= 0 {
-		return list[i]
+	return known(list, key, policy)
+}
+
+// known returns the cluster of list that is known by key, if there are several
+// the one that has this policy; nil when there is none.
+func known(list []*cluster, key clusterKey, policy *mesh.BackendPolicy) (found *cluster) {
+	for _, cl := range list {
+		if cl.key != key {
+			continue
+		}
+		if samePolicy(cl.policy, policy) {
+			return cl
+		}
+		if found == nil {
+			found = cl
+		}
 	}
-	return nil
+	return found
 }
 
 func protocolName(p mesh.AppProtocol) string {
@@ -158,7 +218,7 @@ func (c *compiler) dropWorkload(uid string) {
 func (c *compiler) workloadPort(w *mesh.Workload, port uint16, proto mesh.AppProtocol, authz *policy.L7) (*servicePort, *cluster) {
 	sp := &servicePort{workload: w, port: port, protocol: proto, policies: c.policies.Of(nil), authz: authz}
 	key := clusterKey{workload: w.UID, port: port}
-	old := c.previous(key)
+	old := c.previous(key, nil)
 	o := upstream.Options{Registry: &c.p.registry}
 	if old != nil {
 		o.Previous = old.c

@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -84,7 +85,7 @@ func (c *compiler) sharedRule(r *mesh.Route) *rule {
 	ru := c.rules[r]
 	if ru == nil {
 		ru = c.rulesBefore[r]
-		if ru != nil && slices.ContainsFunc(r.Backends, func(b mesh.Backend) bool { return c.fresh[b.Service] }) {
+		if ru != nil && c.stale(r) {
 			ru = nil
 		}
 	}
@@ -93,7 +94,10 @@ func (c *compiler) sharedRule(r *mesh.Route) *rule {
 			return ru // it is compiled for each service, to tell each time what is wrong
 		}
 	}
-	for _, b := range ru.backends {
+	for i := range r.Filters.Mirrors {
+		c.lead(r.Filters.Mirrors[i].Backend.Service) // also where nothing is there yet
+	}
+	for b := range ru.targets() {
 		c.lead(b.cluster.key.service)
 		if !slices.Contains(c.now.uses, b.cluster) {
 			c.now.uses = append(c.now.uses, b.cluster)
@@ -132,7 +136,39 @@ func (c *compiler) rule(r *mesh.Route) *rule {
 		ru.backends = append(ru.backends, c.backend(&r.Backends[i]))
 	}
 	ru.split = upstream.NewSplit(weights)
+	c.mirrors(ru, r)
 	return ru
+}
+
+// mirrors compiles where copies of the rule's requests go. One that cannot be reached gets
+// none, which the object's status tells; the requests themselves are served.
+func (c *compiler) mirrors(ru *rule, r *mesh.Route) {
+	for i := range r.Filters.Mirrors {
+		m := &r.Filters.Mirrors[i]
+		b := c.backend(&m.Backend)
+		if b.broken != "" {
+			c.problem("HTTPRoute %s rule %s: mirror: %s", r.Object, ruleName(r), b.broken)
+			continue
+		}
+		to := &rule{name: ru.name, split: all, backends: []*backend{b}, timeout: ru.timeout, backendTimeout: ru.backendTimeout}
+		ru.mirrors = append(ru.mirrors, mirror{rule: to, num: m.Numerator, den: m.Denominator})
+	}
+}
+
+// targets are the backends of the rule and of its mirrors.
+func (ru *rule) targets() iter.Seq[*backend] {
+	return func(yield func(*backend) bool) {
+		for _, b := range ru.backends {
+			if !yield(b) {
+				return
+			}
+		}
+		for i := range ru.mirrors {
+			if !yield(ru.mirrors[i].rule.backends[0]) {
+				return
+			}
+		}
+	}
 }
 
 func ruleName(r *mesh.Route) string {
@@ -159,7 +195,7 @@ func (c *compiler) backend(b *mesh.Backend) *backend {
 	case v.Port(b.Port) == nil:
 		out.broken = fmt.Sprintf("service %s has no port %d", b.Service, b.Port)
 	default:
-		out.cluster = c.serviceCluster(v, b.Port)
+		out.cluster = c.serviceCluster(v, b.Port, b.Policy)
 	}
 	return out
 }
@@ -174,4 +210,10 @@ func timeoutsOf(p *mesh.RequestPolicy) mesh.Timeouts {
 		*d = max(*d, 0)
 	}
 	return t
+}
+
+// stale reports whether a service that the rule leads to is another than before.
+func (c *compiler) stale(r *mesh.Route) bool {
+	return slices.ContainsFunc(r.Backends, func(b mesh.Backend) bool { return c.fresh[b.Service] }) ||
+		slices.ContainsFunc(r.Filters.Mirrors, func(m mesh.Mirror) bool { return c.fresh[m.Backend.Service] })
 }

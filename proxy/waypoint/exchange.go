@@ -53,6 +53,7 @@ type exchange struct {
 	dest    *destination
 	ep      *upstream.Endpoint // acquired; nil: none
 	hint    upstream.Hint      // which endpoints failed already
+	mirrors []*mirrorSide      // copies on their way; nil: none yet
 
 	reqDone     bool // the client has sent everything
 	reqSent     bool // and the upstream codec was given all of it
@@ -196,6 +197,7 @@ func (x *exchange) begin(t *loop.Turn, body []byte, end bool) {
 
 // requestData takes more of the request's content.
 func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
+	x.mirrorData(t, b, end)
 	x.bytesIn += uint64(len(b))
 	x.reqDone = x.reqDone || end
 	switch {
@@ -217,6 +219,7 @@ func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
 // requestTrailers ends the request with trailers.
 func (x *exchange) requestTrailers(t *loop.Turn, trailers mesh.Fields) {
 	x.reqDone = true
+	x.mirrorTrailers(t, trailers)
 	if x.phase == idle {
 		return
 	}
@@ -362,6 +365,7 @@ func (x *exchange) complete(t *loop.Turn) {
 
 // finish reports the exchange and makes it ready for the next one.
 func (x *exchange) finish(t *loop.Turn) {
+	x.leaveMirrors(t)
 	x.stopTimers()
 	x.leaveDest()
 	x.report(t)
@@ -396,6 +400,7 @@ func (x *exchange) downstreamGone(t *loop.Turn) {
 		x.up = nil
 		up.abort(t)
 	}
+	x.leaveMirrors(t)
 	x.flag, x.details = flagDownstreamGone, "downstream_remote_disconnect"
 	x.stopTimers()
 	x.leaveDest()
@@ -411,6 +416,7 @@ func (x *exchange) upstreamWritable(t *loop.Turn) { x.creditRequest(t) }
 
 // abandon ends an exchange whose client was told by abort.
 func (x *exchange) abandon(t *loop.Turn) {
+	x.leaveMirrors(t)
 	x.stopTimers()
 	x.leaveDest()
 	x.report(t)

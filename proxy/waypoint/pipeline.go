@@ -76,9 +76,7 @@ func (x *exchange) run(t *loop.Turn, c filters.Chain) bool {
 	case filters.Continue:
 		return true
 	case filters.Replied:
-		r := &x.fx.Reply
-		x.flag, x.details = r.Flag, r.Details
-		x.replyFields(t, r.Status, r.Body, r.Fields)
+		x.answer(t, &x.fx.Reply)
 	default:
 		// No filter parks yet. One that cannot go on must not let pass.
 		x.details = "filter_parked"
@@ -165,6 +163,9 @@ func viewString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len
 
 // connect picks an endpoint and asks for a connection to it.
 func (x *exchange) connect(t *loop.Turn) {
+	if x.rule.mirrors != nil {
+		x.startMirrors(t)
+	}
 	x.attempts++
 	cl := x.backend.cluster
 	ep := cl.c.Pick(&x.hint)

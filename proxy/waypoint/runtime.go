@@ -128,6 +128,7 @@ type rule struct {
 	chain          filters.Chain
 	split          *upstream.Split
 	backends       []*backend
+	mirrors        []mirror
 }
 
 // backend is one destination of a rule.
@@ -137,10 +138,12 @@ type backend struct {
 	chain   filters.Chain
 }
 
+// clusterKey is what a cluster is known by in the Runtime that follows.
 type clusterKey struct {
 	service  mesh.ServiceKey
 	workload string
 	port     uint16
+	variant  string // of a backend with a policy of its own: see variantOf
 }
 
 // cluster is an upstream.Cluster with the connections to its endpoints.
@@ -150,6 +153,8 @@ type cluster struct {
 	name     string // as Envoy's waypoint names it: the log's upstream_cluster
 	protocol mesh.AppProtocol
 	service  telemetry.ServiceLabels
+	policy   *mesh.BackendPolicy // in force on the way to the endpoints; nil for none
+	adm      *admission          // what bounds and watches it; nil: nothing does
 	// dests are the connections to each endpoint, made when they are first wanted.
 	dests []atomic.Pointer[destination]
 	dead  bool // no configuration in force names it; under Proxy.mu

@@ -87,10 +87,7 @@ func (rt *Runtime) successor(cl *cluster) *cluster {
 	if cl.key.workload != "" {
 		list = rt.clustersOf(cl.key.workload)
 	}
-	if i := slices.IndexFunc(list, func(o *cluster) bool { return o.key == cl.key }); i >= 0 {
-		return list[i]
-	}
-	return nil
+	return known(list, cl.key, cl.policy)
 }
 
 // release ends clusters. Their successors take over the connections.
