@@ -16,11 +16,13 @@ type ResponseStep interface {
 	Response(*Exchange) Result
 }
 
-// Step is a filter built for one service, rule or backend. Either part may be
-// nil, and both are when there is nothing to do.
+// Step is a filter built for one service, rule or backend. Each part may be
+// nil, and all are when there is nothing to do.
 type Step struct {
 	OnRequest  RequestStep
 	OnResponse ResponseStep
+	// OnLocal is the work on a response that the proxy itself gives.
+	OnLocal ResponseStep
 }
 
 // Request runs the request's part, if there is one.
@@ -40,7 +42,7 @@ func (s Step) Response(x *Exchange) Result {
 }
 
 // IsZero reports whether there is nothing to do.
-func (s Step) IsZero() bool { return s.OnRequest == nil && s.OnResponse == nil }
+func (s Step) IsZero() bool { return s.OnRequest == nil && s.OnResponse == nil && s.OnLocal == nil }
 
 // Level says what a chain is built for. A request meets the three in this order.
 type Level uint8
@@ -60,6 +62,13 @@ type BuildContext struct {
 	Level Level
 	// Filters is what the rule or backend asks for; nil asks for nothing.
 	Filters *mesh.RouteFilters
+	// Requests is the request policy in force: at LevelService that of the service's port, at
+	// LevelRule that of the rule over it. nil asks for nothing, and is what LevelBackend has.
+	Requests *mesh.RequestPolicy
+	// Service and Port tell what is asked for; Service is nil for a workload's own
+	// address, and at LevelRule for a route's rule, which several services may share.
+	Service *mesh.Service
+	Port    uint16
 }
 
 // Spec is a filter that can be built.
@@ -102,6 +111,16 @@ func (c Chain) Request(x *Exchange, from int) (Result, int) {
 		}
 	}
 	return Continue, len(c)
+}
+
+// Local runs the steps for a response that the proxy itself gives, those of later filters
+// first. They change its head and nothing else.
+func (c Chain) Local(x *Exchange) {
+	for i := len(c) - 1; i >= 0; i-- {
+		if s := c[i].OnLocal; s != nil {
+			s.Response(x)
+		}
+	}
 }
 
 // Response runs the response steps, those of later filters first, from position

@@ -1,6 +1,7 @@
 package filters
 
 import (
+	"time"
 	"unsafe"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -14,14 +15,17 @@ type Exchange struct {
 	// MatchedPrefix is how many bytes of Req.Path the rule's path prefix
 	// matched, without its trailing slash; 0 for the prefix "/" and other kinds of match.
 	MatchedPrefix int
+	// Origin is that of a page of another origin which may read the response; filters/cors
+	// says so before others change the request.
+	Origin string
 	// Reply is the answer of the step that said Replied.
 	Reply Reply
 	// DryRun is what policies in dry run would have done, for the access log.
 	DryRun DryRun
-	// Resume continues a parked exchange. The proxy sets it before it runs a
-	// chain; a step that returned Park calls it exactly once, from any goroutine, with
-	// Continue or Replied.
-	Resume func(Result)
+	// Now is the time of the turn in which a step runs.
+	Now time.Time
+	// Host is the proxy around the exchange; steps use Await and After.
+	Host Host
 
 	memory []byte
 	fields [4]mesh.Field
@@ -38,6 +42,10 @@ type Reply struct {
 	Fields mesh.Fields
 	// Body is text/plain.
 	Body string
+	// GRPCStatus is the status that a gRPC call gets, as its number in decimal ("8" is
+	// RESOURCE_EXHAUSTED), with Body as its message; "" derives it from Status
+	// and Flag. Requests that are not gRPC do not see it.
+	GRPCStatus string
 }
 
 // DryRun is the decision of authorization policies in dry run.
@@ -54,7 +62,7 @@ const (
 	Continue Result = iota
 	// Replied answers with Exchange.Reply: no further step sees the request.
 	Replied
-	// Park waits for Exchange.Resume.
+	// Park waits for what Exchange.Await returned to be called, or for Exchange.After.
 	Park
 )
 
@@ -74,7 +82,7 @@ func (r Result) String() string {
 // Reset makes x ready for another exchange. Strings made by Concat for the
 // last one must not be used any more.
 func (x *Exchange) Reset() {
-	x.Req, x.Resp, x.MatchedPrefix, x.Resume = nil, nil, 0, nil
+	x.Req, x.Resp, x.MatchedPrefix, x.Origin, x.Host = nil, nil, 0, "", nil
 	x.Reply, x.DryRun, x.memory = Reply{}, DryRun{}, x.memory[:0]
 }
 

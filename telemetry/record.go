@@ -18,6 +18,9 @@ type Record struct {
 	ResponseCode        int    // 0 when no response was sent
 	ResponseFlags       string // Envoy's short flags, joined by commas
 	ResponseCodeDetails string // "via_upstream", "rbac_access_denied_matched_policy[…]", …
+	// GRPCStatus is the status of a gRPC call, a number in decimal. Istio's text
+	// format has no place for it; JSON has it as grpc_status, where there is one.
+	GRPCStatus string
 
 	ConnectionTerminationDetails   string
 	UpstreamTransportFailureReason string
@@ -124,6 +127,10 @@ func AppendRecordJSON(dst []byte, r *Record) []byte {
 	dst = appendAddrJSON(dst, r.DownstreamRemoteAddress)
 	dst = append(dst, `,"duration":`...)
 	dst = strconv.AppendInt(dst, r.Duration.Milliseconds(), 10)
+	if r.GRPCStatus != "" {
+		dst = append(dst, `,"grpc_status":`...)
+		dst = appendJSON(dst, r.GRPCStatus)
+	}
 	dst = append(dst, `,"method":`...)
 	dst = appendJSONOrNull(dst, r.Method)
 	dst = append(dst, `,"path":`...)

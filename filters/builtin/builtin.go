@@ -4,6 +4,7 @@ package builtin
 import (
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/filters/authz"
+	"cairnproxy.dev/cairn/filters/cors"
 	"cairnproxy.dev/cairn/filters/headers"
 	"cairnproxy.dev/cairn/filters/redirect"
 	"cairnproxy.dev/cairn/filters/rewrite"
@@ -25,6 +26,8 @@ func Specs(d Deps) []filters.Spec {
 		// First: policies judge the request as the client sent it, and nobody learns
 		// of a redirect, or that a path is not there, without being allowed to ask.
 		authz.Spec(d.Policies),
+		// Before what answers by itself: a page of another origin may read that, too.
+		cors.Spec,
 		// Answers without a backend: whatever follows would be in vain.
 		redirect.Spec,
 		// Before rewrite, as in Envoy: both are done by its router, headers first.

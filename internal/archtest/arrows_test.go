@@ -20,12 +20,13 @@ type arrow struct {
 var arrows = []arrow{
 	{"mesh", nil},
 	{"router", []string{"mesh"}},
-	{"policy", []string{"mesh"}},
+	{"policy", []string{"mesh", "expr"}},
+	{"expr", []string{"mesh"}},
 
 	{"filters/builtin", []string{"filters", "filters/*", "mesh"}},
 	{"filters/authz", []string{"filters", "policy", "mesh"}},
 	{"filters", []string{"mesh"}},
-	{"filters/*", []string{"filters", "mesh"}},
+	{"filters/*", []string{"filters", "expr", "mesh"}},
 
 	{"upstream/lb", []string{"mesh"}},
 	{"upstream", []string{"upstream/lb", "mesh"}},
@@ -39,7 +40,7 @@ var arrows = []arrow{
 	{"telemetry/*", []string{"telemetry", "mesh"}},
 
 	{"source", []string{"mesh"}},
-	{"source/*", []string{"source", "source/*", "mesh"}},
+	{"source/*", []string{"source", "source/*", "expr", "mesh"}},
 
 	{"proxy/*", []string{"proxy/*", "tunnel", "tunnel/*", "router", "filters", "filters/*", "upstream", "upstream/*", "policy", "identity", "telemetry", "mesh", "host"}},
 
@@ -65,7 +66,8 @@ var foreign = []struct {
 }{
 	{"k8s.io/", []string{"source/*"}, "Kubernetes types stop at the sources"},
 	{"sigs.k8s.io/gateway-api", []string{"source/*"}, "Gateway API types stop at the sources"},
-	{"github.com/envoyproxy/", []string{"source/*"}, "Envoy's types stop at the sources"},
+	{"github.com/envoyproxy/", []string{"source/*", "filters/*", "sample/*"}, "Envoy's types stop at the sources, at filters that ask services of their API, and at samples of these"},
+	{"cel.dev/cel-go", []string{"expr"}, "one place knows how expressions are compiled and bounded"},
 	{"github.com/spf13/cobra", []string{"cmd/*"}, "the command line belongs to cmd"},
 	{"github.com/prometheus/", []string{"telemetry", "telemetry/*"}, "series are resolved in telemetry"},
 	{"github.com/vishvananda/", []string{"host", "host/*"}, "namespaces and links belong to host"},

@@ -25,7 +25,7 @@ func everything(parts *mesh.Parts, v *mesh.Service) {
 	backend := to(v, 1)
 	backend.Filters = mesh.RouteFilters{RequestHeaders: edits("x-b"), ResponseHeaders: edits("x-rb")}
 	full := mesh.Route{
-		Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/api"), pathMatch(mesh.MatchPrefix, "/pkg.Service")},
+		Matches:  []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/api"), pathMatch(mesh.MatchPrefix, "/pkg.Service")},
 		Requests: timeoutPolicy(1e10, 5e9), Backends: []mesh.Backend{backend},
 		Filters: mesh.RouteFilters{
 			RequestHeaders: edits("x-q"), ResponseHeaders: edits("x-r"),

@@ -46,6 +46,7 @@ type exchange struct {
 	respF h1.Framing
 	fx    filters.Exchange
 
+	parked  *parking // nil: no filter waits
 	rt      *Runtime // for the length of the exchange
 	port    *servicePort
 	rule    *rule
@@ -53,6 +54,7 @@ type exchange struct {
 	dest    *destination
 	ep      *upstream.Endpoint // acquired; nil: none
 	hint    upstream.Hint      // which endpoints failed already
+	mirrors []*mirrorSide      // copies on their way; nil: none yet
 
 	reqDone     bool // the client has sent everything
 	reqSent     bool // and the upstream codec was given all of it
@@ -132,6 +134,7 @@ type endpointSide interface {
 // reset prepares for the next request. Memory is kept.
 func (x *exchange) reset() {
 	x.phase, x.up, x.port, x.rule, x.backend, x.dest, x.rt = idle, nil, nil, nil, nil, nil, nil
+	x.unpark()
 	x.hint = upstream.Hint{}
 	// Heads are memory of the codecs: an idle exchange keeps none of it alive.
 	x.req, x.reqF = mesh.Request{Fields: forget(x.req.Fields)}, h1.Framing{}
@@ -189,13 +192,12 @@ func (x *exchange) begin(t *loop.Turn, body []byte, end bool) {
 		x.reqBuf = append(x.reqBuf, body...)
 		x.account()
 	}
-	if x.route(t) {
-		x.connect(t)
-	}
+	x.route(t)
 }
 
 // requestData takes more of the request's content.
 func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
+	x.mirrorData(t, b, end)
 	x.bytesIn += uint64(len(b))
 	x.reqDone = x.reqDone || end
 	switch {
@@ -217,6 +219,7 @@ func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
 // requestTrailers ends the request with trailers.
 func (x *exchange) requestTrailers(t *loop.Turn, trailers mesh.Fields) {
 	x.reqDone = true
+	x.mirrorTrailers(t, trailers)
 	if x.phase == idle {
 		return
 	}
@@ -287,14 +290,19 @@ func (x *exchange) tooManyInterim() bool {
 
 var errInterim = errors.New("endpoint sends interim responses without end")
 
-// responseHead passes the response's head on: x.resp and x.respF are filled.
-func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) {
+// responseHead passes the response's head on: x.resp and x.respF are filled. It
+// reports false when the exchange has turned away from this endpoint or is over:
+// the codec has nothing more to say then.
+func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) bool {
 	x.tryDeadline.stop()
 	x.noReplay = true // there is no other try
 	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
-	x.filterResponse()
+	if !x.filterResponse(t) {
+		x.answer(t, &x.fx.Reply)
+		return false
+	}
 	if v, ok := x.resp.Fields.Get("grpc-status"); ok {
 		x.setGRPCStatus(v)
 	}
@@ -306,6 +314,7 @@ func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) {
 	if end {
 		x.complete(t)
 	}
+	return !end
 }
 
 // responseData passes content on.
@@ -362,6 +371,7 @@ func (x *exchange) complete(t *loop.Turn) {
 
 // finish reports the exchange and makes it ready for the next one.
 func (x *exchange) finish(t *loop.Turn) {
+	x.leaveMirrors(t)
 	x.stopTimers()
 	x.leaveDest()
 	x.report(t)
@@ -396,6 +406,7 @@ func (x *exchange) downstreamGone(t *loop.Turn) {
 		x.up = nil
 		up.abort(t)
 	}
+	x.leaveMirrors(t)
 	x.flag, x.details = flagDownstreamGone, "downstream_remote_disconnect"
 	x.stopTimers()
 	x.leaveDest()
@@ -411,6 +422,7 @@ func (x *exchange) upstreamWritable(t *loop.Turn) { x.creditRequest(t) }
 
 // abandon ends an exchange whose client was told by abort.
 func (x *exchange) abandon(t *loop.Turn) {
+	x.leaveMirrors(t)
 	x.stopTimers()
 	x.leaveDest()
 	x.report(t)

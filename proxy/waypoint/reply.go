@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel"
 	"cairnproxy.dev/cairn/tunnel/h1"
@@ -13,28 +14,46 @@ import (
 
 // Envoy's response flags, as far as they occur here.
 const (
-	flagNoRoute               = "NR"  // no route found
-	flagNoHealthy             = "UH"  // no healthy upstream
-	flagConnectFailure        = "UF"  // upstream connection failure
-	flagConnectionTermination = "UC"  // upstream connection termination
-	flagRemoteReset           = "UR"  // upstream remote reset
-	flagTimeout               = "UT"  // upstream request timeout
-	flagProtocolError         = "UPE" // upstream protocol error
-	flagDownstreamGone        = "DC"  // downstream connection termination
-	flagDownstreamProtocol    = "DPE" // downstream protocol error
+	flagNoRoute               = "NR"    // no route found
+	flagNoCluster             = "NC"    // no upstream cluster found
+	flagNoHealthy             = "UH"    // no healthy upstream
+	flagConnectFailure        = "UF"    // upstream connection failure
+	flagConnectionTermination = "UC"    // upstream connection termination
+	flagRemoteReset           = "UR"    // upstream remote reset
+	flagTimeout               = "UT"    // upstream request timeout
+	flagProtocolError         = "UPE"   // upstream protocol error
+	flagDownstreamGone        = "DC"    // downstream connection termination
+	flagDownstreamProtocol    = "DPE"   // downstream protocol error
+	flagIdleTimeout           = "SI"    // stream idle timeout
+	flagMaxDuration           = "UMSDR" // max stream duration reached
 )
 
-// reply answers a request ourselves. It is the one place that does.
-func (x *exchange) reply(t *loop.Turn, status int, body string) { x.replyFields(t, status, body, nil) }
+// reply answers a request ourselves, with text or nothing. A gRPC call gets a
+// gRPC status that follows from status and x.flag, and the text as its message.
+func (x *exchange) reply(t *loop.Turn, status int, body string) {
+	x.replyFields(t, status, "", body, nil)
+}
 
-func (x *exchange) replyFields(t *loop.Turn, status int, body string, fields mesh.Fields) {
+// answer replies with what a filter says.
+func (x *exchange) answer(t *loop.Turn, r *filters.Reply) {
+	x.flag, x.details = r.Flag, r.Details
+	x.replyFields(t, r.Status, r.GRPCStatus, r.Body, r.Fields)
+}
+
+// replyFields is the one place in which we answer ourselves. grpc is the status
+// for a gRPC call, "" for the one that follows from status.
+func (x *exchange) replyFields(t *loop.Turn, status int, grpc, body string, fields mesh.Fields) {
 	x.resp.Status = status
 	x.resp.Fields = append(x.resp.Fields[:0], fields...)
-	x.respF = h1.Framing{Length: int64(len(body)), NoBody: x.req.Method == http.MethodHead}
+	if x.rule != nil {
+		x.fx.Resp = &x.resp
+		x.rule.chain.Local(&x.fx)
+	}
 	if isGRPC(&x.req) {
-		x.replyGRPC(t, status, body)
+		x.replyGRPC(t, status, grpc, body)
 		return
 	}
+	x.respF = h1.Framing{Length: int64(len(body)), NoBody: x.req.Method == http.MethodHead}
 	if body != "" && !x.resp.Fields.Has("content-type") {
 		x.resp.Fields.Add("content-type", "text/plain")
 	}
@@ -45,22 +64,31 @@ func (x *exchange) replyFields(t *loop.Turn, status int, body string, fields mes
 	x.send(t, body)
 }
 
-// replyGRPC answers a gRPC call: 200 with the status in trailers-only form.
-func (x *exchange) replyGRPC(t *loop.Turn, status int, body string) {
-	x.grpcStatus = grpcStatusOf(status)
+// replyGRPC answers a gRPC call as its clients understand it: HTTP's 200 and
+// nothing but a head, in which what would be trailers stand ("Trailers-Only"
+// in gRPC's PROTOCOL-HTTP2). The client's HTTP version makes no difference.
+func (x *exchange) replyGRPC(t *loop.Turn, status int, grpc, body string) {
+	if grpc == "" {
+		grpc = grpcStatusOf(status, x.flag)
+	}
+	x.grpcStatus = ""
+	x.setGRPCStatus(grpc)
 	x.resp.Status = 200
 	x.resp.Fields.Set("content-type", "application/grpc")
-	x.resp.Fields.Set("grpc-status", x.grpcStatus)
+	x.resp.Fields.Set("grpc-status", grpc)
 	if body != "" {
 		x.resp.Fields.Set("grpc-message", grpcMessage(body))
 	}
-	x.respF = h1.Framing{}
+	// HTTP/1.1 clients must be told that nothing follows; for HTTP/2 the end of
+	// the stream says so.
+	x.respF = h1.Framing{NoBody: x.req.Proto == 2 || x.req.Method == http.MethodHead}
 	x.send(t, "")
 }
 
 // grpcStatusOf maps an HTTP status as gRPC's documentation has it
-// (http-grpc-status-mapping); Envoy does the same.
-func grpcStatusOf(status int) string {
+// (http-grpc-status-mapping); Envoy does the same. Our own timeouts are
+// DEADLINE_EXCEEDED, though: the client's deadline and ours mean the same to it.
+func grpcStatusOf(status int, flag string) string {
 	switch status {
 	case 400:
 		return "13" // INTERNAL
@@ -70,7 +98,12 @@ func grpcStatusOf(status int) string {
 		return "7" // PERMISSION_DENIED
 	case 404:
 		return "12" // UNIMPLEMENTED
-	case 429, 502, 503, 504:
+	case 408, 504:
+		if flag == flagTimeout || flag == flagIdleTimeout || flag == flagMaxDuration {
+			return "4" // DEADLINE_EXCEEDED
+		}
+		return "14" // UNAVAILABLE
+	case 429, 502, 503:
 		return "14" // UNAVAILABLE
 	}
 	return "2" // UNKNOWN

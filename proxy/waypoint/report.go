@@ -18,6 +18,9 @@ type seriesKey struct {
 
 // report writes the exchange's record and counts it, once.
 func (x *exchange) report(t *loop.Turn) {
+	if _, copied := x.down.(*mirrorSide); copied {
+		return
+	}
 	d := t.Now.Sub(x.start)
 	grpc := isGRPC(&x.req)
 	status := x.resp.Status
@@ -39,7 +42,7 @@ func (x *exchange) report(t *loop.Turn) {
 	}
 	r := telemetry.Record{
 		Start: x.start, Method: x.req.Method, Protocol: "HTTP/1.1",
-		ResponseCode: status, ResponseFlags: x.flag, ResponseCodeDetails: x.details,
+		ResponseCode: status, ResponseFlags: x.flag, ResponseCodeDetails: x.details, GRPCStatus: g,
 		UpstreamTransportFailureReason: x.cause,
 		BytesReceived:                  x.bytesIn, BytesSent: x.bytesOut, Duration: d, UpstreamServiceTime: -1,
 		RequestID: viewString(x.requestID), Authority: x.req.Authority,

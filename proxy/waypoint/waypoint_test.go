@@ -213,6 +213,8 @@ func TestRoutesFiltersAndPolicies(t *testing.T) {
 				route("slow", 5, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/slow")}, Requests: timeoutPolicy(100*time.Millisecond, 0), Backends: []mesh.Backend{to(vs, 1)}}),
 				route("none", 6, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/none")}, Backends: []mesh.Backend{to(none, 1)}}),
 				route("broken", 7, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/broken")}, Broken: "because"}),
+				route("cors", 9, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchPrefix, "/cors")}, Filters: mesh.RouteFilters{CORS: &mesh.CORS{Origins: []string{"http://page"}}}, Backends: []mesh.Backend{to(va, 1)}}),
+				route("cors-none", 10, v, mesh.Route{Matches: []mesh.RouteMatch{pathMatch(mesh.MatchExact, "/cors/none")}, Filters: mesh.RouteFilters{CORS: &mesh.CORS{Origins: []string{"http://page"}}}, Backends: []mesh.Backend{to(none, 1)}}),
 				route("post", 8, v, mesh.Route{Matches: []mesh.RouteMatch{{Path: &mesh.StringMatch{Kind: mesh.MatchPrefix, Value: "/m"}, Method: "POST"}}, Backends: []mesh.Backend{to(vb, 1)}}),
 			},
 			Policies: []*mesh.AuthorizationPolicy{
@@ -238,6 +240,9 @@ func TestRoutesFiltersAndPolicies(t *testing.T) {
 		{"no-endpoint", "GET", "/none", [2]string{}, 503, nil, " UH "},
 		{"broken", "GET", "/broken", [2]string{}, 500, nil, ""},
 		{"no-route", "GET", "/m", [2]string{}, 404, nil, " NR "},
+		{"cors", "GET", "/cors", [2]string{"origin", "http://page"}, 200, [][2]string{{"x-server", "a"}, {"access-control-allow-origin", "http://page"}}, ""},
+		{"cors-other", "GET", "/cors", [2]string{"origin", "http://other"}, 200, [][2]string{{"x-server", "a"}, {"access-control-allow-origin", ""}}, ""},
+		{"cors-local-reply", "GET", "/cors/none", [2]string{"origin", "http://page"}, 503, [][2]string{{"access-control-allow-origin", "http://page"}}, ""},
 		{"post", "POST", "/m", [2]string{}, 200, [][2]string{{"x-server", "b"}}, ""},
 		{"denied-method", "DELETE", "/api", [2]string{}, 403, nil, "rbac_access_denied"},
 		{"denied-path", "GET", "/secret/x", [2]string{}, 403, nil, ""},
