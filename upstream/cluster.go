@@ -157,7 +157,7 @@ func minHealth(p *mesh.BackendPolicy) uint32 {
 type only struct{}
 
 // Pick returns the host.
-func (only) Pick() int { return 0 }
+func (only) Pick(lb.Want) int { return 0 }
 
 func (c *Cluster) build() {
 	for i, e := range c.endpoints {
@@ -262,7 +262,7 @@ func (h *Hint) excludes(e *Endpoint) bool {
 // them is returned all the same.
 func (c *Cluster) Pick(hint *Hint) *Endpoint {
 	picker := *c.picker.Load()
-	i := picker.Pick()
+	i := picker.Pick(lb.Want{})
 	if i < 0 {
 		return nil
 	}
@@ -270,7 +270,7 @@ func (c *Cluster) Pick(hint *Hint) *Endpoint {
 		return c.endpoints[i]
 	}
 	for range 3 {
-		if j := picker.Pick(); !hint.excludes(c.endpoints[j]) {
+		if j := picker.Pick(lb.Want{}); !hint.excludes(c.endpoints[j]) {
 			return c.endpoints[j]
 		}
 	}
@@ -297,4 +297,4 @@ func NewSplit(weights []uint32) *Split {
 
 // Pick returns the index of a backend, at random by weight; -1 when there is
 // none, or when all weights are 0: the caller answers 500, as Gateway API asks.
-func (s *Split) Pick() int { return s.random.Pick() }
+func (s *Split) Pick() int { return s.random.Pick(lb.Want{}) }

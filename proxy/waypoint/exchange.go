@@ -46,6 +46,7 @@ type exchange struct {
 	respF h1.Framing
 	fx    filters.Exchange
 
+	parked  *parking // nil: no filter waits
 	rt      *Runtime // for the length of the exchange
 	port    *servicePort
 	rule    *rule
@@ -133,6 +134,7 @@ type endpointSide interface {
 // reset prepares for the next request. Memory is kept.
 func (x *exchange) reset() {
 	x.phase, x.up, x.port, x.rule, x.backend, x.dest, x.rt = idle, nil, nil, nil, nil, nil, nil
+	x.unpark()
 	x.hint = upstream.Hint{}
 	// Heads are memory of the codecs: an idle exchange keeps none of it alive.
 	x.req, x.reqF = mesh.Request{Fields: forget(x.req.Fields)}, h1.Framing{}
@@ -190,9 +192,7 @@ func (x *exchange) begin(t *loop.Turn, body []byte, end bool) {
 		x.reqBuf = append(x.reqBuf, body...)
 		x.account()
 	}
-	if x.route(t) {
-		x.connect(t)
-	}
+	x.route(t)
 }
 
 // requestData takes more of the request's content.
@@ -290,14 +290,19 @@ func (x *exchange) tooManyInterim() bool {
 
 var errInterim = errors.New("endpoint sends interim responses without end")
 
-// responseHead passes the response's head on: x.resp and x.respF are filled.
-func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) {
+// responseHead passes the response's head on: x.resp and x.respF are filled. It
+// reports false when the exchange has turned away from this endpoint or is over:
+// the codec has nothing more to say then.
+func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) bool {
 	x.tryDeadline.stop()
 	x.noReplay = true // there is no other try
 	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
-	x.filterResponse()
+	if !x.filterResponse(t) {
+		x.answer(t, &x.fx.Reply)
+		return false
+	}
 	if v, ok := x.resp.Fields.Get("grpc-status"); ok {
 		x.setGRPCStatus(v)
 	}
@@ -309,6 +314,7 @@ func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) {
 	if end {
 		x.complete(t)
 	}
+	return !end
 }
 
 // responseData passes content on.

@@ -272,7 +272,9 @@ func (c *h1Client) content(t *loop.Turn, x *exchange, b []byte, first bool) bool
 		switch {
 		case first:
 			c.in = c.in[:0]
-			x.responseHead(t, data, end)
+			if !x.responseHead(t, data, end) {
+				return false
+			}
 			first = false
 		case len(data) > 0 || end:
 			x.responseData(t, data, end)
@@ -301,6 +303,9 @@ func (c *h1Client) switchProtocols(t *loop.Turn, x *exchange, b []byte) bool {
 	c.raw, c.gotHead = true, true
 	x.respF = c.f
 	x.switched(t)
+	if x.up != endpointSide(c) {
+		return false
+	}
 	if len(b) > 0 {
 		x.tunnelResponse(t, b, false)
 	}

@@ -15,6 +15,7 @@ import (
 // Envoy's response flags, as far as they occur here.
 const (
 	flagNoRoute               = "NR"    // no route found
+	flagNoCluster             = "NC"    // no upstream cluster found
 	flagNoHealthy             = "UH"    // no healthy upstream
 	flagConnectFailure        = "UF"    // upstream connection failure
 	flagConnectionTermination = "UC"    // upstream connection termination

@@ -4,7 +4,10 @@ import "cairnproxy.dev/cairn/tunnel/loop"
 
 // switched passes a 101 response on; from now on both sides are bytes.
 func (x *exchange) switched(t *loop.Turn) {
-	x.filterResponse()
+	if !x.filterResponse(t) {
+		x.answer(t, &x.fx.Reply)
+		return
+	}
 	x.respStarted = true
 	x.upDuration = t.Now.Sub(x.upStart)
 	x.stopTimers()
