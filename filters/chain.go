@@ -62,6 +62,13 @@ type BuildContext struct {
 	Level Level
 	// Filters is what the rule or backend asks for; nil asks for nothing.
 	Filters *mesh.RouteFilters
+	// Requests is the request policy in force: at LevelService that of the service's port, at
+	// LevelRule that of the rule over it. nil asks for nothing, and is what LevelBackend has.
+	Requests *mesh.RequestPolicy
+	// Service and Port tell what is asked for; Service is nil for a workload's own
+	// address, and at LevelRule for a route's rule, which several services may share.
+	Service *mesh.Service
+	Port    uint16
 }
 
 // Spec is a filter that can be built.

@@ -9,8 +9,8 @@
 //
 // A filter is a directory of its own with a small type that is built once per
 // service, rule or backend. It has a step for the request, for the response, or both. A step says
-// Continue, Replied when it has written an answer into Exchange.Reply, or Park when it has
-// begun work elsewhere and will call Exchange.Resume. A filter with nothing to
+// Continue, Replied when it has written an answer into Exchange.Reply, or Park when it
+// waits: see Exchange.Await and Exchange.After. A filter with nothing to
 // do for a rule compiles to no step at all, so a rule without filters costs
 // nothing.
 //

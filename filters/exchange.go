@@ -1,6 +1,7 @@
 package filters
 
 import (
+	"time"
 	"unsafe"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -11,6 +12,8 @@ type Exchange struct {
 	Req *mesh.Request
 	// Resp is nil until the response's head is there.
 	Resp *mesh.Response
+	// Service is the service that the request is for; nil for a workload's own address.
+	Service *mesh.Service
 	// MatchedPrefix is how many bytes of Req.Path the rule's path prefix
 	// matched, without its trailing slash; 0 for the prefix "/" and other kinds of match.
 	MatchedPrefix int
@@ -21,13 +24,15 @@ type Exchange struct {
 	Reply Reply
 	// DryRun is what policies in dry run would have done, for the access log.
 	DryRun DryRun
-	// Resume continues a parked exchange. The proxy sets it before it runs a
-	// chain; a step that returned Park calls it exactly once, from any goroutine, with
-	// Continue or Replied.
-	Resume func(Result)
+	// Now is the time of the turn in which a step runs.
+	Now time.Time
+	// Host is the proxy around the exchange; steps use Await and After.
+	Host Host
 
 	memory []byte
 	fields [4]mesh.Field
+	notes  *Notes
+	noted  bool
 }
 
 // Reply is an answer by the proxy itself.
@@ -61,7 +66,7 @@ const (
 	Continue Result = iota
 	// Replied answers with Exchange.Reply: no further step sees the request.
 	Replied
-	// Park waits for Exchange.Resume.
+	// Park waits for what Exchange.Await returned to be called, or for Exchange.After.
 	Park
 )
 
@@ -81,8 +86,9 @@ func (r Result) String() string {
 // Reset makes x ready for another exchange. Strings made by Concat for the
 // last one must not be used any more.
 func (x *Exchange) Reset() {
-	x.Req, x.Resp, x.MatchedPrefix, x.Origin, x.Resume = nil, nil, 0, "", nil
-	x.Reply, x.DryRun, x.memory = Reply{}, DryRun{}, x.memory[:0]
+	x.Req, x.Resp, x.MatchedPrefix, x.Origin, x.Host = nil, nil, 0, "", nil
+	x.Reply, x.DryRun, x.memory, x.Service = Reply{}, DryRun{}, x.memory[:0], nil
+	x.ForgetNotes()
 }
 
 // Answer fills Reply and returns Replied. The reply has room for a few fields.

@@ -3,6 +3,7 @@ package upstream
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cairnproxy.dev/cairn/mesh"
 )
@@ -29,10 +30,41 @@ type ClusterState struct {
 	// Outlier counts what outlier detection did.
 	Outlier OutlierCounts
 
-	changes atomic.Uint64
-	mu      sync.Mutex // of decisions about endpoints: ejections, health
-	concurrency
+	changes  atomic.Uint64
 	monitors weakMap[endpointKey, Monitor]
+
+	mu       sync.Mutex // of decisions: ejections, health, limits
+	interval time.Time  // when outlier detection looks at rates again
+	gradient *gradient  // of adaptive concurrency; nil: it never was
+	events   []Event
+}
+
+// Event is something that happened to an endpoint.
+type Event struct {
+	Endpoint *Endpoint
+	// What is "ejected", "returned", "unhealthy" or "healthy".
+	What, Reason string
+	// For is how long an ejection lasts.
+	For time.Duration
+}
+
+// maxEvents bounds the events that wait to be told.
+const maxEvents = 1024
+
+// tell keeps an event for Events. s.mu is held.
+func (s *ClusterState) tell(e Event) {
+	if len(s.events) < maxEvents {
+		s.events = append(s.events, e)
+	}
+}
+
+// Events returns what has happened since the last call.
+func (s *ClusterState) Events() []Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.events
+	s.events = nil
+	return list
 }
 
 // Changes counts how often an endpoint's availability changed: a cluster that

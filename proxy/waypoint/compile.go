@@ -31,7 +31,7 @@ type compiler struct {
 	pods            *mesh.IndexEdit[string, *compiledWorkload]
 	users           *mesh.IndexEdit[mesh.ServiceKey, []mesh.ServiceKey]
 
-	rules, rulesBefore map[*mesh.Route]*rule // of this Runtime so far, and of prev's same service
+	rules, rulesBefore map[ruleKey]*rule // of this Runtime so far, and of prev's same service
 
 	now     *compiledService             // what is being compiled
 	touched map[mesh.ServiceKey]struct{} // whose clusters may be out of use
@@ -41,7 +41,7 @@ type compiler struct {
 // compile builds the Runtime for snap. It does not fail: what cannot be
 // compiled answers 500, and its neighbours are served.
 func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
-	c := &compiler{p: p, snap: snap, prev: prev, touched: map[mesh.ServiceKey]struct{}{}, rules: map[*mesh.Route]*rule{}, rt: &Runtime{
+	c := &compiler{p: p, snap: snap, prev: prev, touched: map[mesh.ServiceKey]struct{}{}, rules: map[ruleKey]*rule{}, rt: &Runtime{
 		snapshot: snap, waypoint: snap.Waypoint(p.o.Name), asked: map[netip.AddrPort]askedPort{}, id: p.runtimes.Add(1),
 	}}
 	if c.rt.waypoint == nil {
@@ -56,7 +56,7 @@ func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
 	}
 	if !c.follows() || c.rt.contested {
 		c.edit(&Runtime{})
-		c.rules, c.fresh = map[*mesh.Route]*rule{}, nil
+		c.rules, c.fresh = map[ruleKey]*rule{}, nil
 		c.everything()
 	}
 	c.done()
@@ -235,7 +235,7 @@ func (c *compiler) service(v *mesh.Service) {
 }
 
 // before returns the rules that prev has for a service's routes.
-func (c *compiler) before(key mesh.ServiceKey) map[*mesh.Route]*rule {
+func (c *compiler) before(key mesh.ServiceKey) map[ruleKey]*rule {
 	if c.fresh == nil {
 		return nil
 	}
@@ -243,11 +243,11 @@ func (c *compiler) before(key mesh.ServiceKey) map[*mesh.Route]*rule {
 	if cs == nil {
 		return nil
 	}
-	m := map[*mesh.Route]*rule{}
+	m := map[ruleKey]*rule{}
 	for _, sp := range cs.ports {
 		for i, ru := range sp.rules {
 			if ru.sound() {
-				m[sp.routes[i].Route] = ru
+				m[ruleKey{sp.routes[i].Route, sp.requests}] = ru
 			}
 		}
 	}
@@ -314,13 +314,14 @@ func (c *compiler) authz(policies []*mesh.AuthorizationPolicy) *policy.L7 {
 	return policy.CompileL7(policies)
 }
 
-// serviceChain builds what precedes routing: authorization. Without it the
-// port is closed, to bytes as to requests, and serviceChain reports false.
+// serviceChain builds what precedes routing: authorization, and what is asked for
+// of the whole port. Without it the port is closed, to bytes as to requests, and serviceChain
+// reports false.
 func (c *compiler) serviceChain(sp *servicePort) bool {
-	if sp.authz.Empty() {
+	if sp.authz.Empty() && sp.requests == nil {
 		return true
 	}
-	ch, err := c.chain(sp.authz, nil, filters.LevelService)
+	ch, err := c.chain(sp.authz, filters.BuildContext{Level: filters.LevelService, Requests: sp.requests, Service: sp.service, Port: sp.port})
 	if err != nil {
 		sp.authz, sp.fallback = nil, &rule{broken: err.Error()}
 		return false
@@ -330,8 +331,10 @@ func (c *compiler) serviceChain(sp *servicePort) bool {
 }
 
 // chain builds the steps of a rule, of a backend, or of what precedes both.
-func (c *compiler) chain(authz *policy.L7, f *mesh.RouteFilters, level filters.Level) (filters.Chain, error) {
-	ch, err := filters.Compile(builtin.Specs(builtin.Deps{Policies: authz}), filters.BuildContext{Level: level, Filters: f})
+func (c *compiler) chain(authz *policy.L7, ctx filters.BuildContext) (filters.Chain, error) {
+	deps := c.p.deps
+	deps.Policies = authz
+	ch, err := filters.Compile(builtin.Specs(deps), ctx)
 	if err != nil {
 		c.problem("%v", err)
 	}

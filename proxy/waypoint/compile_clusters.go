@@ -9,15 +9,27 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/policy"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/upstream"
 )
 
-// direct is the rule that sends to a service itself.
-func (c *compiler) direct(v *mesh.Service, port uint16) *rule {
-	return single(c.serviceCluster(v, port, nil))
+// direct is the rule that sends to a service itself, under the policy of its port.
+func (c *compiler) direct(sp *servicePort) *rule {
+	ru := single(c.serviceCluster(sp.service, sp.port, nil))
+	if sp.requests == nil {
+		return ru
+	}
+	timeouts := timeoutsOf(sp.requests)
+	ru.timeout, ru.backendTimeout = timeouts.Request, timeouts.PerTry
+	var err error
+	ru.chain, err = c.chain(noPolicies, filters.BuildContext{Level: filters.LevelRule, Requests: sp.requests, Service: sp.service, Port: sp.port})
+	if err != nil {
+		ru.broken = err.Error()
+	}
+	return ru
 }
 
 // all is the split of a rule with one backend.

@@ -18,7 +18,7 @@ import (
 func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.RouteAttachment, policies []*mesh.AuthorizationPolicy, authz *policy.L7) *servicePort {
 	sp := &servicePort{
 		service: v, port: port.Port, protocol: port.Protocol, policies: policies,
-		authz: authz, labels: telemetry.ServiceLabelsOf(v),
+		authz: authz, labels: telemetry.ServiceLabelsOf(v), requests: port.Requests,
 	}
 	if !c.serviceChain(sp) {
 		return sp
@@ -29,15 +29,15 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 		}
 	}
 	if len(sp.routes) == 0 {
-		sp.fallback = c.direct(v, port.Port)
+		sp.fallback = c.direct(sp)
 		return sp
 	}
 	c.tables(sp)
 	if sp.table == nil { // consumers have routes, others reach the service itself
-		sp.fallback = c.direct(v, port.Port)
+		sp.fallback = c.direct(sp)
 	}
 	if sp.protocol == mesh.ProtocolTCP || sp.protocol == mesh.ProtocolTLS || sp.protocol == mesh.ProtocolSniff {
-		sp.fallback = c.direct(v, port.Port)
+		sp.fallback = c.direct(sp)
 		if sp.protocol == mesh.ProtocolSniff && sp.table != nil {
 			sp.tcp = sp.fallback
 			sp.fallback = nil // HTTP requests obey the routes: no match is 404
@@ -51,16 +51,22 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 // for them (GEP-1294, consumer routes).
 func (c *compiler) tables(sp *servicePort) {
 	rules := make(map[string][]router.Rule[*rule], 1)
+	var conns []connRoute
 	for _, a := range sp.routes {
-		r, ru := a.Route, c.sharedRule(a.Route)
+		r, ru := a.Route, c.sharedRule(ruleKey{a.Route, sp.requests})
 		sp.rules = append(sp.rules, ru)
+		if r.Kind == mesh.RouteTCP || r.Kind == mesh.RouteTLS {
+			conns = append(conns, connRoute{a, ru})
+			continue
+		}
 		rules[a.ConsumerNamespace] = append(rules[a.ConsumerNamespace],
 			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Hostnames: r.Hostnames, Matches: r.Matches, Value: ru})
 	}
+	sp.conns = newConnRoutes(conns)
 	for consumer, list := range rules {
 		if !slices.ContainsFunc(list, func(r router.Rule[*rule]) bool { return len(r.Hostnames) == 0 }) {
 			// Requests for other names find the service as if there were no routes.
-			list = append(list, router.Rule[*rule]{Otherwise: true, Value: c.direct(sp.service, sp.port)})
+			list = append(list, router.Rule[*rule]{Otherwise: true, Value: c.direct(sp)})
 		}
 		table, errs := router.New(list)
 		for _, e := range errs {
@@ -83,18 +89,27 @@ func (c *compiler) problem(format string, args ...any) {
 	}
 }
 
-// sharedRule is the rule of r, which all services have in common that r is
-// attached to, and which is the one of before where it would be the same.
-func (c *compiler) sharedRule(r *mesh.Route) *rule {
-	ru := c.rules[r]
+// ruleKey is what a rule is made of: a route, over what the policies of the service's
+// port say. Most ports have none.
+type ruleKey struct {
+	route *mesh.Route
+	port  *mesh.RequestPolicy
+}
+
+// sharedRule is the rule of r, which all services have in common that its route is
+// attached to and whose ports have the same policy, and which is the one of before where
+// it would be the same.
+func (c *compiler) sharedRule(key ruleKey) *rule {
+	r := key.route
+	ru := c.rules[key]
 	if ru == nil {
-		ru = c.rulesBefore[r]
+		ru = c.rulesBefore[key]
 		if ru != nil && c.stale(r) {
 			ru = nil
 		}
 	}
 	if ru == nil {
-		if ru = c.rule(r); !ru.sound() {
+		if ru = c.rule(key); !ru.sound() {
 			return ru // it is compiled for each service, to tell each time what is wrong
 		}
 	}
@@ -107,7 +122,7 @@ func (c *compiler) sharedRule(r *mesh.Route) *rule {
 			c.now.uses = append(c.now.uses, b.cluster)
 		}
 	}
-	c.rules[r] = ru
+	c.rules[key] = ru
 	return ru
 }
 
@@ -123,15 +138,16 @@ func (c *compiler) lead(to mesh.ServiceKey) {
 	}
 }
 
-func (c *compiler) rule(r *mesh.Route) *rule {
-	timeouts := timeoutsOf(r.Requests)
+func (c *compiler) rule(key ruleKey) *rule {
+	r, requests := key.route, key.route.Requests.Over(key.port)
+	timeouts := timeoutsOf(requests)
 	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: timeouts.Request, backendTimeout: timeouts.PerTry}
 	if ru.broken != "" {
-		c.problem("HTTPRoute %s rule %s: %s", r.Object, ruleName(r), ru.broken)
+		c.problem("%s %s rule %s: %s", r.Kind, r.Object, ruleName(r), ru.broken)
 		return ru
 	}
 	var err error
-	if ru.chain, err = c.chain(noPolicies, &r.Filters, filters.LevelRule); err != nil {
+	if ru.chain, err = c.chain(noPolicies, filters.BuildContext{Level: filters.LevelRule, Filters: &r.Filters, Requests: requests}); err != nil {
 		ru.broken = err.Error()
 	}
 	weights := make([]uint32, 0, len(r.Backends))
@@ -183,7 +199,7 @@ func ruleName(r *mesh.Route) string {
 }
 
 func (c *compiler) backend(b *mesh.Backend) *backend {
-	ch, err := c.chain(noPolicies, &b.Filters, filters.LevelBackend)
+	ch, err := c.chain(noPolicies, filters.BuildContext{Level: filters.LevelBackend, Filters: &b.Filters})
 	out := &backend{broken: b.Broken, chain: ch}
 	if err != nil {
 		out.broken = err.Error()

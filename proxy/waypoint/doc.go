@@ -20,8 +20,8 @@
 //
 // The reader of the client's HBONE connection carries a request up to the
 // endpoint's connection; that connection's reader carries the response back.
-// There is no goroutine per request, stream or tunnel. What must wait, a dial,
-// parks the exchange, and the dialing goroutine goes on with it.
+// There is no goroutine per request, stream or tunnel. What must wait, a dial or
+// a filter (park.go), parks the exchange, and whoever was waited for goes on with it.
 //
 // # What waits, and for how long
 //

@@ -11,9 +11,9 @@ import (
 	"cairnproxy.dev/cairn/tunnel/loop"
 )
 
-// route finds the rule for the request and applies everything that comes
-// before the endpoint is chosen. It reports false when the request was answered.
-func (x *exchange) route(t *loop.Turn) bool {
+// route finds what the request is for and starts it on its way through the
+// chains, to an endpoint or to an answer of our own.
+func (x *exchange) route(t *loop.Turn) {
 	x.req.Peer, x.req.Destination = x.tun.peer, x.tun.dst
 	x.keepPath()
 	x.identify()
@@ -21,18 +21,20 @@ func (x *exchange) route(t *loop.Turn) bool {
 	if x.port == nil {
 		x.flag = flagNoRoute
 		x.reply(t, 404, "")
-		return false
+		return
 	}
 	x.req.Destination = x.tun.destination(x.port)
 	if x.req.Authority == "" {
 		x.supplyHost()
 	}
 	x.fx.Reset()
-	x.fx.Req, x.fx.Resp = &x.req, nil
-	// Authorization first: whoever may not come in learns nothing of the routes.
-	if !x.run(t, x.port.chain) {
-		return false
-	}
+	x.fx.Req, x.fx.Resp, x.fx.Host, x.fx.Now = &x.req, nil, x, t.Now
+	x.proceed(t, stageService, 0)
+}
+
+// matchRule finds the rule for the request, and starts its time. It reports
+// false when the request was answered.
+func (x *exchange) matchRule(t *loop.Turn) bool {
 	var m router.Match
 	x.rule = x.port.match(&x.req, &m)
 	if x.rule == nil {
@@ -52,9 +54,12 @@ func (x *exchange) route(t *loop.Turn) bool {
 		}
 		x.tun.p.timers.start(&x.deadline, x.tun.shard, t.Now, x.rule.timeout, x.onDeadline)
 	}
-	if !x.run(t, x.rule.chain) {
-		return false
-	}
+	return true
+}
+
+// chooseBackend picks one of the rule's backends. It reports false when the request
+// was answered.
+func (x *exchange) chooseBackend(t *loop.Turn) bool {
 	i := x.rule.split.Pick()
 	if i < 0 {
 		x.details = "no_backend"
@@ -67,29 +72,28 @@ func (x *exchange) route(t *loop.Turn) bool {
 		x.reply(t, 500, "")
 		return false
 	}
-	return x.run(t, x.backend.chain)
+	return true
 }
 
-// run applies a chain's request steps. It reports false when one has answered.
-func (x *exchange) run(t *loop.Turn, c filters.Chain) bool {
-	switch res, _ := c.Request(&x.fx, 0); res {
-	case filters.Continue:
-		return true
-	case filters.Replied:
-		x.answer(t, &x.fx.Reply)
-	default:
-		// No filter parks yet. One that cannot go on must not let pass.
-		x.details = "filter_parked"
-		x.reply(t, 500, "")
+// filterResponse applies the response steps, the innermost first. It reports
+// false when one has an answer of its own: x.fx.Reply goes out instead.
+func (x *exchange) filterResponse(t *loop.Turn) bool {
+	x.fx.Resp, x.fx.Now = &x.resp, t.Now
+	for _, c := range [...]filters.Chain{x.backend.chain, x.rule.chain, x.port.chain} {
+		if len(c) == 0 {
+			continue
+		}
+		switch res, _ := c.Response(&x.fx, 0); res {
+		case filters.Continue:
+		case filters.Replied:
+			return false
+		default: // there is no waiting here
+			x.unpark()
+			x.fx.Answer(500, "", "filter_parked", "")
+			return false
+		}
 	}
-	return false
-}
-
-// filterResponse applies the response steps, the innermost first.
-func (x *exchange) filterResponse() {
-	x.fx.Resp = &x.resp
-	x.backend.chain.Response(&x.fx, 0)
-	x.rule.chain.Response(&x.fx, 0)
+	return true
 }
 
 // supplyHost gives a host to a request of HTTP/1.0 without one: what goes on is
@@ -160,29 +164,6 @@ func appendUUID(b []byte) []byte {
 
 // viewString is b as a string without a copy; b must not change while it is used.
 func viewString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
-
-// connect picks an endpoint and asks for a connection to it.
-func (x *exchange) connect(t *loop.Turn) {
-	if x.rule.mirrors != nil {
-		x.startMirrors(t)
-	}
-	x.attempts++
-	cl := x.backend.cluster
-	ep := cl.c.Pick(&x.hint)
-	if ep == nil {
-		x.flag, x.details = flagNoHealthy, "no_healthy_upstream"
-		x.reply(t, 503, "no healthy upstream")
-		return
-	}
-	ep.Acquire()
-	x.ep = ep
-	x.dest = x.tun.p.dest(cl, ep)
-	if x.useHTTP2(cl.protocol) {
-		x.dest.callHTTP2(t, x)
-	} else {
-		x.dest.callHTTP1(t, x)
-	}
-}
 
 // useHTTP2 decides how to speak to an endpoint: as its port says, else as the
 // client speaks. gRPC needs HTTP/2 wherever it goes.

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cairnproxy.dev/cairn/filters/builtin"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel"
@@ -85,6 +86,7 @@ type Proxy struct {
 	tunnels   atomic.Int64
 	nextShard atomic.Uint32
 	runtimes  atomic.Uint64
+	deps      builtin.Deps // what filters need, apart from policies
 	ready     chan struct{}
 
 	// ctx ends when Run is over, for dials of plain connections.
@@ -128,6 +130,7 @@ func New(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.timers.wake = make(chan struct{}, 1)
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
 	p.peer = func(tg tunnel.Target) peer { return p.pool.Peer(tg) }
 	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
@@ -267,11 +270,22 @@ func (p *Proxy) apply(snap *mesh.Snapshot) {
 func (p *Proxy) tick(stop chan struct{}) {
 	tk := time.NewTicker(sweepInterval)
 	defer tk.Stop()
+	quick := time.NewTicker(quickInterval)
+	defer quick.Stop()
+	quick.Stop()
 	last := time.Now()
 	for {
 		select {
 		case <-stop:
 			return
+		case <-p.timers.wake:
+			quick.Reset(quickInterval)
+		case <-quick.C:
+			loop.Run(func(t *loop.Turn) {
+				if !p.timers.sweepQuick(t) {
+					quick.Stop() // who comes now wakes us
+				}
+			})
 		case now := <-tk.C:
 			loop.Run(p.timers.sweep)
 			if now.Sub(last) >= time.Second {

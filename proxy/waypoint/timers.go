@@ -11,8 +11,13 @@ import (
 // a new deadline is the last of its list, so starting and stopping one costs a
 // few pointers, and a sweep looks only at the heads. Lists are spread over
 // shards by exchange; deadlines are kept to within one sweep.
+//
+// Short pauses are too short for that: they have shards of their own, which are
+// swept each millisecond while there is something in them.
 type timers struct {
 	shards [16]timerShard
+	quick  [16]timerShard
+	wake   chan struct{} // of capacity 1; something is in quick
 }
 
 type timerShard struct {
@@ -24,6 +29,12 @@ type timerList struct{ head, tail *timer }
 
 // sweepInterval is how late a deadline may fire.
 const sweepInterval = 20 * time.Millisecond
+
+// quickInterval is how late a pause of less than quickBelow may end.
+const (
+	quickInterval = time.Millisecond
+	quickBelow    = 100 * time.Millisecond
+)
 
 // timer is one deadline, embedded in what it is for. The zero timer is stopped.
 // start and stop are called under the owner's lock.
@@ -40,7 +51,27 @@ type timer struct {
 // expired, or looks at the owner's state.
 func (ts *timers) start(m *timer, shard uint32, now time.Time, d time.Duration, fire func(t *loop.Turn)) {
 	m.stop()
-	s := &ts.shards[shard%uint32(len(ts.shards))]
+	ts.shards[shard%uint32(len(ts.shards))].start(m, now, d, fire)
+}
+
+// pause is start for pauses of any length, random ones too: short ones end within
+// a millisecond, and all are rounded up, so that there are not too many lists.
+func (ts *timers) pause(m *timer, shard uint32, now time.Time, d time.Duration, fire func(t *loop.Turn)) {
+	if d >= quickBelow {
+		ts.start(m, shard, now, roundUp(d, sweepInterval), fire)
+		return
+	}
+	m.stop()
+	ts.quick[shard%uint32(len(ts.quick))].start(m, now, roundUp(d, quickInterval), fire)
+	select {
+	case ts.wake <- struct{}{}:
+	default: // it is awake, or will be
+	}
+}
+
+func roundUp(d, unit time.Duration) time.Duration { return (max(d, 0) + unit - 1) / unit * unit }
+
+func (s *timerShard) start(m *timer, now time.Time, d time.Duration, fire func(t *loop.Turn)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lists == nil {
@@ -111,15 +142,24 @@ func (m *timer) unlink() {
 
 // sweep fires what is due.
 func (ts *timers) sweep(t *loop.Turn) {
+	sweepShards(t, ts.shards[:])
+	ts.sweepQuick(t)
+}
+
+// sweepQuick fires the short pauses that are due, and reports whether there are more.
+func (ts *timers) sweepQuick(t *loop.Turn) bool { return sweepShards(t, ts.quick[:]) }
+
+func sweepShards(t *loop.Turn, shards []timerShard) (more bool) {
 	var due []func(t *loop.Turn)
-	for i := range ts.shards {
-		s := &ts.shards[i]
+	for i := range shards {
+		s := &shards[i]
 		s.mu.Lock()
 		for d, l := range s.lists {
 			for l.head != nil && !l.head.at.After(t.Now) {
 				due = append(due, l.head.fire)
 				l.head.unlink()
 			}
+			more = more || l.head != nil
 			if l.head == nil && len(s.lists) > 32 {
 				delete(s.lists, d) // durations come from users: do not collect them
 			}
@@ -129,4 +169,5 @@ func (ts *timers) sweep(t *loop.Turn) {
 	for _, f := range due {
 		f(t)
 	}
+	return more
 }
