@@ -57,6 +57,9 @@ func (t *translator) tlsBody(o *Object, v *gwv1.BackendTLSPolicy, b *policyBody)
 	b.resolved = &c
 	good := system
 	for i, ref := range in.CACertificateRefs {
+		if system {
+			break
+		}
 		first := len(t.trail)
 		if roots := t.authorities(o, elem(path+".caCertificateRefs", i), ref); roots != nil {
 			out.Roots, good = append(append(out.Roots, roots...), '\n'), true
