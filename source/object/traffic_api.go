@@ -51,7 +51,7 @@ type TrafficRetry struct {
 	Attempts     *int32             `json:"attempts,omitempty"`
 	Codes        []int32            `json:"codes,omitempty"`
 	GRPCStatuses []string           `json:"grpcStatuses,omitempty"`
-	On           []string           `json:"on,omitempty"`
+	Failures     []string           `json:"failures,omitempty"` // not "on", which YAML 1.1 reads as true
 	Backoff      *TrafficBackoff    `json:"backoff,omitempty"`
 	RetryAfter   *TrafficRetryAfter `json:"retryAfter,omitempty"`
 	BodyLimit    *resource.Quantity `json:"bodyLimit,omitempty"`

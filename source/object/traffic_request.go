@@ -80,15 +80,15 @@ func (t *translator) trafficRetry(o *Object, in *TrafficRetry) *mesh.Retry {
 	for i, s := range in.GRPCStatuses {
 		out.GRPCStatuses = append(out.GRPCStatuses, t.grpcStatus(o, elem(path+".grpcStatuses", i), s))
 	}
-	for i, s := range in.On {
+	for i, s := range in.Failures {
 		on, ok := retryReasons[s]
 		if !ok {
-			t.bad(o, elem(path+".on", i), "%q is not known; use %s", clip(s), choice(sortedKeys(retryReasons)))
+			t.bad(o, elem(path+".failures", i), "%q is not known; use %s", clip(s), choice(sortedKeys(retryReasons)))
 		}
 		out.On |= on
 	}
 	switch {
-	case in.On != nil:
+	case in.Failures != nil:
 	case in.Codes == nil && in.GRPCStatuses == nil: // what Istio retries where nothing is said
 		out.On, out.GRPCStatuses = unsent, []int{grpcCancelled, grpcUnavailable}
 	default:
@@ -122,7 +122,7 @@ func (t *translator) trafficRetry(o *Object, in *TrafficRetry) *mesh.Retry {
 }
 
 func (r *TrafficRetry) onlyBudget() bool {
-	return r.Budget != nil && r.Attempts == nil && r.Codes == nil && r.GRPCStatuses == nil && r.On == nil &&
+	return r.Budget != nil && r.Attempts == nil && r.Codes == nil && r.GRPCStatuses == nil && r.Failures == nil &&
 		r.Backoff == nil && r.RetryAfter == nil && r.BodyLimit == nil && !r.SameEndpoint
 }
 

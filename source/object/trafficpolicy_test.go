@@ -31,7 +31,7 @@ var badFields = []struct{ field, spec, message string }{
 	{"retry.codes[1]", "retry: {codes: [503, 302]}", "use 400 to 599"},
 	{"retry.grpcStatuses[0]", "retry: {grpcStatuses: [OK]}", "not a gRPC status"},
 	{"retry.grpcStatuses[0]", "retry: {grpcStatuses: [unavailable]}", "not a gRPC status"},
-	{"retry.on[0]", "retry: {on: [5xx]}", "ConnectFailure, PerTryTimeout"},
+	{"retry.failures[0]", "retry: {failures: [5xx]}", "ConnectFailure, PerTryTimeout"},
 	{"retry.backoff.base", "retry: {backoff: {base: 0s}}", "no time at all"},
 	{"retry.backoff.max", "retry: {backoff: {base: 2s, max: 1s}}", "shorter than backoff.base"},
 	{"retry.backoff.max", "retry: {backoff: {max: x}}", "is not a duration"},
