@@ -1,7 +1,6 @@
 package waypoint
 
 import (
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"sync"
@@ -189,7 +188,7 @@ func (x *exchange) backoff(p *retryPolicy) time.Duration {
 	if n := uint(x.retries); n < 30 && p.base<<n < p.max {
 		bound = p.base << n
 	}
-	return rand.N(bound)
+	return x.tun.p.below(bound)
 }
 
 // parseRetryAfter is the time that a Retry-After asks for: seconds, or a date

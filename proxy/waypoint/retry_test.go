@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
@@ -183,10 +184,11 @@ func TestNoRetryOnceAResponseHasBegun(t *testing.T) {
 
 // A pause is random, and never longer than its bound, which doubles from try to try.
 func TestBackoff(t *testing.T) {
+	tun := &clientTunnel{p: &Proxy{below: rand.N[time.Duration]}}
 	p := retryOf(&mesh.Retry{Attempts: 9, BackoffBase: 100 * time.Millisecond, BackoffMax: time.Second})
 	for n, bound := range []time.Duration{100, 200, 400, 800, 1000, 1000, 1000} {
 		bound *= time.Millisecond
-		x := exchange{retries: uint8(n)}
+		x := exchange{tun: tun, retries: uint8(n)}
 		var most, sum time.Duration
 		for range 2000 {
 			d := x.backoff(&p)
@@ -196,7 +198,7 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("retry %d: pauses up to %v, %v in the mean, want below %v and half of it", n, most, sum/2000, bound)
 		}
 	}
-	if x := (exchange{retries: 200}); x.backoff(&p) >= time.Second {
+	if x := (exchange{tun: tun, retries: 200}); x.backoff(&p) >= time.Second {
 		t.Error("a late pause is too long")
 	}
 	if x := (exchange{}); x.backoff(&plainResilience.retry) != 0 {
