@@ -54,6 +54,7 @@ type exchange struct {
 	dest    *destination
 	ep      *upstream.Endpoint // acquired; nil: none
 	hint    upstream.Hint      // which endpoints failed already
+	adm     *admission         // what bounds and watches it; nil: nothing does
 	mirrors []*mirrorSide      // copies on their way; nil: none yet
 
 	reqDone     bool // the client has sent everything
@@ -68,6 +69,8 @@ type exchange struct {
 	replay      []byte      // request bytes sent so far, for another try
 	held        int         // of both, what the budget knows of
 	noReplay    bool        // more were sent than replay may hold
+	taken       taken       // of adm's bounds
+	slotAt      uint32      // when a slot was taken, in microseconds since start
 	attempts    int
 	interim     int  // 1xx heads so far
 	idleReuse   bool // this try went out on a connection that had been idle
@@ -242,6 +245,9 @@ func (x *exchange) creditRequest(t *loop.Turn) {
 
 // upstreamReady is called when the connection to the endpoint takes the request.
 func (x *exchange) upstreamReady(t *loop.Turn) {
+	if x.adm != nil && !x.admitted(t) {
+		return
+	}
 	x.phase = open
 	x.upReady = true
 	x.upStart = t.Now
@@ -295,6 +301,9 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 // the codec has nothing more to say then.
 func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) bool {
 	x.tryDeadline.stop()
+	if x.adm != nil {
+		x.observe(t)
+	}
 	x.noReplay = true // there is no other try
 	x.forgetReplay()
 	x.account()
@@ -395,6 +404,9 @@ func (x *exchange) leaveDest() {
 		x.ep.Release()
 		x.ep = nil
 	}
+	if x.taken&ofTry != 0 {
+		x.leaveTry()
+	}
 }
 
 // downstreamGone is called when the client reset the request or went away.
@@ -452,6 +464,9 @@ func (x *exchange) timedOut(t *loop.Turn, details string) {
 		return
 	}
 	if up := x.up; up != nil {
+		if x.adm != nil && !x.respStarted {
+			x.observeFailure(t, true)
+		}
 		x.up = nil
 		up.abort(t)
 	}

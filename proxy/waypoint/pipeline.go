@@ -172,6 +172,9 @@ func (x *exchange) connect(t *loop.Turn) {
 	}
 	x.attempts++
 	cl := x.backend.cluster
+	if cl.adm != nil && !x.admit(t, cl.adm) {
+		return
+	}
 	ep := cl.c.Pick(&x.hint)
 	if ep == nil {
 		x.flag, x.details = flagNoHealthy, "no_healthy_upstream"
@@ -181,7 +184,12 @@ func (x *exchange) connect(t *loop.Turn) {
 	ep.Acquire()
 	x.ep = ep
 	x.dest = x.tun.p.dest(cl, ep)
-	if x.useHTTP2(cl.protocol) {
+	x.call(t)
+}
+
+// call asks the destination for a connection.
+func (x *exchange) call(t *loop.Turn) {
+	if x.useHTTP2(x.backend.cluster.protocol) {
 		x.dest.callHTTP2(t, x)
 	} else {
 		x.dest.callHTTP1(t, x)

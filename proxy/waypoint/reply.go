@@ -16,6 +16,7 @@ import (
 const (
 	flagNoRoute               = "NR"    // no route found
 	flagNoHealthy             = "UH"    // no healthy upstream
+	flagOverflow              = "UO"    // upstream overflow: the circuit breaker is open
 	flagConnectFailure        = "UF"    // upstream connection failure
 	flagConnectionTermination = "UC"    // upstream connection termination
 	flagRemoteReset           = "UR"    // upstream remote reset

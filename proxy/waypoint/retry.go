@@ -31,17 +31,22 @@ func (x *exchange) upstreamFailed(t *loop.Turn, f failure) {
 		return
 	}
 	x.cause = f.cause
+	if x.adm != nil {
+		x.observeFailure(t, f.reason == errConnectTimeout.reason)
+	}
 	if x.respStarted {
 		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
 		x.down.abort(t)
 		x.abandon(t)
 		return
 	}
-	if x.mayRetry(f) {
+	if x.mayRetry(f) && x.admitRetry() {
 		x.retry(t)
 		return
 	}
-	x.flag = f.flag
+	if x.flag == "" {
+		x.flag = f.flag
+	}
 	x.replyFailure(t, f)
 }
 
