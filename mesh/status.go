@@ -1,5 +1,7 @@
 package mesh
 
+import "strconv"
+
 // Status is what became of one object: a route, or a policy (GEP-1364, GEP-713).
 type Status struct {
 	Kind    string
@@ -27,4 +29,38 @@ type Condition struct {
 	True bool
 	// Reason is a word of the specification's, Message says object, field and remedy.
 	Reason, Message string
+}
+
+// Good reports whether all is well as far as c says: a condition like Accepted that is true, or
+// one like Conflicted that is not.
+func (c Condition) Good() bool {
+	switch c.Type {
+	case "PartiallyInvalid", "Conflicted":
+		return !c.True
+	}
+	return c.True
+}
+
+// Good reports whether all conditions at all parents are.
+func (s *Status) Good() bool {
+	for i := range s.Parents {
+		for _, c := range s.Parents[i].Conditions {
+			if !c.Good() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// String returns "Service default/web:80".
+func (p ParentRef) String() string {
+	s := p.Kind + " " + p.Name.String()
+	if p.Section != "" {
+		s += "/" + p.Section
+	}
+	if p.Port != 0 {
+		s += ":" + strconv.Itoa(int(p.Port))
+	}
+	return s
 }

@@ -100,7 +100,8 @@ type Retry struct {
 	// BackoffBase is the first pause's upper bound; each further one is twice as long, up to
 	// BackoffMax (0: ten times the base), and the actual pause is random below it ("full jitter").
 	// A Base of 0 means 25 ms, as Envoy has it.
-	BackoffBase, BackoffMax time.Duration
+	// No pause is shorter than BackoffMin, which is below BackoffBase.
+	BackoffBase, BackoffMax, BackoffMin time.Duration
 	// RetryAfterMax bounds the pause that a response's Retry-After asks for; a longer one
 	// ends the trying. 0 means 5 s; Never means that Retry-After is not heeded.
 	RetryAfterMax time.Duration

@@ -126,6 +126,9 @@ type RouteMatch struct {
 	Method  string
 	Headers []NamedMatch
 	Query   []NamedMatch
+	// Precedence, of a match whose Path is an expression, goes before the expression's length: the
+	// higher first. A GRPCRoute's matches have it, whose length is of two parts.
+	Precedence uint32
 }
 
 // HeaderEdits are the changes of a header modifier filter, in the order that

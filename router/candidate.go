@@ -36,7 +36,9 @@ type candidate struct {
 	tier tier
 	// path is the exact path, the prefix without its trailing slash, or the
 	// source of the expression; "" in tierRoot.
-	path    string
+	path string
+	// length is what is compared in its tier: of the path, or RouteMatch.Precedence.
+	length  int
 	regex   *regexp.Regexp
 	method  string
 	headers []condition
@@ -95,6 +97,9 @@ func compile(m *mesh.RouteMatch) (c candidate, field string, err error) {
 	if m.Path != nil {
 		if err := c.compilePath(m.Path); err != nil {
 			return c, "path.value", err
+		}
+		if c.length = len(c.path); c.tier == tierRegex && m.Precedence > 0 {
+			c.length = int(m.Precedence)
 		}
 	}
 	for i, h := range m.Headers {

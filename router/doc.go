@@ -6,6 +6,7 @@
 // to it, and answers with the first rule, in Gateway API's order of precedence,
 // that has a match for the request:
 //
+//  0. where rules have host names: an exact one; then the longest with a "*."; then none
 //  1. the path: an exact path; then the longest prefix; then the longest
 //     regular expression; then the prefix "/" and matches without a path
 //  2. a method, before none
@@ -19,6 +20,10 @@
 // behind prefixes and in front of the catch-all, and so do we: a regular
 // expression beside a default rule works, and users who move from Istio see no
 // change.
+//
+// A GRPCRoute's order is the characters of the service, then of the method, then header
+// conditions. Its matches are for paths /SERVICE/METHOD: exact ones, prefixes for a
+// service alone, and expressions, whose place among each other is RouteMatch.Precedence.
 //
 // # Cost
 //

@@ -17,6 +17,12 @@ type Rule[P any] struct {
 	Object  mesh.Name
 	Created time.Time
 	Rule    int
+	// Hostnames restrict the rule to requests with these in their authority; "*.example.com" is for
+	// all names that end so. None at all means every request.
+	Hostnames []string
+	// Otherwise makes the rule take, after all others, requests for names that no
+	// rule's Hostnames are for. It has no matches.
+	Otherwise bool
 	// Matches are alternatives; none at all means "every request".
 	Matches []mesh.RouteMatch
 	// Value is what Table.Match returns.
@@ -62,12 +68,16 @@ type Table[P any] struct {
 	tree   *node // of the prefixes, except "/"
 	regex  list
 	root   list // the prefix "/" and matches without a path
+	// otherwise is for names that no rule is for; nil for none.
+	otherwise *candidate
+	hosts     *hostTables[P] // of rules with host names, which go before the others; nil for none
 }
 
 // New builds a table. A match that does not compile is left out and reported;
 // everything else of the rules is live. The errors are in the order of rules.
 func New[P any](rules []Rule[P]) (*Table[P], []*RuleError) {
 	t := &Table[P]{values: make([]P, len(rules)), tree: &node{}}
+	var hosts map[string][]candidate
 	var all []candidate
 	var errs []*RuleError
 	for i := range rules {
@@ -76,6 +86,10 @@ func New[P any](rules []Rule[P]) (*Table[P], []*RuleError) {
 		matches := r.Matches
 		if len(matches) == 0 {
 			matches = []mesh.RouteMatch{{}}
+		}
+		if r.Otherwise {
+			t.otherwise = &candidate{tier: tierRoot, rule: int32(i)}
+			continue
 		}
 		object := r.Object.String()
 		for m := range matches {
@@ -86,9 +100,26 @@ func New[P any](rules []Rule[P]) (*Table[P], []*RuleError) {
 			}
 			c.rule, c.match = int32(i), int32(m)
 			c.order = &order{object: object, created: r.Created, rule: r.Rule}
-			all = append(all, c)
+			if len(r.Hostnames) == 0 {
+				all = append(all, c)
+			}
+			for _, h := range r.Hostnames {
+				if hosts == nil {
+					hosts = map[string][]candidate{}
+				}
+				hosts[h] = append(hosts[h], c)
+			}
 		}
 	}
+	t.fill(all)
+	if hosts != nil {
+		t.hosts = newHostTables[P](hosts)
+	}
+	return t, errs
+}
+
+// fill puts the candidates in their order.
+func (t *Table[P]) fill(all []candidate) {
 	slices.SortStableFunc(all, precedence)
 	for _, c := range all {
 		t.insert(c)
@@ -99,14 +130,13 @@ func New[P any](rules []Rule[P]) (*Table[P], []*RuleError) {
 	}
 	t.regex.seal()
 	t.root.seal()
-	return t, errs
 }
 
 // precedence orders candidates as the package comment says.
 func precedence(a, b candidate) int {
 	return cmp.Or(
 		cmp.Compare(a.tier, b.tier),
-		cmp.Compare(len(b.path), len(a.path)),
+		cmp.Compare(b.length, a.length),
 		cmp.Compare(boolRank(a.method != ""), boolRank(b.method != "")),
 		cmp.Compare(len(b.headers), len(a.headers)),
 		cmp.Compare(len(b.query), len(a.query)),
@@ -151,7 +181,16 @@ func (t *Table[P]) insert(c candidate) {
 // matches, and fills how. It returns false, and leaves how alone, when no rule
 // matches. how must not be nil. Strings of r are not kept.
 func (t *Table[P]) Match(r *mesh.Request, how *Match) (P, bool) {
-	c := t.find(r)
+	c, known := (*candidate)(nil), false
+	if t.hosts != nil {
+		c, known = t.hosts.find(r)
+	}
+	if c == nil {
+		c = t.find(r)
+	}
+	if c == nil && !known {
+		c = t.otherwise
+	}
 	if c == nil {
 		var none P
 		return none, false

@@ -5,7 +5,7 @@
 //	args, ok := sample.ForImage("registry.istio.io/release/examples-bookinfo-reviews-v2:1.20.3")
 //	// args = ["bookinfo", "reviews", "--version", "v2"], to follow "cairn sample"
 //
-// The servers themselves are in the packages below: echo, httpbin, bookinfo.
+// The servers themselves are in the packages below: echo, httpbin, bookinfo, ratelimit.
 // All of them stand on sample/pod, which says how a sample finds the mesh.
 package sample
 
@@ -37,6 +37,8 @@ func ForImage(image string) (args []string, ok bool) {
 	switch owner + "/" + last {
 	case "cairn/echo":
 		return []string{"echo"}, true
+	case "cairn/ratelimit":
+		return []string{"ratelimit"}, true
 	case "cairn/httpbin", "mccutchen/go-httpbin":
 		return []string{"httpbin"}, true
 	case "kong/httpbin", "kennethreitz/httpbin":

@@ -21,6 +21,7 @@ func TestForImage(t *testing.T) {
 		{"examples-bookinfo-ratings-v1@sha256:00ff", []string{"bookinfo", "ratings", "--version", "v1"}},
 		{"localhost:5000/x/examples-bookinfo-reviews-v3:1@sha256:00ff", []string{"bookinfo", "reviews", "--version", "v3"}},
 		{"cairn/echo", []string{"echo"}},
+		{"cairn/ratelimit", []string{"ratelimit"}},
 		{"ghcr.io/cairn/echo:v1", []string{"echo"}},
 		{"docker.io/mccutchen/go-httpbin:v2.15.0", []string{"httpbin"}},
 		{"localhost:5000/mccutchen/go-httpbin", []string{"httpbin"}},

@@ -19,6 +19,21 @@ type Problem struct {
 	Field string `json:"field"`
 	// Message says what is wrong and ends with what to do about it.
 	Message string `json:"message"`
+	// Served says that the rest is served all the same: a reference leads to nothing, or
+	// another object goes first, and no more than what depends on that answers an error.
+	// Any other problem refuses the description as a whole.
+	Served bool `json:"served,omitempty"`
+}
+
+// Refused returns the problems for which a description is refused, nil for none.
+func Refused(problems []Problem) []Problem {
+	var out []Problem
+	for _, p := range problems {
+		if !p.Served {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // String returns the problem on one line: "file:line: object: field: message",

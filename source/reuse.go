@@ -17,6 +17,11 @@ func reuse(prev *mesh.Snapshot, next *mesh.Parts) {
 	reuseList(was.Policies, next.Policies, byName(was.Policies, func(p *mesh.AuthorizationPolicy) mesh.Name { return p.Name }), deepEqual[mesh.AuthorizationPolicy])
 	reuseList(was.PeerAuth, next.PeerAuth, byName(was.PeerAuth, func(p *mesh.PeerAuthentication) mesh.Name { return p.Name }), deepEqual[mesh.PeerAuthentication])
 	reuseList(was.L4Policies, next.L4Policies, byName(was.L4Policies, func(p *mesh.L4Policy) mesh.Name { return p.Name }), deepEqual[mesh.L4Policy])
+	type of struct {
+		kind   string
+		object mesh.Name
+	}
+	reuseList(was.Statuses, next.Statuses, byName(was.Statuses, func(s *mesh.Status) of { return of{s.Kind, s.Object} }), deepEqual[mesh.Status])
 	reuseRoutes(was.Attachments, next.Attachments)
 }
 
@@ -41,11 +46,11 @@ func reuseList[T any](prev, next []*T, predecessor func(*T) *T, equal func(a, b 
 
 // byName finds objects of a list by their names. It looks at the list when it
 // is first asked.
-func byName[T any](list []*T, name func(*T) mesh.Name) func(*T) *T {
-	var known map[mesh.Name]*T
+func byName[T any, N comparable](list []*T, name func(*T) N) func(*T) *T {
+	var known map[N]*T
 	return func(v *T) *T {
 		if known == nil {
-			known = make(map[mesh.Name]*T, len(list))
+			known = make(map[N]*T, len(list))
 			for _, o := range list {
 				known[name(o)] = o
 			}
@@ -57,12 +62,13 @@ func byName[T any](list []*T, name func(*T) mesh.Name) func(*T) *T {
 // routeKey tells routes apart: one rule may be attached in two forms, with and
 // without host names.
 type routeKey struct {
+	kind   mesh.RouteKind
 	object mesh.Name
 	rule   int
 	hosts  bool
 }
 
-func keyOf(r *mesh.Route) routeKey { return routeKey{r.Object, r.Rule, len(r.Hostnames) > 0} }
+func keyOf(r *mesh.Route) routeKey { return routeKey{r.Kind, r.Object, r.Rule, len(r.Hostnames) > 0} }
 
 // reuseRoutes does what reuseList does, for the routes of attachments.
 func reuseRoutes(prev, next []mesh.RouteAttachment) {

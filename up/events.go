@@ -70,6 +70,8 @@ type configEvent struct {
 	Event    string           `json:"event"` // "config"
 	Accepted int              `json:"accepted"`
 	Rejected []source.Problem `json:"rejected"`
+	// Unresolved are the references that lead nowhere in what is accepted.
+	Unresolved []source.Problem `json:"unresolved,omitempty"`
 }
 
 // servicesOf describes the services of a snapshot; bound says where their
@@ -122,24 +124,35 @@ func (r *reporter) ready(e readyEvent) error {
 	return printReady(r.out, e)
 }
 
-// config reports a reload: accepted objects, or the problems for which nothing
-// changed.
-func (r *reporter) config(accepted int, rejected []source.Problem) error {
+// config reports a reload: accepted objects with what is wrong in them all the same, or the
+// problems for which nothing changed.
+func (r *reporter) config(accepted int, problems []source.Problem) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	refused := source.Refused(problems) != nil
 	if r.json {
-		return r.line(configEvent{"config", accepted, append([]source.Problem{}, rejected...)})
+		e := configEvent{"config", accepted, []source.Problem{}, nil}
+		if refused {
+			e.Rejected = problems
+		} else {
+			e.Unresolved = problems
+		}
+		return r.line(e)
 	}
-	if len(rejected) == 0 {
-		_, err := fmt.Fprintf(r.out, "configuration: %d objects are live\n", accepted)
-		return err
-	}
-	for _, p := range rejected {
+	for _, p := range problems {
 		if _, err := fmt.Fprintln(r.out, p); err != nil {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(r.out, "configuration refused, nothing changed; problems: %d\n", len(rejected))
+	switch {
+	case refused:
+		_, err := fmt.Fprintf(r.out, "configuration refused, nothing changed; problems: %d\n", len(problems))
+		return err
+	case len(problems) > 0:
+		_, err := fmt.Fprintf(r.out, "configuration: %d objects are live; problems: %d, of which only what depends on them suffers\n", accepted, len(problems))
+		return err
+	}
+	_, err := fmt.Fprintf(r.out, "configuration: %d objects are live\n", accepted)
 	return err
 }
 

@@ -53,7 +53,7 @@ func (m *manifests) run(ctx context.Context) <-chan update {
 		// The store is not read: what is served is told by update. The first
 		// reading is told only if it differs from that of load.
 		err := m.src.Run(ctx, source.NewStore(), func(_ int, problems []source.Problem) {
-			if len(problems) > 0 {
+			if source.Refused(problems) != nil {
 				send(update{problems: problems})
 				return
 			}
@@ -69,7 +69,7 @@ func (m *manifests) run(ctx context.Context) <-chan update {
 // update turns what was read into what is to run.
 func (m *manifests) update(res file.Result) update {
 	m.tell(res.Notices)
-	if len(res.Problems) > 0 {
+	if res.Refused() != nil {
 		return update{problems: res.Problems}
 	}
 	c := &config{parts: res.Parts, objects: res.Objects}
@@ -91,7 +91,7 @@ func (m *manifests) update(res file.Result) update {
 		m.localise(c)
 		m.moveLowPorts(c)
 	}
-	return update{config: c}
+	return update{config: c, problems: res.Problems}
 }
 
 // tell logs notices, each once.

@@ -25,8 +25,8 @@ type config struct {
 	objects int
 }
 
-// update is what the manifests' watcher reports: a new state, or the problems
-// for which it stays as it was.
+// update is what the manifests' watcher reports: a new state with what is wrong in it all
+// the same, or, without one, the problems for which it stays as it was.
 type update struct {
 	config   *config
 	problems []source.Problem
@@ -99,7 +99,7 @@ func (r *reconciler) run(ctx context.Context) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	first := watch.load()
-	if len(first.problems) > 0 {
+	if first.config == nil {
 		return &ProblemsError{first.problems}
 	}
 	defer r.shutDown()
@@ -114,6 +114,11 @@ func (r *reconciler) run(ctx context.Context) error {
 	}
 	if err := r.report.ready(r.describe()); err != nil {
 		return err
+	}
+	if len(first.problems) > 0 {
+		if err := r.report.config(first.config.objects, first.problems); err != nil {
+			return err
+		}
 	}
 	return r.follow(ctx, life, watch)
 }
@@ -163,7 +168,7 @@ func (r *reconciler) update(ctx, life context.Context, u update) error {
 		// The machine refuses what the manifests may say: a port in use, say.
 		r.log.Error("applying the new configuration", "error", err)
 	}
-	return r.report.config(u.config.objects, nil)
+	return r.report.config(u.config.objects, u.problems)
 }
 
 // apply makes c run; what it starts ends with life. The order matters: a pod's

@@ -13,6 +13,7 @@ import (
 	"cairnproxy.dev/cairn/sample/echo"
 	"cairnproxy.dev/cairn/sample/httpbin"
 	"cairnproxy.dev/cairn/sample/pod"
+	"cairnproxy.dev/cairn/sample/ratelimit"
 )
 
 // sampleFlags are the flags that every sample has. Each mirrors an environment
@@ -27,7 +28,7 @@ func newSampleCommand() *cobra.Command {
 	f := &sampleFlags{}
 	cmd := &cobra.Command{
 		Use:   "sample",
-		Short: "Run a sample server: echo, httpbin, bookinfo",
+		Short: "Run a sample server: echo, httpbin, bookinfo, ratelimit",
 		Long: `Run one of the small servers that examples and tests are made of.
 
 On its own a sample listens on every address and asks DNS. In a mesh without a
@@ -49,7 +50,7 @@ variable and wins over it.`,
 	p.StringVar(&f.pod.HostsFile, "hosts", env.HostsFile, "hosts file consulted before DNS, read again when it changes (CAIRN_HOSTS)")
 	p.StringVar(&f.pod.Ports, "ports", env.Ports, `file with lines "IP PORT BOUNDPORT" for ports bound elsewhere, or the lines themselves (CAIRN_PORTS)`)
 	p.DurationVar(&f.grace, "grace", pod.DefaultGrace, "how long running requests may go on after SIGTERM")
-	cmd.AddCommand(newSampleEcho(f), newSampleHTTPBin(f), newSampleBookinfo(f))
+	cmd.AddCommand(newSampleEcho(f), newSampleHTTPBin(f), newSampleBookinfo(f), newSampleRateLimit(f))
 	return cmd
 }
 
@@ -64,6 +65,8 @@ func newSampleEcho(f *sampleFlags) *cobra.Command {
   /bytes/N                   N bytes
   /stream/N/INTERVAL         N lines of JSON, one each INTERVAL
   /flaky/FAILURES/OF/CODE    of each OF requests the first FAILURES answer CODE
+  /fail/CODE/DURATION        this pod answers CODE to everything for DURATION
+  /count                     how many requests this pod has had
   /ws                        WebSocket
   ?trailers=1                with trailers, on any path
 
@@ -112,6 +115,31 @@ DETAILS_HOSTNAME, DETAILS_SERVICE_PORT and so on, say otherwise.`,
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", timeout, "how long productpage waits for a backend")
+	return cmd
+}
+
+func newSampleRateLimit(f *sampleFlags) *cobra.Command {
+	limits := os.Getenv("CAIRN_RATE_LIMITS")
+	cmd := &cobra.Command{
+		Use:   "ratelimit",
+		Short: "A rate limit service that counts in memory",
+		Long: `Answer envoy.service.ratelimit.v3 over gRPC, for limits that all instances of a
+waypoint share. The limits are written as for github.com/envoyproxy/ratelimit,
+whose server with Redis is for what several servers are to count together.`,
+		Example: `  cairn sample ratelimit --limits 'domain: shop
+  descriptors: [{key: client, rate_limit: {unit: minute, requests_per_unit: 3}}]'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd, ":8081", func(*pod.Pod) (http.Handler, error) {
+				list, err := ratelimit.ParseConfig([]byte(limits))
+				if err != nil {
+					return nil, err
+				}
+				return ratelimit.New(list).Handler(), nil
+			})
+		},
+	}
+	cmd.Flags().StringVar(&limits, "limits", limits, "the limits, as YAML (CAIRN_RATE_LIMITS)")
 	return cmd
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"strings"
 
@@ -75,9 +76,10 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 		TrustDomain: cert.Identity.TrustDomain, Enrol: f.enrol, Allocator: standAlone{name, address},
 	}})
 	res := src.Load()
-	if len(res.Problems) > 0 {
+	if res.Refused() != nil {
 		return problemsError(res.Problems)
 	}
+	a.logProblems(res.Problems)
 	for _, n := range res.Notices {
 		a.log.Info("notice: " + n.String())
 	}
@@ -124,12 +126,20 @@ func (f *waypointFlags) parse() (mesh.Name, netip.Addr, error) {
 
 // logReload tells of a new state of the manifests.
 func (a *app) logReload(accepted int, problems []source.Problem) {
-	if len(problems) == 0 {
+	if source.Refused(problems) == nil {
 		a.log.Info("configuration is live", "objects", accepted)
-		return
+	}
+	a.logProblems(problems)
+}
+
+// logProblems tells what is wrong with the manifests, those that are refused and those that are served.
+func (a *app) logProblems(problems []source.Problem) {
+	level, what := slog.LevelWarn, "configuration is live but for this"
+	if source.Refused(problems) != nil {
+		level, what = slog.LevelError, "configuration refused, the last one serves on"
 	}
 	for _, p := range problems {
-		a.log.Error("configuration refused, the last one serves on", "file", p.File, "line", p.Line, "object", p.Object, "field", p.Field, "problem", p.Message)
+		a.log.Log(context.Background(), level, what, "file", p.File, "line", p.Line, "object", p.Object, "field", p.Field, "problem", p.Message)
 	}
 }
 

@@ -37,3 +37,32 @@ const (
 	kindFileLog     = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
 	kindString      = "google.protobuf.StringValue"
 )
+
+// Object and List are for fragments of configuration that others write.
+type (
+	Object = object
+	List   = list
+)
+
+// Named is an extension: a name and its typed_config, whose kind is a
+// message's full name.
+func Named(name, kind string, fields Object) Object { return named(name, kind, fields) }
+
+// Merge puts over's fields into o, object by object, and returns o. Lists are
+// replaced. Objects of over are copied.
+func Merge(o, over Object) Object {
+	for k, v := range over {
+		from, ok := v.(object)
+		if !ok {
+			o[k] = v
+			continue
+		}
+		into, ok := o[k].(object)
+		if !ok {
+			into = object{}
+			o[k] = into
+		}
+		Merge(into, from)
+	}
+	return o
+}

@@ -21,6 +21,7 @@ type Waypoint struct {
 	RBAC      *RBAC          // of the services that have none of their own; nil: no RBAC filter
 	AccessLog string         // file; empty: none
 	Stats     bool           // Istio's standard metrics, by what stands in for Istio's filter
+	Clusters  List           // that no service has
 	Collector netip.AddrPort // of one in a hundred requests' spans; zero: no tracing
 }
 
@@ -33,6 +34,14 @@ type Service struct {
 	TCP       bool             // the port is opaque: bytes are passed on
 	HTTP2     bool             // the application is spoken to in HTTP/2, as for gRPC
 	RBAC      *RBAC            // nil: the waypoint's
+
+	// What follows is for shapes that the fields above have no words for.
+	Routes   List              // in place of Prefixes
+	Filters  List              // HTTP filters before the router
+	Manager  Object            // over the connection manager
+	Cluster  Object            // over the cluster
+	Chain    List              // the network filters, in place of all of them
+	Metadata map[string]Object // of endpoints by address and port: what goes over each
 }
 
 // RBAC is one ALLOW rule: these principals with these methods.
@@ -48,6 +57,7 @@ func (w Waypoint) Config() any {
 	for _, s := range w.Services {
 		clusters = append(clusters, s.cluster())
 	}
+	clusters = append(clusters, w.Clusters...)
 	if w.Collector.IsValid() {
 		clusters = append(clusters, collector(w.Collector))
 	}
@@ -93,7 +103,7 @@ func (w Waypoint) mainInternal() object {
 	var chains, ranges list
 	ports := map[netip.Addr]object{}
 	for _, s := range w.Services {
-		chains = append(chains, object{"name": s.clusterName(), "filters": list{w.manager(s)}})
+		chains = append(chains, object{"name": s.clusterName(), "filters": w.manager(s)})
 		vip := s.Addr.Addr()
 		if ports[vip] == nil {
 			ports[vip] = object{}
@@ -119,7 +129,14 @@ func (w Waypoint) mainInternal() object {
 }
 
 // manager is the last network filter of a service's chain.
-func (w Waypoint) manager(s Service) object {
+func (w Waypoint) manager(s Service) list {
+	if s.Chain != nil {
+		return s.Chain
+	}
+	return list{w.filter(s)}
+}
+
+func (w Waypoint) filter(s Service) object {
 	if s.TCP {
 		return named("envoy.filters.network.tcp_proxy", kindTCPProxy, object{"stat_prefix": s.clusterName(), "cluster": s.clusterName()})
 	}
@@ -149,7 +166,7 @@ func (w Waypoint) httpManager(s Service) object {
 	if w.Collector.IsValid() {
 		manager["tracing"] = tracing()
 	}
-	return named("envoy.filters.network.http_connection_manager", kindHCM, manager)
+	return named("envoy.filters.network.http_connection_manager", kindHCM, Merge(manager, s.Manager))
 }
 
 // istioLogFormat is the text format that Istio gives its proxies.
@@ -166,14 +183,14 @@ func (w Waypoint) httpFilters(s Service) list {
 	} else if w.RBAC != nil {
 		filters = append(filters, w.RBAC.filter())
 	}
-	return append(filters,
+	filters = append(filters,
 		named("envoy.filters.http.grpc_stats", "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", object{
 			"emit_filter_state": true, "stats_for_all_methods": false,
 		}),
 		named("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault", nil),
 		named("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors", nil),
-		router(),
 	)
+	return append(append(filters, s.Filters...), router())
 }
 
 // filter is the shape of an ALLOW policy: principals by the filter state that
@@ -236,6 +253,9 @@ func internalCluster(name string) object {
 	}
 }
 
+// ClusterName is the name of the service's cluster.
+func (s Service) ClusterName() string { return s.clusterName() }
+
 func (s Service) clusterName() string {
 	kind := "http"
 	if s.TCP {
@@ -248,7 +268,7 @@ func (s Service) clusterName() string {
 func (s Service) cluster() object {
 	var endpoints list
 	for _, e := range s.Endpoints {
-		endpoints = append(endpoints, object{
+		endpoints = append(endpoints, Merge(object{
 			"endpoint": object{"address": object{"envoy_internal_address": object{
 				"server_listener_name": "connect_originate", "endpoint_id": e.String(),
 			}}},
@@ -257,7 +277,7 @@ func (s Service) cluster() object {
 				"envoy.filters.listener.original_dst": object{"local": e.String()},
 				"istio":                               object{"workload": "server;bench;server;v1;Kubernetes"},
 			}},
-		})
+		}, s.Metadata[e.String()]))
 	}
 	host := func(name string) object { return object{"kind": object{"host": object{}}, "name": name} }
 	cluster := object{
@@ -272,10 +292,13 @@ func (s Service) cluster() object {
 	if s.HTTP2 {
 		cluster["typed_extension_protocol_options"] = h2Options()
 	}
-	return cluster
+	return Merge(cluster, s.Cluster)
 }
 
 func (s Service) routes() list {
+	if s.Routes != nil {
+		return s.Routes
+	}
 	retry := object{
 		"retry_on":    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
 		"num_retries": 2, "host_selection_retry_max_attempts": "5",

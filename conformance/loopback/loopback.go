@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync/atomic"
 )
 
 // A Block is 254 addresses, 127.A.B.1 to 127.A.B.254. It lives until Close.
@@ -54,3 +55,35 @@ func Port(addr netip.Addr) (uint16, error) {
 
 // Close gives the block back.
 func (b *Block) Close() error { return b.hold.Close() }
+
+// A Network is 127.A.0.0/16, A from 224 to 254, for a test that needs more
+// addresses than a Block has. Its addresses are given out one after the other
+// by Next, which may be called from any goroutine.
+type Network struct {
+	a    byte
+	next atomic.Uint32
+	hold net.Listener
+}
+
+// TakeNetwork reserves a network, marked as Take does.
+func TakeNetwork() (*Network, error) {
+	for range 128 {
+		n := &Network{a: byte(224 + rand.IntN(31))}
+		ln, err := net.Listen("tcp", netip.AddrPortFrom(n.addr(0xfffe), 15999).String())
+		if err == nil {
+			n.hold = ln
+			return n, nil
+		}
+	}
+	return nil, errors.New("no free network of loopback addresses: is 127.0.0.0/8 routed to lo?")
+}
+
+// Next returns an address that was not given out before.
+func (n *Network) Next() netip.Addr { return n.addr(uint16(n.next.Add(1))) }
+
+func (n *Network) addr(i uint16) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, n.a, byte(i >> 8), byte(i)})
+}
+
+// Close gives the network back.
+func (n *Network) Close() error { return n.hold.Close() }

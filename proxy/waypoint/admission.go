@@ -44,129 +44,110 @@ func newAdmission(w *watch, cl *cluster) *admission {
 	return a
 }
 
-// taken is what an exchange has taken of its cluster's bounds.
+// taken is what a try has taken of the circuit breaker's bounds.
 type taken uint8
 
 const (
-	heldPending taken = 1 << iota // waits for a connection
+	heldPending taken = 1 << iota // it waits for a connection
 	heldPlace                     // and that for one in use
 	heldTight                     // had to: it takes what is idle
-	heldRequest                   // is with an endpoint
-	heldRetry                     // was tried again
-	heldSlot                      // of adaptive concurrency
+	heldRequest                   // it is with an endpoint
 )
 
-// ofTry is what ends with a try; the rest is for the whole exchange.
-const ofTry = heldPending | heldPlace | heldTight | heldRequest
+// adm is what bounds and watches the exchange's cluster; nil: nothing does.
+func (x *exchange) adm() *admission {
+	if b := x.backend; b != nil && b.cluster != nil {
+		return b.cluster.adm
+	}
+	return nil
+}
 
 // admit is asked before an endpoint is chosen. It reports false when the request
 // was answered, because too many are under way.
-func (x *exchange) admit(t *loop.Turn, a *admission) bool {
-	x.adm = a
-	if a.concurrency == nil || x.taken&heldSlot != 0 {
+func (x *exchange) admit(t *loop.Turn, adm *admission) bool {
+	if adm.concurrency == nil || x.slotted {
 		return true
 	}
-	if !a.concurrency.Acquire() {
+	if !adm.concurrency.Acquire() {
 		x.details = "reached_concurrency_limit"
 		x.reply(t, 503, "reached concurrency limit")
 		return false
 	}
-	x.taken |= heldSlot
-	x.slotAt = uint32(t.Now.Sub(x.start) / time.Microsecond)
+	x.slotted, x.slotAt = true, uint32(t.Now.Sub(x.start)/time.Microsecond)
 	return true
 }
 
-// awaits counts the exchange among those that wait for a connection. It reports false
-// when it was answered, because too many do.
-func (x *exchange) awaits(t *loop.Turn) bool {
-	a := x.adm
-	if a == nil || x.taken&heldPending != 0 {
+// awaits counts a try among those that wait for a connection. It reports false
+// when it was given up, because too many do.
+func (x *exchange) awaits(t *loop.Turn, a *attempt) bool {
+	adm := x.adm()
+	if adm == nil || a.taken&heldPending != 0 {
 		return true
 	}
-	if !a.state.Pending.Acquire(a.limits.MaxPending) {
-		a.state.Overflows.Pending.Add(1)
-		x.overflow(t)
+	if !adm.state.Pending.Acquire(adm.limits.MaxPending) {
+		adm.state.Overflows.Pending.Add(1)
+		x.overflow(t, a)
 		return false
 	}
-	x.taken |= heldPending
+	a.taken |= heldPending
 	return true
 }
 
-// admitted counts the exchange among those that are with an endpoint, now that there
-// is a connection. It reports false when it was answered, because too many are.
-func (x *exchange) admitted(t *loop.Turn) bool {
-	a := x.adm
-	if x.taken&heldPending != 0 {
-		a.state.Pending.Release()
+// admitted counts a try among those that are with an endpoint, now that there
+// is a connection. It reports false when it was given up, because too many are.
+func (x *exchange) admitted(t *loop.Turn, a *attempt) bool {
+	adm := x.adm()
+	if a.taken&heldPending != 0 {
+		adm.state.Pending.Release()
 	}
-	x.taken &^= heldPending | heldTight
-	if a.state.Requests.Acquire(a.limits.MaxRequests) {
-		x.taken |= heldRequest
+	a.taken &^= heldPending | heldTight
+	if adm.state.Requests.Acquire(adm.limits.MaxRequests) {
+		a.taken |= heldRequest
 		return true
 	}
-	a.state.Overflows.Requests.Add(1)
-	up := x.up
-	x.up = nil
+	adm.state.Overflows.Requests.Add(1)
+	up := a.up
+	a.up = nil
 	if c, ok := up.(*h1Client); ok {
 		c.release(t) // nothing was sent on it
 	}
-	x.overflow(t)
+	x.overflow(t, a)
 	return false
 }
 
-// admitRetry is asked before a request is tried again. When it reports false, what
-// the endpoint has said, or that it has not, stands.
-func (x *exchange) admitRetry() bool {
-	a := x.adm
-	if a == nil || x.taken&heldRetry != 0 {
-		return true
-	}
-	if !a.state.Retries.Acquire(a.limits.MaxRetries) {
-		a.state.Overflows.Retries.Add(1)
-		x.flag = flagOverflow
-		return false
-	}
-	x.taken |= heldRetry
-	return true
-}
-
-// overflow answers a request for which the circuit breaker has no room.
-func (x *exchange) overflow(t *loop.Turn) {
+// overflow gives up a try for which the circuit breaker has no room, and answers the request.
+func (x *exchange) overflow(t *loop.Turn, a *attempt) {
+	x.leave(a)
 	x.flag, x.details = flagOverflow, "upstream_reset_before_response_started{overflow}"
 	x.replyFields(t, 503, "", "upstream connect error or disconnect/reset before headers. reset reason: overflow", overloaded)
 }
 
 var overloaded = mesh.Fields{{Name: "x-envoy-overloaded", Value: "true"}}
 
-// leaveTry gives back what the try took.
-func (x *exchange) leaveTry() {
-	if x.taken&heldPending != 0 {
-		x.adm.state.Pending.Release()
+// leaveBreaker gives back what a try took.
+func (x *exchange) leaveBreaker(a *attempt) {
+	if a.taken&heldPending != 0 {
+		x.adm().state.Pending.Release()
 	}
-	if x.taken&heldRequest != 0 {
-		x.adm.state.Requests.Release()
+	if a.taken&heldRequest != 0 {
+		x.adm().state.Requests.Release()
 	}
-	if x.taken&heldPlace != 0 {
-		x.dest.leaveLine(x)
+	if a.taken&heldPlace != 0 {
+		a.dest.leaveLine(a)
 	}
-	x.taken &^= ofTry
+	a.taken = 0
 }
 
-// leaveAdmission gives back what the whole exchange took. done says that the response
+// leaveSlot gives back the slot that the exchange took. done says that the response
 // came to its end.
-func (x *exchange) leaveAdmission(t *loop.Turn, done bool) {
-	if x.taken&heldRetry != 0 {
-		x.adm.state.Retries.Release()
-	}
-	if x.taken&heldSlot != 0 {
-		x.adm.concurrency.Release(x.start.Add(time.Duration(x.slotAt)*time.Microsecond), t.Now, done)
-	}
-	x.adm, x.taken = nil, 0
+func (x *exchange) leaveSlot(t *loop.Turn, done bool) {
+	x.slotted = false
+	x.adm().concurrency.Release(x.start.Add(time.Duration(x.slotAt)*time.Microsecond), t.Now, done)
 }
 
-// observe tells outlier detection of the response in x.resp.
-func (x *exchange) observe(t *loop.Turn) {
-	if x.adm.outlier == nil {
+// observe tells outlier detection of the response in x.resp, which came for a.
+func (x *exchange) observe(t *loop.Turn, a *attempt) {
+	if x.adm().outlier == nil {
 		return
 	}
 	out := upstream.Outcome{Status: x.resp.Status}
@@ -178,13 +159,13 @@ func (x *exchange) observe(t *loop.Turn) {
 			out.RetryAfter = restAsked(v, t.Now)
 		}
 	}
-	x.adm.report(t, x.ep, out)
+	x.adm().report(t, a.ep, out)
 }
 
 // observeFailure tells it that there is no response.
-func (x *exchange) observeFailure(t *loop.Turn, timeout bool) {
-	if x.adm.outlier != nil && x.ep != nil {
-		x.adm.report(t, x.ep, upstream.Outcome{Timeout: timeout})
+func (x *exchange) observeFailure(t *loop.Turn, a *attempt, timeout bool) {
+	if x.adm().outlier != nil && a.ep != nil {
+		x.adm().report(t, a.ep, upstream.Outcome{Timeout: timeout})
 	}
 }
 

@@ -280,7 +280,7 @@ func (s *script) spread(v *mesh.Service, n int, bad string, answer string) map[s
 	for range n {
 		s.send(c, getRequest, false)
 		w := s.busyWork()
-		name := s.hosts[w]
+		name := s.hostOf[w]
 		got[name]++
 		if name == bad {
 			s.answers(w, answer)

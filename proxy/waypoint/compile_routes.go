@@ -51,13 +51,23 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 // for them (GEP-1294, consumer routes).
 func (c *compiler) tables(sp *servicePort) {
 	rules := make(map[string][]router.Rule[*rule], 1)
+	var conns []connRoute
 	for _, a := range sp.routes {
 		r, ru := a.Route, c.sharedRule(ruleKey{a.Route, sp.requests})
 		sp.rules = append(sp.rules, ru)
+		if r.Kind == mesh.RouteTCP || r.Kind == mesh.RouteTLS {
+			conns = append(conns, connRoute{a, ru})
+			continue
+		}
 		rules[a.ConsumerNamespace] = append(rules[a.ConsumerNamespace],
-			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Matches: r.Matches, Value: ru})
+			router.Rule[*rule]{Object: r.Object, Created: r.Created, Rule: r.Rule, Hostnames: r.Hostnames, Matches: r.Matches, Value: ru})
 	}
+	sp.conns = newConnRoutes(conns)
 	for consumer, list := range rules {
+		if !slices.ContainsFunc(list, func(r router.Rule[*rule]) bool { return len(r.Hostnames) == 0 }) {
+			// Requests for other names find the service as if there were no routes.
+			list = append(list, router.Rule[*rule]{Otherwise: true, Value: c.direct(sp)})
+		}
 		table, errs := router.New(list)
 		for _, e := range errs {
 			c.problem("%v", e)
@@ -133,7 +143,7 @@ func (c *compiler) rule(key ruleKey) *rule {
 	timeouts := timeoutsOf(requests)
 	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: timeouts.Request, backendTimeout: timeouts.PerTry}
 	if ru.broken != "" {
-		c.problem("HTTPRoute %s rule %s: %s", r.Object, ruleName(r), ru.broken)
+		c.problem("%s %s rule %s: %s", r.Kind, r.Object, ruleName(r), ru.broken)
 		return ru
 	}
 	var err error

@@ -57,7 +57,7 @@ func (c *h1Client) connectTimedOut(t *loop.Turn) {
 	defer x.mu.Unlock()
 	if c.connectTimer.expired() && !c.answered {
 		c.abort(t)
-		x.upstreamFailed(t, errConnectTimeout)
+		x.upstreamFailed(t, c, errConnectTimeout)
 	}
 }
 
@@ -89,7 +89,7 @@ func (c *h1Client) served(drop bool) (x *exchange, dropped bool) {
 		}
 		c.mu.Unlock()
 		x.mu.Lock()
-		if x.up == endpointSide(c) {
+		if x.tryOf(c) != nil {
 			return x, false
 		}
 		x.mu.Unlock()
@@ -153,7 +153,7 @@ func (c *h1Client) ready(t *loop.Turn, out pipe) {
 	c.answered = true
 	c.connectTimer.stop()
 	c.out = out
-	x.upstreamReady(t)
+	x.upstreamReady(t, x.tryOf(c))
 	x.mu.Unlock()
 }
 
@@ -188,7 +188,7 @@ func (c *h1Client) lost(t *loop.Turn, f failure) {
 		c.connectTimer.stop()
 		f.sent = c.answered
 		f.answered = c.gotBytes
-		x.upstreamFailed(t, f)
+		x.upstreamFailed(t, c, f)
 		x.mu.Unlock()
 	}
 }
@@ -287,7 +287,7 @@ func (c *h1Client) content(t *loop.Turn, x *exchange, b []byte, first bool) bool
 		switch {
 		case first:
 			c.in = c.in[:0]
-			if !x.responseHead(t, data, end) {
+			if !x.responseHead(t, c, data, end) {
 				return false
 			}
 			first = false
@@ -355,7 +355,7 @@ func (c *h1Client) fail(t *loop.Turn, x *exchange, f failure) {
 	}
 	c.out.Reset(t, h2.Cancel)
 	c.gone(t)
-	x.upstreamFailed(t, f)
+	x.upstreamFailed(t, c, f)
 }
 
 // dropIdle gives up an idle connection.

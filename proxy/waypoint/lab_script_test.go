@@ -74,11 +74,11 @@ type script struct {
 	// refuse answers 503 in its place for one address, and counts that.
 	refuse   string
 	refusals int
-	hosts    map[*tap]string // whose a tap is
+	hostOf   map[*tap]string // whose a tap is
 }
 
 func newScript(t testing.TB, parts mesh.Parts) *script {
-	s := &script{lab: newLab(t, parts), accept: 200, hosts: map[*tap]string{}}
+	s := &script{lab: newLab(t, parts), accept: 200, hostOf: map[*tap]string{}}
 	s.lab.serve = func(t *loop.Turn, host string, st *h2.Stream, _ *h2.Head) {
 		p := &tap{st: st, read: true}
 		if host == s.refuse {
@@ -86,7 +86,7 @@ func newScript(t testing.TB, parts mesh.Parts) *script {
 			st.WriteHeaders(t, []hpack.HeaderField{{Name: ":status", Value: "503"}}, true)
 			return
 		}
-		s.hosts[p] = host
+		s.hostOf[p] = host
 		st.Handle(p)
 		s.works = append(s.works, p)
 		if s.accept != 0 {

@@ -15,9 +15,10 @@ type line struct {
 	waiting []place
 }
 
-// place is an exchange in the line, and which one of that struct.
+// place is a try in the line, and which exchange of that struct it belongs to.
 type place struct {
 	x   *exchange
+	a   *attempt
 	seq uint32
 }
 
@@ -31,28 +32,28 @@ const (
 )
 
 // room asks the circuit breaker of the exchange's cluster for another connection to d.
-func (d *destination) room(t *loop.Turn, x *exchange) room {
-	a := x.adm
-	if a == nil {
+func (d *destination) room(t *loop.Turn, x *exchange, a *attempt) room {
+	adm := x.adm()
+	if adm == nil {
 		return roomNow
 	}
-	if !x.awaits(t) {
+	if !x.awaits(t, a) {
 		return roomLater
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case a.state.Connections.Acquire(a.limits.MaxConnections):
+	case adm.state.Connections.Acquire(adm.limits.MaxConnections):
 	case d.line.conns == 0:
-		a.state.Connections.Force()
-	case x.taken&heldTight == 0 && d.hasRoom():
-		x.taken |= heldTight
+		adm.state.Connections.Force()
+	case a.taken&heldTight == 0 && d.hasRoom():
+		a.taken |= heldTight
 		return roomAgain
 	default:
-		a.state.Overflows.Connections.Add(1)
-		d.line.waiting = append(d.line.waiting, place{x, x.seq})
+		adm.state.Overflows.Connections.Add(1)
+		d.line.waiting = append(d.line.waiting, place{x, a, x.seq})
 		d.inLine.Store(int32(len(d.line.waiting)))
-		x.taken |= heldPlace | heldTight
+		a.taken |= heldPlace | heldTight
 		return roomLater
 	}
 	d.line.conns++
@@ -64,11 +65,11 @@ func (d *destination) hasRoom() bool {
 	return len(d.idle) > 0 || slices.ContainsFunc(d.h2s, (*h2Client).hasRoom)
 }
 
-// leaveLine takes x out of the line.
-func (d *destination) leaveLine(x *exchange) {
+// leaveLine takes a try out of the line.
+func (d *destination) leaveLine(a *attempt) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.line.waiting = slices.DeleteFunc(d.line.waiting, func(w place) bool { return w.x == x })
+	d.line.waiting = slices.DeleteFunc(d.line.waiting, func(w place) bool { return w.a == a })
 	d.inLine.Store(int32(len(d.line.waiting)))
 }
 
@@ -102,11 +103,11 @@ func (d *destination) wake(t *loop.Turn) {
 	t.Defer(func(t *loop.Turn) { // no lock is held then
 		w.x.mu.Lock()
 		defer w.x.mu.Unlock()
-		if w.x.seq != w.seq || w.x.dest != d || w.x.taken&heldPlace == 0 {
+		if w.x.seq != w.seq || w.a.dest != d || w.a.taken&heldPlace == 0 {
 			d.wake(t) // it has gone elsewhere meanwhile
 			return
 		}
-		w.x.taken &^= heldPlace
-		w.x.call(t)
+		w.a.taken &^= heldPlace
+		w.x.call(t, w.a)
 	})
 }

@@ -21,8 +21,8 @@ func (x *exchange) report(t *loop.Turn) {
 	if _, copied := x.down.(*mirrorSide); copied {
 		return
 	}
-	if x.adm != nil {
-		x.leaveAdmission(t, x.upFinished && x.phase != upgraded)
+	if x.slotted {
+		x.leaveSlot(t, x.upFinished && x.phase != upgraded)
 	}
 	d := t.Now.Sub(x.start)
 	grpc := isGRPC(&x.req)

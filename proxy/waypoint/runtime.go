@@ -110,6 +110,7 @@ type servicePort struct {
 	consumers map[string]*router.Table[*rule] // by the client's namespace, in table's place
 	fallback  *rule                           // without a matching route: the service itself, or nil for 404
 	tcp       *rule                           // where bytes that are not HTTP go, if not to fallback
+	conns     *connRoutes                     // before both: TCPRoutes and TLSRoutes; nil for none
 	authz     *policy.L7                      // for TCP
 	chain     filters.Chain                   // before routing: authorization
 	labels    telemetry.ServiceLabels

@@ -18,8 +18,11 @@ import (
 type tcpSession struct {
 	tun    *clientTunnel
 	sp     *servicePort
-	cl     *cluster
+	rule   *rule    // nil: not known yet, or none
+	cl     *cluster // likewise
 	accept incoming // to be answered once the endpoint is there; nil: was
+
+	names *connRoutes // by which it goes once its ClientHello is there; nil: does not wait
 
 	mu       sync.Mutex
 	down     pipe
@@ -36,6 +39,7 @@ type tcpSession struct {
 	owedUp   int
 
 	start          time.Time
+	serverName     string
 	received, sent uint64
 	flag, cause    string
 	opened         *telemetry.TCPSeries
@@ -65,7 +69,7 @@ func (p *Proxy) connectTCP(t *loop.Turn, tun *clientTunnel, c incoming, sp *serv
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Stream().Handle(s)
-	s.connect(t)
+	s.begin(t)
 }
 
 // relayTCP passes through a stream that was accepted and turned out not to be HTTP.
@@ -87,7 +91,7 @@ func (p *Proxy) relayTCP(t *loop.Turn, tun *clientTunnel, st *h2.Stream) h2.Stre
 	s.down = st
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.connect(t)
+	s.begin(t)
 	return s
 }
 
@@ -100,15 +104,7 @@ func (p *Proxy) refuseTCP(t *loop.Turn, tun *clientTunnel, sp *servicePort, deta
 }
 
 func newTCPSession(t *loop.Turn, tun *clientTunnel, sp *servicePort) *tcpSession {
-	s := &tcpSession{tun: tun, sp: sp, start: t.Now}
-	to := sp.tcp
-	if to == nil {
-		to = sp.fallback
-	}
-	if to != nil && to.broken == "" {
-		s.cl = to.backends[0].cluster
-	}
-	return s
+	return &tcpSession{tun: tun, sp: sp, start: t.Now}
 }
 
 // connect tries an endpoint. s is locked.
@@ -308,6 +304,9 @@ func (s *tcpSession) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 	s.downEnd = s.downEnd || end
 	if !s.ready {
 		s.early = append(s.early, b...)
+		if s.names != nil {
+			s.look(t)
+		}
 		return
 	}
 	s.count(&s.received, len(b))
@@ -408,7 +407,7 @@ func (s *tcpSession) endIfDone(t *loop.Turn) {
 // finish ends the session and reports it. s is locked.
 func (s *tcpSession) finish(t *loop.Turn) {
 	s.over = true
-	s.early = nil
+	s.early, s.names = nil, nil
 	s.timer.stop()
 	if s.up != nil {
 		s.up.release()
@@ -420,6 +419,9 @@ func (s *tcpSession) finish(t *loop.Turn) {
 // series is the metric series of the open connection.
 func (s *tcpSession) series() *telemetry.TCPSeries {
 	l := telemetry.TCPLabels{Reporter: telemetry.ReporterWaypoint, Source: s.tun.source(), Service: s.sp.labels, ResponseFlags: "-", Security: "mutual_tls"}
+	if s.cl != nil {
+		l.Service = s.cl.service
+	}
 	if s.up != nil {
 		l.Destination = telemetry.WorkloadLabelsOf(s.up.ep.Workload)
 		if s.up.d.peer != nil {
@@ -442,6 +444,10 @@ func (s *tcpSession) report(t *loop.Turn, details string) {
 		Start: s.start, ResponseFlags: s.flag, ConnectionTerminationDetails: details, UpstreamTransportFailureReason: s.cause,
 		BytesReceived: s.received, BytesSent: s.sent, Duration: t.Now.Sub(s.start), UpstreamServiceTime: -1,
 		DownstreamLocalAddress: s.tun.dst, DownstreamRemoteAddress: s.tun.peer.Addr, SourcePrincipal: s.tun.principalURI,
+		RequestedServerName: s.serverName,
+	}
+	if s.rule != nil && s.sp.conns != nil {
+		r.RouteName = s.rule.name
 	}
 	if s.up != nil {
 		r.UpstreamHost = s.up.d.addr

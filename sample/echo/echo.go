@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/sample/pod"
@@ -51,6 +52,8 @@ type Report struct {
 type Server struct {
 	pod   *pod.Pod
 	flaky flaky
+	fails atomic.Pointer[outage] // nil: none
+	count atomic.Int64           // requests, as /count tells
 
 	sockets *websocket.Endpoint
 
@@ -75,6 +78,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	path := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch name, args := path[0], path[1:]; {
+	case name == "fail" && len(args) == 2:
+		s.fail(w, r, args[0], args[1])
+		return
+	case name == "count" && len(args) == 0:
+		fmt.Fprintln(w, s.count.Load())
+		return
+	}
+	s.count.Add(1)
+	switch name, args := path[0], path[1:]; {
+	case s.failing() != 0:
+		s.answer(w, r, s.failing())
 	case name == "status" && len(args) == 1:
 		s.status(w, r, args[0])
 	case name == "delay" && len(args) == 1:
@@ -278,6 +292,32 @@ func (s *Server) flakily(w http.ResponseWriter, r *http.Request, failing, each, 
 	default:
 		s.answer(w, r, http.StatusOK)
 	}
+}
+
+// outage is a time in which every request fails.
+type outage struct {
+	code  int
+	until time.Time
+}
+
+// fail begins an outage, or ends it.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, status, duration string) {
+	code, err1 := parseCode(status)
+	d, err2 := parseDelay(duration)
+	if err := errors.Join(err1, err2); err != nil {
+		http.Error(w, "the path is /fail/CODE/DURATION: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.fails.Store(&outage{code, time.Now().Add(d)})
+	s.answer(w, r, http.StatusOK)
+}
+
+// failing returns the status of the outage, or 0.
+func (s *Server) failing() int {
+	if o := s.fails.Load(); o != nil && time.Now().Before(o.until) {
+		return o.code
+	}
+	return 0
 }
 
 // flaky counts the requests to each /flaky path.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -355,5 +356,46 @@ func TestAbortedBody(t *testing.T) {
 	}
 	if resp.StatusCode != http.StatusBadRequest || !bytes.Contains(b, []byte("reading the request's body")) {
 		t.Errorf("answered %d %q, want 400", resp.StatusCode, b)
+	}
+}
+
+// TestFail: an outage holds for its time, on every path but the one that ends it.
+func TestFail(t *testing.T) {
+	srv := httptest.NewServer(New(newPod(t)))
+	defer srv.Close()
+	get := func(path string) int {
+		t.Helper()
+		resp, err := http.Get(srv.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for _, tt := range []struct {
+		path string
+		want int
+	}{
+		{"/x", 200},
+		{"/fail/503/5m", 200},
+		{"/x", 503},
+		{"/status/204", 503},
+		{"/fail/503/0s", 200},
+		{"/x", 200},
+		{"/fail/99/1s", 400},
+		{"/fail/503/-1s", 400},
+		{"/x", 200},
+	} {
+		if got := get(tt.path); got != tt.want {
+			t.Errorf("%s answers %d, want %d", tt.path, got, tt.want)
+		}
+	}
+	resp, err := http.Get(srv.URL + "/count")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); string(b) != "5\n" || err != nil {
+		t.Errorf("/count answers %q, %v; want the 5 requests beside /fail", b, err)
 	}
 }

@@ -40,7 +40,7 @@ type Source struct {
 	problems []source.Problem // of the files themselves
 	loaded   bool
 	last     Result // what the last look gave
-	good     Result // the last one without problems
+	good     Result // the last one that was not refused
 }
 
 // New makes a Source. It reads nothing yet.
@@ -86,13 +86,13 @@ func (s *Source) load() (Result, scan, bool) {
 // translate makes a Result of what was read last.
 func (s *Source) translate() Result {
 	s.last = translate(s.decoded, slices.Clone(s.problems), s.by)
-	if len(s.last.Problems) == 0 {
+	if s.last.Refused() == nil {
 		s.good = s.last
 	}
 	return s.last
 }
 
-// Good returns the last Result that had no problems: what is being served. It
+// Good returns the last Result that was not refused: what is being served. It
 // is empty if there never was one.
 func (s *Source) Good() Result {
 	s.mu.Lock()
@@ -112,11 +112,11 @@ func (s *Source) Refresh() {
 
 // Run reads the manifests, publishes them to store, and goes on to do so
 // whenever they change, until ctx ends; then it returns nil. Manifests with
-// problems are not published.
+// problems are not published, unless all of these are Served.
 //
 // onReload, if not nil, is called after each reading of something new, in Run's
 // goroutine and after the publication: with the number of objects that are
-// served since, or with 0 and what is wrong. It is not called for Refresh.
+// served since, or with 0 where they are refused, and with what is wrong. It is not called for Refresh.
 func (s *Source) Run(ctx context.Context, store *source.Store, onReload func(accepted int, problems []source.Problem)) error {
 	w := newWatch(s.opts.Log)
 	defer w.close()
@@ -156,7 +156,7 @@ func (s *Source) Run(ctx context.Context, store *source.Store, onReload func(acc
 			s.reload(store, w, onReload)
 		case <-s.refresh:
 			s.mu.Lock()
-			if res := s.translate(); len(res.Problems) == 0 && res.Files > 0 {
+			if res := s.translate(); res.Refused() == nil && res.Files > 0 {
 				s.publish(store)
 			}
 			s.mu.Unlock()
@@ -179,16 +179,16 @@ func (s *Source) touched() bool {
 func (s *Source) reload(store *source.Store, w *watch, onReload func(int, []source.Problem)) {
 	s.mu.Lock()
 	res, sc, changed := s.load()
-	if changed && len(res.Problems) == 0 {
+	if changed && res.Refused() == nil {
 		s.publish(store)
 	}
 	s.mu.Unlock()
 	w.set(sc.watch)
 	switch {
 	case !changed || onReload == nil:
-	case len(res.Problems) > 0:
+	case res.Refused() != nil:
 		onReload(0, res.Problems)
 	default:
-		onReload(res.Objects, nil)
+		onReload(res.Objects, res.Problems)
 	}
 }

@@ -26,7 +26,7 @@ const (
 
 // Result is what a look at the manifests gave.
 type Result struct {
-	// Parts is the mesh as described; of no use when there are Problems.
+	// Parts is the mesh as described; of no use when it is Refused.
 	Parts mesh.Parts
 	// Pods are the pods to run.
 	Pods []object.Pod
@@ -34,15 +34,19 @@ type Result struct {
 	Files, Objects int
 	// Notices are worth telling and no mistakes.
 	Notices []object.Notice
-	// Problems are everything that is wrong, ordered by place. With any of them
-	// the whole is refused.
+	// Problems are everything that is wrong, ordered by place. With any that is not
+	// Served the whole is refused.
 	Problems []source.Problem
 }
+
+// Refused returns the problems for which the whole is refused; nil when it can be served.
+func (r *Result) Refused() []source.Problem { return source.Refused(r.Problems) }
 
 // own returns a copy whose lists may be changed.
 func (r Result) own() Result {
 	p := &r.Parts
 	p.Workloads, p.Services, p.Waypoints = slices.Clone(p.Workloads), slices.Clone(p.Services), slices.Clone(p.Waypoints)
+	p.Statuses = slices.Clone(p.Statuses)
 	p.Attachments, p.Policies, p.PeerAuth = slices.Clone(p.Attachments), slices.Clone(p.Policies), slices.Clone(p.PeerAuth)
 	r.Pods, r.Notices, r.Problems = slices.Clone(r.Pods), slices.Clone(r.Notices), slices.Clone(r.Problems)
 	return r

@@ -24,7 +24,7 @@ func (t *translator) translatePolicies(objects []*Object) {
 func (t *translator) authorization(o *Object, v *AuthorizationPolicy) *mesh.AuthorizationPolicy {
 	spec := &v.Spec
 	p := &mesh.AuthorizationPolicy{Name: o.Name, Origin: o.Origin, DryRun: v.Annotations[annotationDryRun] == "true"}
-	before := len(t.pending)
+	t.begin()
 	if s := v.Annotations[annotationDryRun]; s != "" && s != "true" && s != "false" {
 		t.bad(o, "metadata.annotations["+annotationDryRun+"]", "%q is not known; use \"true\" or \"false\"", clip(s))
 	}
@@ -50,8 +50,8 @@ func (t *translator) authorization(o *Object, v *AuthorizationPolicy) *mesh.Auth
 		}
 		p.Rules = append(p.Rules, t.authzRule(o, path, r))
 	}
-	if len(t.pending) > before {
-		p.Invalid = t.pending[before].message
+	if len(t.trail) > 0 {
+		p.Invalid = t.trail[0].message
 	}
 	if p.Action == mesh.ActionDeny && len(spec.Rules) == 0 && p.Invalid == "" {
 		t.note(o, "a DENY policy without rules refuses nothing")

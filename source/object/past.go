@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/source"
@@ -17,7 +18,8 @@ type past struct {
 	mesh       *surroundings            // namespaces, nodes, gateways and their classes
 	namespaces map[string]*surroundings // beside these, a namespace's services
 	routing    *surroundings            // all that routes refer to
-	routes     map[*gwv1.HTTPRoute]madeRoute
+	routes     map[any]madeRoute        // by the objects' values
+	statuses   map[objectKey]*mesh.Status
 }
 
 // surroundings are objects that the translation of others depends on. Two states
@@ -78,9 +80,11 @@ type madeService struct {
 
 // madeRoute is what became of a route in some surroundings.
 type madeRoute struct {
-	in          *surroundings
-	origin      mesh.Origin
-	attachments []mesh.RouteAttachment
+	in      *surroundings
+	origin  mesh.Origin
+	created time.Time
+	parents []attachedParent
+	status  *mesh.Status
 }
 
 // remembered returns what was made of p if nothing of it can have changed, else nil.
@@ -141,29 +145,33 @@ func (t *translator) keepService(v *serviceObject, s *service) {
 
 // translateRoutes attaches the routes to what they name.
 func (t *translator) translateRoutes(objects []*Object) {
-	routes := map[*gwv1.HTTPRoute]madeRoute{}
+	routes := map[any]madeRoute{}
+	var attached []attachedRoute
 	for _, o := range objects {
-		r, ok := o.Value.(*gwv1.HTTPRoute)
-		if !ok {
+		if m, ok := t.past.routes[o.Value]; ok && m.in == t.past.routing && m.origin == o.Origin {
+			routes[o.Value] = m
+			attached = append(attached, attachedRoute{o, m.created, m.parents})
+			t.statuses[objectKey{o.Kind, o.Name}] = m.status
 			continue
 		}
-		if m, ok := t.past.routes[r]; ok && m.in == t.past.routing && m.origin == o.Origin {
-			routes[r] = m
-			t.parts.Attachments = append(t.parts.Attachments, m.attachments...)
+		r := routeOf(o)
+		if r == nil {
 			continue
 		}
-		pending, notices, first := len(t.pending), len(t.notices), len(t.parts.Attachments)
-		t.translateRoute(o, r)
+		said, notices := t.said, len(t.notices)
+		parents := t.translateRoute(r)
+		attached = append(attached, attachedRoute{o, r.created, parents})
 		// Whom the waypoint of a service account serves depends on the pods.
-		if t.quiet(pending, notices) && len(t.accountWps) == 0 {
-			routes[r] = madeRoute{t.past.routing, o.Origin, slices.Clone(t.parts.Attachments[first:])}
+		if t.quiet(said, notices) && len(t.accountWps) == 0 {
+			routes[o.Value] = madeRoute{t.past.routing, o.Origin, r.created, parents, t.statuses[objectKey{o.Kind, o.Name}]}
 		}
 	}
 	t.past.routes = routes
+	t.attachRoutes(attached)
 }
 
 // quiet reports whether nothing has been said since: what is said of an object
 // must be said again.
-func (t *translator) quiet(pending, notices int) bool {
-	return len(t.pending) == pending && len(t.notices) == notices
+func (t *translator) quiet(said, notices int) bool {
+	return t.said == said && len(t.notices) == notices
 }

@@ -10,7 +10,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxProblems is how many problems one translation tells of.
+// maxProblems is how many problems one translation tells of, and how many of
+// those for which the rest is served all the same.
 const maxProblems = 1000
 
 // Notice is something that its author should know and that is not a mistake.
@@ -68,24 +69,61 @@ func Notices(ignored []Ignored) []Notice {
 type report struct {
 	pending []pending
 	notices []Notice
+	// said counts the problems, with those that were too many to be kept, and served
+	// those of pending that do not refuse the whole.
+	said, served int
+	// trail are the problems since begin.
+	trail []pending
 }
 
 // pending is a problem whose line is still to be found.
 type pending struct {
 	obj           *Object
 	path, message string
+	// reason is a word of Gateway API's for it, and served is source.Problem.Served.
+	reason string
+	served bool
+	// harmless, of one that is served: what it is about is left out, and all else of its rule works.
+	harmless bool
 }
 
-// bad records a problem with the field at path of o.
+// bad records a problem with the field at path of o, for which all is refused.
 func (r *report) bad(o *Object, path, format string, args ...any) {
-	told := o.flaws != nil && slices.ContainsFunc(o.flaws.unread, func(field string) bool {
-		rest, ok := strings.CutPrefix(path, field)
-		return ok && field != "" && (rest == "" || rest[0] == '.' || rest[0] == '[')
-	})
-	if !told && len(r.pending) < maxProblems {
-		r.pending = append(r.pending, pending{o, path, fmt.Sprintf(format, args...)})
-	}
+	r.tell(pending{obj: o, path: path, message: fmt.Sprintf(format, args...), reason: reasonUnsupported})
 }
+
+// incompatible is bad, for things that are good by themselves and exclude each other.
+func (r *report) incompatible(o *Object, path, format string, args ...any) {
+	r.tell(pending{obj: o, path: path, message: fmt.Sprintf(format, args...), reason: reasonIncompatible})
+}
+
+// unresolved records a problem for which the rest is served all the same: the field at
+// path of o leads to nothing, or to what it may not lead to.
+func (r *report) unresolved(o *Object, path, reason, format string, args ...any) {
+	r.tell(pending{obj: o, path: path, message: fmt.Sprintf(format, args...), reason: reason, served: true})
+}
+
+func (r *report) tell(p pending) {
+	if p.obj.flaws != nil && slices.ContainsFunc(p.obj.flaws.unread, func(field string) bool {
+		rest, ok := strings.CutPrefix(p.path, field)
+		return ok && field != "" && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	}) {
+		return // it is told already
+	}
+	r.said++
+	r.trail = append(r.trail, p)
+	switch n := len(r.pending) - r.served; {
+	case p.served && r.served < maxProblems:
+		r.served++
+	case !p.served && n < maxProblems:
+	default:
+		return
+	}
+	r.pending = append(r.pending, p)
+}
+
+// begin starts a new trail.
+func (r *report) begin() { r.trail = r.trail[:0] }
 
 // note records a notice about o.
 func (r *report) note(o *Object, format string, args ...any) {
@@ -107,7 +145,7 @@ func (r *report) problems() []source.Problem {
 	var find finder
 	out := make([]source.Problem, 0, len(r.pending))
 	for _, p := range r.pending {
-		out = append(out, source.Problem{File: p.obj.Origin.File, Line: find.line(p.obj, p.path), Object: p.obj.String(), Field: p.path, Message: p.message})
+		out = append(out, source.Problem{File: p.obj.Origin.File, Line: find.line(p.obj, p.path), Object: p.obj.String(), Field: p.path, Message: p.message, Served: p.served})
 	}
 	slices.SortStableFunc(out, source.Problem.Compare)
 	return slices.Compact(out)

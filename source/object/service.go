@@ -117,7 +117,7 @@ func (t *translator) gatherService(o *Object, v *serviceObject, vips map[netip.A
 		t.addService(s)
 		return
 	}
-	pending, notices := len(t.pending), len(t.notices)
+	said, notices := t.said, len(t.notices)
 	m := &mesh.Service{
 		Key:     mesh.ServiceKey{Namespace: o.Name.Namespace, Hostname: o.Name.Name + "." + o.Name.Namespace + ".svc." + t.opts.ClusterDomain},
 		Name:    o.Name.Name,
@@ -141,7 +141,7 @@ func (t *translator) gatherService(o *Object, v *serviceObject, vips map[netip.A
 	t.serviceLocality(s, v)
 	own := waypointOfService(t, o, v)
 	t.bindService(s, v.labels, own)
-	if t.quiet(pending, notices) && own == nil {
+	if t.quiet(said, notices) && own == nil {
 		t.keepService(v, s)
 	}
 	t.services[o.Name] = s

@@ -88,6 +88,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 		accountWps: map[mesh.Name]*waypoint{},
 		services:   map[mesh.Name]*service{},
 		byHost:     map[mesh.ServiceKey]*service{},
+		statuses:   map[objectKey]*mesh.Status{},
 	}
 	t.parts.TrustDomain, t.parts.ClusterDomain = t.opts.TrustDomain, t.opts.ClusterDomain
 	t.parts.RootNamespace, t.parts.ClusterID, t.parts.Network = t.opts.RootNamespace, t.opts.ClusterID, t.opts.Network
@@ -104,6 +105,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 	t.indexAccounts()
 	t.translateRoutes(objects)
 	t.translatePolicies(objects)
+	t.finishStatuses()
 	return Result{Parts: t.parts, Pods: t.pods, Notices: slices.Compact(t.notices), Problems: t.problems()}
 }
 
@@ -154,6 +156,7 @@ type translator struct {
 	shared     map[string]map[mesh.ServiceKey]map[uint16]uint16 // by the services' numbers
 	byAccount  map[mesh.ServiceKey]map[mesh.Name]bool           // the waypoints that serve an endpoint for its account
 	grants     []*Object
+	statuses   map[objectKey]*mesh.Status
 	expanded   int // pods made from Deployments so far
 }
 

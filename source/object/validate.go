@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 	"time"
@@ -213,18 +214,29 @@ func (t *translator) duration(o *Object, path string, d *gwv1.Duration) time.Dur
 	return v
 }
 
-// maxRegex is the longest expression that is compiled.
-const maxRegex = 1024
+// maxRegex is the longest expression that is compiled, Gateway API's limit for a header's value,
+// and maxProgram how many instructions it may become: what the router takes.
+const (
+	maxRegex   = 4096
+	maxProgram = 4096
+)
 
-// regex checks an RE2 expression.
-func (t *translator) regex(o *Object, path, expr string) {
+// regex checks an RE2 expression, and reports whether it is one.
+func (t *translator) regex(o *Object, path, expr string) bool {
 	if len(expr) > maxRegex {
 		t.bad(o, path, "the expression is %d bytes long; keep it to %d", len(expr), maxRegex)
-		return
+		return false
 	}
-	if _, err := regexp.Compile(expr); err != nil {
+	parsed, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
 		t.bad(o, path, "%s is not a regular expression (%s); use RE2 syntax", strconv.Quote(clip(expr)), strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		return false
 	}
+	if prog, err := syntax.Compile(parsed.Simplify()); err != nil || len(prog.Inst) > maxProgram {
+		t.bad(o, path, "%s would take too long to compare; use fewer or smaller repetitions", strconv.Quote(clip(expr)))
+		return false
+	}
+	return true
 }
 
 // tcp reports whether a Kubernetes protocol field means TCP; a bad one is a problem.

@@ -48,7 +48,7 @@ func (t *translator) gatherPod(o *Object, p *pod) {
 		t.addPod(w, &p.template, "")
 		return
 	}
-	pending, notices := len(t.pending), len(t.notices)
+	said, notices := t.said, len(t.notices)
 	for _, f := range p.faults {
 		t.bad(o, f.path, "%s", f.message)
 	}
@@ -61,7 +61,7 @@ func (t *translator) gatherPod(o *Object, p *pod) {
 	if len(w.Addresses) == 0 {
 		w.Ready = false // nobody can reach it
 	}
-	made := t.keepPod(o, p, &w, t.quiet(pending, notices))
+	made := t.keepPod(o, p, &w, t.quiet(said, notices))
 	t.addPod(made, &p.template, "")
 }
 

@@ -9,7 +9,7 @@ import (
 type Host struct {
 	// Weight is its share among the others; 0 means never.
 	Weight uint32
-	// Active counts its requests in flight. Only LeastRequest reads it; nil counts as 0.
+	// Active counts its requests in flight. LeastRequest and PeakEWMA read it; nil counts as 0.
 	Active *atomic.Int64
 }
 
@@ -20,10 +20,19 @@ func (h *Host) active() int64 {
 	return h.Active.Load()
 }
 
+// Want is what a request knows of itself that an algorithm may go by.
+type Want struct {
+	// Key is the hash of what shall lead to the same host; a random number where
+	// nothing shall. RingHash, Maglev and Rendezvous read it.
+	Key uint64
+	// Now is the time in nanoseconds, of the clock that Latency.Observe is told. PeakEWMA reads it.
+	Now int64
+}
+
 // Picker is a balancing algorithm over a list of hosts.
 type Picker interface {
 	// Pick returns the index of the next host, or -1 when there is none.
-	Pick() int
+	Pick(Want) int
 }
 
 // spread is what the weights of a list of hosts amount to.
@@ -99,7 +108,7 @@ func NewWeighted(hosts []Host) *Weighted {
 }
 
 // Pick returns a random host.
-func (w *Weighted) Pick() int {
+func (w *Weighted) Pick(Want) int {
 	i := w.position()
 	if i < 0 {
 		return -1
@@ -138,10 +147,10 @@ func NewLeastRequest(hosts []Host) *LeastRequest {
 
 // Pick returns the better of two random hosts. The two are drawn in proportion
 // to the weights and the first wins a tie, so idle hosts share by weight too.
-func (l *LeastRequest) Pick() int {
+func (l *LeastRequest) Pick(w Want) int {
 	n := len(l.random.usable)
 	if n < 2 {
-		return l.random.Pick()
+		return l.random.Pick(w)
 	}
 	i := l.random.position()
 	var j int

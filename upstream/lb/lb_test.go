@@ -3,6 +3,8 @@ package lb
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +18,26 @@ var algorithms = []struct {
 	{"weighted", func(h []Host) Picker { return NewWeighted(h) }},
 	{"round_robin", func(h []Host) Picker { return NewRoundRobin(h) }},
 	{"least_request", func(h []Host) Picker { return NewLeastRequest(h) }},
+	{"peak_ewma", func(h []Host) Picker { return NewPeakEWMA(h, latencies(len(h))) }},
+	{"maglev", func(h []Host) Picker { return NewMaglev(h, keysOf(len(h)), 0) }},
+	{"rendezvous", func(h []Host) Picker { return NewRendezvous(h, keysOf(len(h))) }},
+	{"ring_hash", func(h []Host) Picker { return NewRingHash(h, keysOf(len(h)), 0, 0) }},
+	{"lazy", func(h []Host) Picker { return NewLazy(func() Picker { return NewWeighted(h) }) }},
+}
+
+// exact are those whose picks are independent draws in proportion to the weights.
+// The others have tests of their own for how near they come.
+var exact = []string{"weighted", "round_robin", "least_request", "peak_ewma", "lazy"}
+
+// anyone is what a request without a key wants.
+func anyone() Want { return Want{Key: rand.Uint64()} }
+
+func keysOf(n int) []uint64 {
+	keys := make([]uint64, n)
+	for i := range keys {
+		keys[i] = Hash(fmt.Sprintf("Kubernetes//Pod/ns/web-%d", i))
+	}
+	return keys
 }
 
 func hosts(weights ...uint32) []Host {
@@ -75,12 +97,15 @@ func TestDistribution(t *testing.T) {
 	}
 	const n = 60000
 	for _, a := range algorithms {
+		if !slices.Contains(exact, a.name) {
+			continue
+		}
 		for _, tt := range tests {
 			t.Run(a.name+"/"+tt.name, func(t *testing.T) {
 				p := a.make(hosts(tt.weights...))
 				counts := make([]int64, len(tt.weights))
 				for range n {
-					counts[p.Pick()]++
+					counts[p.Pick(anyone())]++
 				}
 				within3Sigma(t, tt.weights, counts)
 			})
@@ -91,7 +116,7 @@ func TestDistribution(t *testing.T) {
 func TestNoHost(t *testing.T) {
 	for _, a := range algorithms {
 		for _, weights := range [][]uint32{nil, {}, {0}, {0, 0, 0}} {
-			if got := a.make(hosts(weights...)).Pick(); got != -1 {
+			if got := a.make(hosts(weights...)).Pick(anyone()); got != -1 {
 				t.Errorf("%s of %v: Pick = %d, want -1", a.name, weights, got)
 			}
 		}
@@ -110,7 +135,7 @@ func TestConcurrent(t *testing.T) {
 			for range workers {
 				wg.Go(func() {
 					for range each {
-						i := p.Pick()
+						i := p.Pick(anyone())
 						list[i].Active.Add(1)
 						atomic.AddInt64(&counts[i], 1)
 						list[i].Active.Add(-1)
@@ -151,7 +176,7 @@ func TestRoundRobinTurns(t *testing.T) {
 			}
 			counts := make([]uint32, len(tt.weights))
 			for range tt.round {
-				counts[r.Pick()]++
+				counts[r.Pick(Want{})]++
 			}
 			for i, w := range tt.weights {
 				if want := w * uint32(tt.round) / total; counts[i] != want {
@@ -170,7 +195,7 @@ func TestLeastRequestPrefersIdle(t *testing.T) {
 	list[0].Active.Store(3)
 	l := NewLeastRequest(list)
 	for range 100 {
-		if got := l.Pick(); got != 1 {
+		if got := l.Pick(Want{}); got != 1 {
 			t.Fatalf("Pick = %d, want the idle one of two", got)
 		}
 	}
@@ -181,7 +206,7 @@ func TestLeastRequestPrefersIdle(t *testing.T) {
 	l = NewLeastRequest(list)
 	light := 0
 	for range 10000 {
-		light += l.Pick()
+		light += l.Pick(Want{})
 	}
 	// The light one wins whenever it is one of the two: 1 - 0.8² = 36 %.
 	if light < 3300 || light > 3900 {
@@ -194,7 +219,7 @@ func TestLeastRequestBalances(t *testing.T) {
 	list := hosts(same(10, 1)...)
 	l := NewLeastRequest(list)
 	for range 10000 {
-		list[l.Pick()].Active.Add(1)
+		list[l.Pick(Want{})].Active.Add(1)
 	}
 	for i := range list {
 		if n := list[i].Active.Load(); n < 990 || n > 1010 {
@@ -206,7 +231,7 @@ func TestLeastRequestBalances(t *testing.T) {
 func TestNoAllocation(t *testing.T) {
 	for _, a := range algorithms {
 		p := a.make(hosts(3, 2, 1))
-		if n := testing.AllocsPerRun(100, func() { p.Pick() }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { p.Pick(anyone()) }); n != 0 {
 			t.Errorf("%s: Pick allocates %v times, want 0", a.name, n)
 		}
 	}
@@ -219,7 +244,7 @@ func BenchmarkPick(b *testing.B) {
 				p := a.make(hosts(weights...))
 				b.ReportAllocs()
 				for b.Loop() {
-					p.Pick()
+					p.Pick(anyone())
 				}
 			})
 		}
@@ -232,9 +257,17 @@ func BenchmarkPickParallel(b *testing.B) {
 			p := a.make(hosts(same(10, 1)...))
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					p.Pick()
+					p.Pick(anyone())
 				}
 			})
 		})
 	}
+}
+
+func latencies(n int) []*Latency {
+	out := make([]*Latency, n)
+	for i := range out {
+		out[i] = new(Latency)
+	}
+	return out
 }

@@ -40,9 +40,9 @@ func NewRoundRobin(hosts []Host) *RoundRobin {
 }
 
 // Pick returns the next host.
-func (r *RoundRobin) Pick() int {
+func (r *RoundRobin) Pick(w Want) int {
 	if r.random != nil {
-		return r.random.Pick()
+		return r.random.Pick(w)
 	}
 	if len(r.round) == 0 {
 		return -1

@@ -1,0 +1,259 @@
+package traffic
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cairnproxy.dev/cairn/conformance/ca"
+	"cairnproxy.dev/cairn/conformance/cairn"
+	"cairnproxy.dev/cairn/conformance/envoy"
+	"cairnproxy.dev/cairn/conformance/loopback"
+	"cairnproxy.dev/cairn/conformance/node"
+	"cairnproxy.dev/cairn/conformance/peers"
+	"cairnproxy.dev/cairn/conformance/proc"
+)
+
+// lab is one waypoint under test with the services of many cases behind it.
+type lab struct {
+	peer     string // cairn or envoy
+	dir      string // what the programs write
+	folder   string // manifests
+	ca       *ca.CA
+	net      *loopback.Network
+	nodes    *node.Server
+	waypoint netip.Addr
+	admin    string // of Cairn
+	metrics  string
+	access   string // file
+	process  *proc.Process
+	trials   []*trial
+
+	mu      sync.Mutex
+	clients map[clientKey]*node.Client
+}
+
+type clientKey struct {
+	namespace, account string
+	from               netip.Addr
+}
+
+// identityOf is the SPIFFE URI of a service account.
+func identityOf(namespace, account string) string {
+	return "spiffe://cluster.local/ns/" + namespace + "/sa/" + account
+}
+
+// newLab makes everything but the waypoint.
+func newLab(t *testing.T, peer string) *lab {
+	t.Helper()
+	network, err := loopback.TakeNetwork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { network.Close() })
+	authority, err := ca.New("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{
+		peer: peer, dir: t.TempDir(), ca: authority, net: network, clients: map[clientKey]*node.Client{},
+		nodes: node.NewServer(identityOf("mesh", "waypoint")), waypoint: network.Next(),
+	}
+	t.Cleanup(l.nodes.Close)
+	l.folder = filepath.Join(l.dir, "manifests")
+	if err := os.Mkdir(l.folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// gatewayManifest is the waypoint that all namespaces use.
+const gatewayManifest = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: mesh, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: mesh}
+spec:
+  gatewayClassName: cairn-waypoint
+  listeners:
+  - name: mesh
+    port: 15008
+    protocol: HBONE
+    allowedRoutes: {namespaces: {from: All}}
+`
+
+// start runs the waypoint for the trials that have been added.
+func (l *lab) start(t *testing.T) {
+	t.Helper()
+	leaf, err := l.ca.Issue("mesh", "waypoint")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := l.ca.Write(l.dir, "waypoint", leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.access = filepath.Join(l.dir, "access.log")
+	if l.peer == "cairn" {
+		l.startCairn(t, files)
+	} else {
+		l.startEnvoy(t, files)
+	}
+	t.Cleanup(func() {
+		if err := l.process.Err(); err != nil {
+			t.Errorf("the waypoint ended before it was told to: %v", err)
+			return
+		}
+		if err := l.process.Stop(20 * time.Second); err != nil {
+			t.Errorf("stopping the waypoint: %v", err)
+		}
+	})
+}
+
+func (l *lab) startCairn(t *testing.T, files ca.Files) {
+	if err := os.WriteFile(filepath.Join(l.folder, "mesh.yaml"), []byte(gatewayManifest), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range l.trials {
+		if err := x.write(x.manifests()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.leaveOutRefused(t)
+	w := cairn.Waypoint{Manifests: l.folder, Gateway: "mesh/waypoint", Address: l.waypoint, Files: files, AccessLog: l.access}
+	for _, addr := range []*string{&w.Admin, &w.Metrics} {
+		port, err := loopback.Port(l.waypoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*addr = netip.AddrPortFrom(l.waypoint, port).String()
+	}
+	l.admin, l.metrics = w.Admin, w.Metrics
+	var err error
+	if l.process, err = w.Start(t.Context(), l.dir, "waypoint", proc.Options{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leaveOutRefused asks `cairn check` which manifests it refuses, and takes
+// these cases out: they fail, and the others run.
+func (l *lab) leaveOutRefused(t *testing.T) {
+	path, err := peers.Cairn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // what is taken away may be what others lead to
+		out, err := exec.CommandContext(t.Context(), path, "check", l.folder, "--json").Output()
+		if err == nil {
+			return
+		}
+		var exit *exec.ExitError
+		var report struct {
+			Problems []problem `json:"problems"`
+		}
+		if !errors.As(err, &exit) || json.Unmarshal(out, &report) != nil {
+			t.Fatalf("cairn check: %v: %s", err, out)
+		}
+		for _, p := range report.Problems {
+			l.refuse(p)
+		}
+	}
+}
+
+// problem is one line of `cairn check --json`.
+type problem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Object  any    `json:"object"`
+	Field   string `json:"field"`
+	Message string `json:"message"`
+	Served  bool   `json:"served"` // the rest of the configuration is served all the same
+}
+
+func (l *lab) refuse(p problem) {
+	for _, x := range l.trials {
+		if filepath.Base(p.File) != x.ns+".yaml" || p.Served || x.refused != "" {
+			continue
+		}
+		x.refused = fmt.Sprintf("line %d: %v %s: %s", p.Line, p.Object, p.Field, p.Message)
+		os.Remove(x.file())
+	}
+}
+
+func (l *lab) startEnvoy(t *testing.T, files ca.Files) {
+	w := envoy.Waypoint{
+		Listen: netip.AddrPortFrom(l.waypoint, 15008), Admin: netip.AddrPortFrom(l.waypoint, 15000), Files: files, AccessLog: l.access,
+	}
+	for _, x := range l.trials {
+		services, err := x.toEnvoy()
+		if err != nil {
+			x.refused = err.Error()
+			continue
+		}
+		w.Services = append(w.Services, services...)
+		w.Clusters = append(w.Clusters, x.clusters...)
+	}
+	var err error
+	if l.process, err = envoy.Start(t.Context(), l.dir, "waypoint", w, proc.Options{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// client returns the node proxy of a service account, which connects from an
+// address; the zero one is any.
+func (l *lab) client(namespace, account string, from netip.Addr) (*node.Client, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := clientKey{namespace, account, from}
+	if c := l.clients[key]; c != nil {
+		return c, nil
+	}
+	leaf, err := l.ca.Issue(namespace, account)
+	if err != nil {
+		return nil, err
+	}
+	c := node.NewClient(netip.AddrPortFrom(l.waypoint, 15008), leaf, identityOf("mesh", "waypoint"), from)
+	l.clients[key] = c
+	return c, nil
+}
+
+// dial opens a connection as a client's node proxy does.
+func (l *lab) dial(ctx context.Context, namespace, account string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	c, err := l.client(namespace, account, from)
+	if err != nil {
+		return nil, err
+	}
+	return c.Dial(ctx, to.String())
+}
+
+// logged returns the lines of the waypoint's access log that have all texts.
+func (l *lab) logged(texts ...string) []string {
+	content, err := os.ReadFile(l.access)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.Lines(string(content)) {
+		all := true
+		for _, s := range texts {
+			all = all && strings.Contains(line, s)
+		}
+		if all {
+			out = append(out, line)
+		}
+	}
+	return out
+}

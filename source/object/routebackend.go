@@ -1,0 +1,109 @@
+package object
+
+import (
+	"slices"
+	"strings"
+
+	"cairnproxy.dev/cairn/mesh"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// backend translates a backendRef. One that leads nowhere is broken: its share of the requests gets 500.
+func (t *translator) backend(r *routeObject, path string, in *gwv1.HTTPBackendRef, rule *ruleObject) mesh.Backend {
+	const maxWeight = 1_000_000
+	first := len(t.trail)
+	b := mesh.Backend{Weight: 1}
+	if in.Weight != nil {
+		if w := *in.Weight; w < 0 || w > maxWeight {
+			t.bad(r.Object, path+".weight", "weight %d is out of range; use 0 to %d", w, maxWeight)
+		} else {
+			b.Weight = uint32(w)
+		}
+	}
+	b.Service, b.Port = t.backendPort(r, path, &in.BackendObjectReference)
+	f := t.filters(r, path+".filters", in.Filters, rule)
+	b.Filters, b.Policy = f.RouteFilters, f.backend
+	b.Broken = t.brokenSince(first)
+	return b
+}
+
+// backendPort resolves a reference to a port of a service.
+func (t *translator) backendPort(r *routeObject, path string, in *gwv1.BackendObjectReference) (mesh.ServiceKey, uint16) {
+	s := t.backendService(r.Object, path, in)
+	if s == nil {
+		return mesh.ServiceKey{}, 0
+	}
+	if in.Port == nil {
+		t.bad(r.Object, path+".port", "the backend names no port; %s", portsOf(s))
+		return s.model.Key, 0
+	}
+	port := t.port(r.Object, path+".port", int64(*in.Port))
+	switch p := s.model.Port(port); {
+	case port == 0:
+	case p == nil:
+		t.unresolved(r.Object, path+".port", reasonNotFound, "%s has no TCP port %d; %s", s.obj, port, portsOf(s))
+	case p.Protocol == mesh.ProtocolTCP && (r.kind == mesh.RouteHTTP || r.kind == mesh.RouteGRPC):
+		t.unresolved(r.Object, path+".port", reasonProtocol, "port %d of %s carries TCP, which a %s cannot send to; correct its appProtocol or name, or use a TCPRoute", port, s.obj, r.Kind.Kind)
+	}
+	return s.model.Key, port
+}
+
+// backendService resolves a reference to a Service, or to a host by Istio's Hostname kind.
+func (t *translator) backendService(o *Object, path string, in *gwv1.BackendObjectReference) *service {
+	group, kind := deref(in.Group, groupCore), deref(in.Kind, "Service")
+	name := mesh.Name{Namespace: string(deref(in.Namespace, gwv1.Namespace(o.Name.Namespace))), Name: string(in.Name)}
+	switch {
+	case group == groupCore && kind == "Service":
+		// Whether there is a grant is looked at first: who may not refer to a namespace
+		// learns nothing of what is in it.
+		if name.Namespace != o.Name.Namespace && !t.granted(o, name) {
+			t.unresolved(o, path+".namespace", reasonNotPermitted, "namespace %s does not let %ss of %s refer to Service %s; add a ReferenceGrant there", name.Namespace, o.Kind.Kind, o.Name.Namespace, name.Name)
+			return nil
+		}
+		s := t.services[name]
+		if s == nil {
+			t.unresolved(o, path+".name", reasonNotFound, "Service %s does not exist; correct the name or add the Service", name)
+		}
+		return s
+	case group == groupNet && kind == "Hostname":
+		s := t.host(strings.ToLower(string(in.Name)), o.Name.Namespace)
+		if s == nil {
+			t.unresolved(o, path+".name", reasonNotFound, "no Service or ServiceEntry has host %q; correct the name or add one", clip(string(in.Name)))
+		}
+		return s
+	}
+	t.unresolved(o, path+".kind", reasonInvalidKind, "a backend of kind %q (group %q) is not supported; use a Service", clip(string(kind)), clip(string(group)))
+	return nil
+}
+
+// host finds a service by host name, the route's own namespace first.
+func (t *translator) host(name, ns string) *service {
+	if s := t.byHost[mesh.ServiceKey{Namespace: ns, Hostname: name}]; s != nil {
+		return s
+	}
+	for _, s := range t.serviceSeq {
+		if s.model.Key.Hostname == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// granted reports whether a ReferenceGrant lets o refer to a Service.
+func (t *translator) granted(o *Object, to mesh.Name) bool {
+	for _, g := range t.grants {
+		if g.Name.Namespace != to.Namespace {
+			continue
+		}
+		spec := &g.Value.(*gwv1.ReferenceGrant).Spec
+		from := slices.ContainsFunc(spec.From, func(f gwv1.ReferenceGrantFrom) bool {
+			return string(f.Group) == o.Kind.Group && string(f.Kind) == o.Kind.Kind && string(f.Namespace) == o.Name.Namespace
+		})
+		if from && slices.ContainsFunc(spec.To, func(x gwv1.ReferenceGrantTo) bool {
+			return x.Group == groupCore && x.Kind == "Service" && (x.Name == nil || *x.Name == "" || string(*x.Name) == to.Name)
+		}) {
+			return true
+		}
+	}
+	return false
+}
