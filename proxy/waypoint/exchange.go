@@ -53,7 +53,8 @@ type exchange struct {
 	backend *backend
 	dest    *destination
 	ep      *upstream.Endpoint // acquired; nil: none
-	hint    upstream.Hint      // which endpoints failed already
+	hint    upstream.Hint      // which endpoints failed already, and which one is wanted
+	stick   *sticky            // what keeps the client with it; nil for most
 	mirrors []*mirrorSide      // copies on their way; nil: none yet
 
 	reqDone     bool // the client has sent everything
@@ -136,6 +137,9 @@ func (x *exchange) reset() {
 	x.phase, x.up, x.port, x.rule, x.backend, x.dest, x.rt = idle, nil, nil, nil, nil, nil, nil
 	x.unpark()
 	x.hint = upstream.Hint{}
+	if x.stick != nil {
+		*x.stick = sticky{}
+	}
 	// Heads are memory of the codecs: an idle exchange keeps none of it alive.
 	x.req, x.reqF = mesh.Request{Fields: forget(x.req.Fields)}, h1.Framing{}
 	x.resp, x.respF = mesh.Response{Fields: forget(x.resp.Fields)}, h1.Framing{}
@@ -299,9 +303,13 @@ func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) bool {
 	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
+	x.backend.cluster.c.Observe(x.ep, x.upDuration, t.Now)
 	if !x.filterResponse(t) {
 		x.answer(t, &x.fx.Reply)
 		return false
+	}
+	if x.stick != nil || x.rule.session != nil {
+		x.keep(t)
 	}
 	if v, ok := x.resp.Fields.Get("grpc-status"); ok {
 		x.setGRPCStatus(v)

@@ -31,6 +31,7 @@ func (x *exchange) upstreamFailed(t *loop.Turn, f failure) {
 		return
 	}
 	x.cause = f.cause
+	x.observeFailure(t)
 	if x.respStarted {
 		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
 		x.down.abort(t)
