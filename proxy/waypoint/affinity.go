@@ -32,15 +32,15 @@ func (s *tcpSession) pick(t *loop.Turn) *upstream.Endpoint {
 }
 
 // observeFailure tells a cluster that goes by latencies that its endpoint did not answer.
-func (x *exchange) observeFailure(t *loop.Turn) {
-	if x.ep == nil || !x.backend.cluster.c.Timed() {
+func (x *exchange) observeFailure(t *loop.Turn, a *attempt) {
+	if a.ep == nil || !x.backend.cluster.c.Timed() {
 		return
 	}
 	var took time.Duration
-	if x.upReady {
-		took = t.Now.Sub(x.upStart)
+	if a.upReady {
+		took = t.Now.Sub(a.upStart)
 	}
-	x.backend.cluster.c.ObserveFailure(x.ep, took, t.Now)
+	x.backend.cluster.c.ObserveFailure(a.ep, took, t.Now)
 }
 
 // place is the workload that we are ourselves, for services that prefer endpoints

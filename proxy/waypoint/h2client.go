@@ -186,7 +186,7 @@ func (c *h2Client) established(t *loop.Turn, out pipe) {
 	for _, call := range calls {
 		if x := call.served(); x != nil {
 			call.c = c
-			x.upstreamReady(t)
+			x.upstreamReady(t, x.tryOf(call))
 			x.mu.Unlock()
 		}
 	}
@@ -231,7 +231,7 @@ func (c *h2Client) lost(t *loop.Turn, f failure) {
 	c.d.forgetH2(c)
 	for _, call := range calls {
 		if x := call.served(); x != nil {
-			x.upstreamFailed(t, f)
+			x.upstreamFailed(t, call, f)
 			x.mu.Unlock()
 		}
 	}
@@ -250,7 +250,7 @@ type h2Call struct {
 // served returns the exchange, locked, or nil if it has turned away.
 func (k *h2Call) served() *exchange {
 	k.x.mu.Lock()
-	if k.x.up != endpointSide(k) {
+	if k.x.tryOf(k) == nil {
 		k.x.mu.Unlock()
 		return nil
 	}
@@ -272,15 +272,7 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	k.st = k.c.inner.conn.Open(t, k, f, end && len(body) == 0)
 	if k.st == nil {
 		// Others were quicker, or the endpoint has just said that it goes away.
-		x.up = nil
-		seq := x.seq
-		t.Defer(func(t *loop.Turn) { // the exchange may not change under its caller
-			x.mu.Lock()
-			defer x.mu.Unlock()
-			if x.seq == seq && x.up == nil {
-				x.reconnect(t)
-			}
-		})
+		x.relaunchLater(t, x.tryOf(k))
 		return
 	}
 	if len(body) > 0 {
@@ -372,7 +364,7 @@ func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 	if x.respF.NoBody {
 		k.left = 0
 	}
-	x.responseHead(t, nil, h.End)
+	x.responseHead(t, k, nil, h.End)
 }
 
 // Data implements h2.StreamHandler.
@@ -396,7 +388,7 @@ func (k *h2Call) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 
 func (k *h2Call) fail(t *loop.Turn, x *exchange, err error) {
 	k.st.Reset(t, h2.ProtocolError)
-	x.upstreamFailed(t, failure{flag: flagProtocolError, reason: "protocol error", cause: err.Error(), sent: true, answered: true, status: 502})
+	x.upstreamFailed(t, k, failure{flag: flagProtocolError, reason: "protocol error", cause: err.Error(), sent: true, answered: true, status: 502})
 }
 
 // Reset implements h2.StreamHandler.
@@ -416,7 +408,7 @@ func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 	case se.Code == h2.RefusedStream: // RFC 9113 section 8.7: it was not processed
 		f.sent = false
 	}
-	x.upstreamFailed(t, f)
+	x.upstreamFailed(t, k, f)
 }
 
 // Writable implements h2.StreamHandler.
