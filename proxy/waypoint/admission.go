@@ -145,8 +145,8 @@ func (x *exchange) leaveSlot(t *loop.Turn, done bool) {
 	x.adm().concurrency.Release(x.start.Add(time.Duration(x.slotAt)*time.Microsecond), t.Now, done)
 }
 
-// observe tells outlier detection of the response in x.resp, which came for a.
-func (x *exchange) observe(t *loop.Turn, a *attempt) {
+// judge tells outlier detection of the response in x.resp, which came for a.
+func (x *exchange) judge(t *loop.Turn, a *attempt) {
 	if x.adm().outlier == nil {
 		return
 	}
@@ -162,8 +162,8 @@ func (x *exchange) observe(t *loop.Turn, a *attempt) {
 	x.adm().report(t, a.ep, out)
 }
 
-// observeFailure tells it that there is no response.
-func (x *exchange) observeFailure(t *loop.Turn, a *attempt, timeout bool) {
+// judgeFailure tells it that there is no response.
+func (x *exchange) judgeFailure(t *loop.Turn, a *attempt, timeout bool) {
 	if x.adm().outlier != nil && a.ep != nil {
 		x.adm().report(t, a.ep, upstream.Outcome{Timeout: timeout})
 	}

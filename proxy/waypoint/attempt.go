@@ -47,7 +47,7 @@ func (x *exchange) launch(t *loop.Turn, a *attempt) bool {
 	if cl.adm != nil && !x.admit(t, cl.adm) {
 		return true
 	}
-	ep := cl.c.Pick(&x.hint)
+	ep := x.pick(t, cl)
 	if ep == nil {
 		return false
 	}

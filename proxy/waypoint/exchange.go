@@ -50,7 +50,8 @@ type exchange struct {
 	port    *servicePort
 	rule    *rule
 	backend *backend
-	hint    upstream.Hint // which endpoints failed already
+	hint    upstream.Hint // which endpoints failed already, and which one is wanted
+	stick   *sticky       // what keeps the client with it; nil for most
 	mirrors *mirrorSet    // copies on their way; nil: none yet
 	attempt               // the try under way
 
@@ -65,10 +66,10 @@ type exchange struct {
 	replay      []byte      // request bytes sent so far, for another try
 	held        int         // of both, what the budget knows of
 	noReplay    bool        // more were sent than replay may hold
+	interim     uint8       // 1xx heads so far
 	slotted     bool        // it has a slot of adaptive concurrency
 	slotAt      uint32      // when a slot was taken, in microseconds since start
 	attempts    int
-	interim     int // 1xx heads so far
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
 
@@ -134,6 +135,9 @@ func (x *exchange) reset() {
 	x.attempt = attempt{}
 	x.unpark()
 	x.hint = upstream.Hint{}
+	if x.stick != nil {
+		*x.stick = sticky{}
+	}
 	// Heads are memory of the codecs: an idle exchange keeps none of it alive.
 	x.req, x.reqF = mesh.Request{Fields: forget(x.req.Fields)}, h1.Framing{}
 	x.resp, x.respF = mesh.Response{Fields: forget(x.resp.Fields)}, h1.Framing{}
@@ -296,15 +300,19 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end bool) bool {
 	x.tryDeadline.stop()
 	if x.adm() != nil {
-		x.observe(t, x.tryOf(up))
+		x.judge(t, x.tryOf(up))
 	}
 	x.noReplay = true // there is no other try
 	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
+	x.backend.cluster.c.Observe(x.ep, x.upDuration, t.Now)
 	if !x.filterResponse(t) {
 		x.answer(t, &x.fx.Reply)
 		return false
+	}
+	if x.stick != nil || x.rule.session != nil {
+		x.keep(t)
 	}
 	if v, ok := x.resp.Fields.Get("grpc-status"); ok {
 		x.setGRPCStatus(v)
@@ -436,7 +444,7 @@ func (x *exchange) timedOut(t *loop.Turn, details string) {
 		return
 	}
 	if x.adm() != nil && x.up != nil && !x.respStarted {
-		x.observeFailure(t, &x.attempt, true)
+		x.judgeFailure(t, &x.attempt, true)
 	}
 	x.abortTries(t)
 	x.flag, x.details = flagTimeout, details

@@ -98,6 +98,7 @@ type Proxy struct {
 
 	mu           sync.Mutex
 	destinations map[destKey]*destination
+	warming      map[*upstream.Cluster]struct{} // those with slow start
 	h2Servers    map[*h2Server]struct{}
 }
 
@@ -278,6 +279,7 @@ func (p *Proxy) tick(stop chan struct{}) {
 	defer quick.Stop()
 	quick.Stop()
 	last := time.Now()
+	warmed := last
 	for {
 		select {
 		case <-stop:
@@ -292,6 +294,10 @@ func (p *Proxy) tick(stop chan struct{}) {
 			})
 		case now := <-tk.C:
 			loop.Run(p.timers.sweep)
+			if now.Sub(warmed) >= warmInterval {
+				warmed = now
+				p.warm()
+			}
 			if now.Sub(last) >= time.Second {
 				last = now
 				p.closeIdle()

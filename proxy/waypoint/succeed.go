@@ -106,6 +106,9 @@ func (p *Proxy) release(gone []*cluster, rt *Runtime) {
 		var places map[destKey]int // of the successor's endpoints
 		cl.dead = true
 		p.watch.remove(cl.adm)
+		if next == nil || next.c != cl.c {
+			delete(p.warming, cl.c)
+		}
 		for i := range cl.dests {
 			d := cl.dests[i].Load()
 			if d == nil {

@@ -112,7 +112,7 @@ func (s *tcpSession) connect(t *loop.Turn) {
 	s.attempts++
 	var ep *upstream.Endpoint
 	if s.cl != nil {
-		ep = s.cl.c.Pick(&s.hint)
+		ep = s.pick(t)
 	}
 	if ep == nil {
 		s.refuse(t, flagNoHealthy, "no healthy upstream")

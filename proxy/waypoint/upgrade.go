@@ -9,7 +9,7 @@ func (x *exchange) switched(t *loop.Turn) {
 		return
 	}
 	if x.adm() != nil {
-		x.observe(t, &x.attempt)
+		x.judge(t, &x.attempt)
 	}
 	x.respStarted = true
 	x.upDuration = t.Now.Sub(x.upStart)
