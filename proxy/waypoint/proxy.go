@@ -133,6 +133,7 @@ func New(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
 	p.watch = newWatch(p)
+	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.timers.wake = make(chan struct{}, 1)
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
@@ -393,21 +394,6 @@ type ConfigBackend struct {
 	Filters []string `json:"filters,omitempty"`
 }
 
-// ConfigCluster is a set of endpoints.
-type ConfigCluster struct {
-	Name      string           `json:"name"`
-	Endpoints []ConfigEndpoint `json:"endpoints"`
-}
-
-// ConfigEndpoint is one endpoint with its requests in flight.
-type ConfigEndpoint struct {
-	Workload string   `json:"workload"`
-	Address  string   `json:"address"`
-	Tunnel   bool     `json:"hbone"`
-	Expect   []string `json:"expect,omitempty"`
-	Active   int64    `json:"active"`
-}
-
 // ConfigDump returns what the proxy believes now, a Config.
 func (p *Proxy) ConfigDump() any {
 	c := Config{Waypoint: p.o.Name.String(), Identity: p.o.Identity.String(), Tunnels: p.tunnels.Load(), BufferedByte: p.o.Budget.Used()}
@@ -428,14 +414,7 @@ func (p *Proxy) ConfigDump() any {
 		}
 	}
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
-	for cl := range rt.allClusters() {
-		cc := ConfigCluster{Name: cl.name}
-		for _, ep := range cl.c.Endpoints() {
-			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active()})
-		}
-		c.Clusters = append(c.Clusters, cc)
-	}
-	slices.SortFunc(c.Clusters, func(a, b ConfigCluster) int { return strings.Compare(a.Name, b.Name) })
+	c.Clusters = dumpClusters(rt)
 	return c
 }
 
