@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -87,7 +88,8 @@ type Proxy struct {
 	tunnels   atomic.Int64
 	nextShard atomic.Uint32
 	runtimes  atomic.Uint64
-	deps      builtin.Deps // what filters need, apart from policies
+	deps      builtin.Deps                      // what filters need, apart from policies
+	below     func(time.Duration) time.Duration // a random one below another
 	ready     chan struct{}
 
 	// ctx ends when Run is over, for dials of plain connections.
@@ -133,6 +135,7 @@ func New(o Options) (*Proxy, error) {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter))
 	p.timers.wake = make(chan struct{}, 1)
+	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
 	p.peer = func(tg tunnel.Target) peer { return p.pool.Peer(tg) }
 	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
