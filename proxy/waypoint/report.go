@@ -19,11 +19,11 @@ type seriesKey struct {
 
 // report writes the exchange's record and counts it, once.
 func (x *exchange) report(t *loop.Turn) {
-	if _, copied := x.down.(*mirrorSide); copied {
-		return
-	}
 	if x.slotted {
 		x.leaveSlot(t, x.upFinished && x.phase != upgraded)
+	}
+	if _, copied := x.down.(*mirrorSide); copied {
+		return
 	}
 	d := t.Now.Sub(x.start)
 	grpc := isGRPC(&x.req)

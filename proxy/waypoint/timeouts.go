@@ -56,9 +56,6 @@ func (x *exchange) routeTimedOut(t *loop.Turn) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.deadline.expired() && x.phase != upgraded {
-		if x.adm() != nil && !x.respStarted {
-			x.judgeLate(t)
-		}
 		x.timedOut(t, 504, flagTimeout, "response_timeout", "upstream request timeout")
 	}
 }
@@ -99,6 +96,9 @@ func (x *exchange) lateStatus() int {
 
 // timedOut ends the exchange, with an answer if none has begun.
 func (x *exchange) timedOut(t *loop.Turn, status int, flag, details, body string) {
+	if flag == flagTimeout && !x.respStarted && x.adm() != nil {
+		x.judgeLate(t)
+	}
 	x.abortTries(t)
 	x.flag, x.details = flag, details
 	if x.respStarted {
