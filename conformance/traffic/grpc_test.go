@@ -42,15 +42,16 @@ func (p *pod) head(ctx context.Context) metadata.MD {
 }
 
 func (p *pod) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	grpc.SetHeader(ctx, p.head(ctx))
+	head := p.head(ctx)
 	p.mu.Lock()
 	hook := p.call
 	p.mu.Unlock()
 	if hook != nil {
 		if err := hook(ctx); err != nil {
-			return nil, err
+			return nil, err // without a head, which would come before the status
 		}
 	}
+	grpc.SetHeader(ctx, head)
 	return next(ctx, req)
 }
 

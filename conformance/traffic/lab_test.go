@@ -208,6 +208,12 @@ func (l *lab) startEnvoy(t *testing.T, files ca.Files) {
 	}
 	var err error
 	if l.process, err = envoy.Start(t.Context(), l.dir, "waypoint", w, proc.Options{}); err != nil {
+		log, _ := os.ReadFile(filepath.Join(l.dir, "waypoint.log"))
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, "rror") {
+				t.Log(line[:min(len(line), 600)])
+			}
+		}
 		t.Fatal(err)
 	}
 }
