@@ -136,9 +136,18 @@ var timeoutCases = []testCase{
 	},
 	{
 		name: "timeout-grpc-route", of: "a GRPC call that takes too long is answered DEADLINE_EXCEEDED",
-		yaml: onService("timeout: {request: 300ms}"), envoy: patch{route: obj{"timeout": "0.3s"}},
+		yaml: onService("timeout: {request: 300ms}"),
+		// Where max_grpc_timeout is set, gRPC has no other timeout.
+		envoy: patch{route: obj{"timeout": "0.3s"}, services: func(_ *trial, services []envoyService) []envoyService {
+			for _, s := range services {
+				for _, r := range s.Routes {
+					delete(r.(obj)["route"].(obj), "max_grpc_timeout")
+				}
+			}
+			return services
+		}},
 		mesh:  []svc{{name: "echo", app: "kubernetes.io/h2c"}},
-		prove: grpcDeadline("x-none", ""),
+		prove: grpcDeadline("x-none", "none"),
 	},
 	{
 		name: "connection-http2", of: "connection.http2 speaks HTTP/2 to endpoints of an HTTP/1.1 port",
