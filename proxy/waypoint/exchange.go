@@ -51,7 +51,7 @@ type exchange struct {
 	rule    *rule
 	backend *backend
 	hint    upstream.Hint // which endpoints failed already
-	mirrors []*mirrorSide // copies on their way; nil: none yet
+	mirrors *mirrorSet    // copies on their way; nil: none yet
 	attempt               // the try under way
 
 	reqDone     bool // the client has sent everything
