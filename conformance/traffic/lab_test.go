@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -33,7 +35,7 @@ type lab struct {
 	net      *loopback.Network
 	nodes    *node.Server
 	waypoint netip.Addr
-	admin    string // of Cairn
+	admin    string
 	metrics  string
 	access   string // file
 	process  *proc.Process
@@ -117,6 +119,7 @@ func (l *lab) start(t *testing.T) {
 			t.Errorf("the waypoint ended before it was told to: %v", err)
 			return
 		}
+		l.keep(t)
 		if err := l.process.Stop(20 * time.Second); err != nil {
 			t.Errorf("stopping the waypoint: %v", err)
 		}
@@ -145,6 +148,28 @@ func (l *lab) startCairn(t *testing.T, files ca.Files) {
 	var err error
 	if l.process, err = w.Start(t.Context(), l.dir, "waypoint", proc.Options{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// keep copies what a lab wrote, and Envoy's statistics, into the folder that
+// $TRAFFIC_KEEP names, for those who look for the reason of a failure.
+func (l *lab) keep(t *testing.T) {
+	dir := os.Getenv("TRAFFIC_KEEP")
+	if dir == "" {
+		return
+	}
+	dir = filepath.Join(dir, l.peer)
+	if err := os.CopyFS(dir, os.DirFS(l.dir)); err != nil {
+		t.Log(err)
+	}
+	for _, page := range []string{"clusters", "stats", "config_dump"} {
+		resp, err := http.Get("http://" + l.admin + "/" + page)
+		if err != nil {
+			continue
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		os.WriteFile(filepath.Join(dir, page+".txt"), text, 0o644)
 	}
 }
 
@@ -206,6 +231,7 @@ func (l *lab) startEnvoy(t *testing.T, files ca.Files) {
 		w.Services = append(w.Services, services...)
 		w.Clusters = append(w.Clusters, x.clusters...)
 	}
+	l.admin = w.Admin.String()
 	var err error
 	if l.process, err = envoy.Start(t.Context(), l.dir, "waypoint", w, proc.Options{}); err != nil {
 		log, _ := os.ReadFile(filepath.Join(l.dir, "waypoint.log"))
