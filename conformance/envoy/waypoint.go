@@ -41,7 +41,16 @@ type Service struct {
 	Manager  Object            // over the connection manager
 	Cluster  Object            // over the cluster
 	Chain    List              // the network filters, in place of all of them
+	Groups   []Group           // of endpoints, in place of Endpoints
 	Metadata map[string]Object // of endpoints by address and port: what goes over each
+}
+
+// Group is the endpoints of one locality.
+type Group struct {
+	Endpoints []netip.AddrPort
+	Zone      string
+	Priority  int // 0 is the first
+	Weight    int // of the locality among those of its priority; 0: none is said
 }
 
 // RBAC is one ALLOW rule: these principals with these methods.
@@ -266,8 +275,43 @@ func (s Service) clusterName() string {
 
 // cluster leads to connect_originate with the endpoint in metadata.
 func (s Service) cluster() object {
-	var endpoints list
-	for _, e := range s.Endpoints {
+	groups := s.Groups
+	if groups == nil {
+		groups = []Group{{Endpoints: s.Endpoints}}
+	}
+	var localities list
+	for _, g := range groups {
+		o := object{"lb_endpoints": s.endpoints(g.Endpoints)}
+		if g.Zone != "" {
+			o["locality"] = object{"zone": g.Zone}
+		}
+		if g.Priority > 0 {
+			o["priority"] = g.Priority
+		}
+		if g.Weight > 0 {
+			o["load_balancing_weight"] = g.Weight
+		}
+		localities = append(localities, o)
+	}
+	host := func(name string) object { return object{"kind": object{"host": object{}}, "name": name} }
+	cluster := object{
+		"name": s.clusterName(), "type": "STATIC", "connect_timeout": "10s", "lb_policy": "LEAST_REQUEST",
+		"circuit_breakers": unlimited, "common_lb_config": object{"healthy_panic_threshold": object{}},
+		"load_assignment": object{"cluster_name": s.clusterName(), "endpoints": localities},
+		"transport_socket": named("internal_upstream", kindInternal, object{
+			"passthrough_metadata": list{host("envoy.filters.listener.original_dst"), host("istio")},
+			"transport_socket":     named("raw_buffer", kindRaw, nil),
+		}),
+	}
+	if s.HTTP2 {
+		cluster["typed_extension_protocol_options"] = h2Options()
+	}
+	return Merge(cluster, s.Cluster)
+}
+
+func (s Service) endpoints(addrs []netip.AddrPort) list {
+	endpoints := list{}
+	for _, e := range addrs {
 		endpoints = append(endpoints, Merge(object{
 			"endpoint": object{"address": object{"envoy_internal_address": object{
 				"server_listener_name": "connect_originate", "endpoint_id": e.String(),
@@ -279,20 +323,7 @@ func (s Service) cluster() object {
 			}},
 		}, s.Metadata[e.String()]))
 	}
-	host := func(name string) object { return object{"kind": object{"host": object{}}, "name": name} }
-	cluster := object{
-		"name": s.clusterName(), "type": "STATIC", "connect_timeout": "10s", "lb_policy": "LEAST_REQUEST",
-		"circuit_breakers": unlimited, "common_lb_config": object{"healthy_panic_threshold": object{}},
-		"load_assignment": object{"cluster_name": s.clusterName(), "endpoints": list{object{"lb_endpoints": endpoints}}},
-		"transport_socket": named("internal_upstream", kindInternal, object{
-			"passthrough_metadata": list{host("envoy.filters.listener.original_dst"), host("istio")},
-			"transport_socket":     named("raw_buffer", kindRaw, nil),
-		}),
-	}
-	if s.HTTP2 {
-		cluster["typed_extension_protocol_options"] = h2Options()
-	}
-	return Merge(cluster, s.Cluster)
+	return endpoints
 }
 
 func (s Service) routes() list {

@@ -79,7 +79,8 @@ func newLab(t *testing.T, peer string) *lab {
 	return l
 }
 
-// gatewayManifest is the waypoint that all namespaces use.
+// gatewayManifest is the waypoint that all namespaces use, and the nodes that pods may be
+// on: it is on "near" itself, "beside" is in its zone, "around" in its region.
 const gatewayManifest = `
 apiVersion: v1
 kind: Namespace
@@ -95,6 +96,39 @@ spec:
     port: 15008
     protocol: HBONE
     allowedRoutes: {namespaces: {from: All}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: waypoint, namespace: mesh, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}
+spec:
+  serviceAccountName: waypoint
+  nodeName: near
+  containers: [{name: proxy, image: example.com/proxy}]
+status:
+  phase: Running
+  podIP: $WAYPOINT
+  podIPs: [{ip: $WAYPOINT}]
+  conditions: [{type: Ready, status: "True"}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: near, labels: {topology.kubernetes.io/region: r1, topology.kubernetes.io/zone: z1}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: beside, labels: {topology.kubernetes.io/region: r1, topology.kubernetes.io/zone: z1}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: around, labels: {topology.kubernetes.io/region: r1, topology.kubernetes.io/zone: z2}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: far, labels: {topology.kubernetes.io/region: r2, topology.kubernetes.io/zone: z3}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: farther, labels: {topology.kubernetes.io/region: r3, topology.kubernetes.io/zone: z4}}
 `
 
 // start runs the waypoint for the trials that have been added.
@@ -127,7 +161,7 @@ func (l *lab) start(t *testing.T) {
 }
 
 func (l *lab) startCairn(t *testing.T, files ca.Files) {
-	if err := os.WriteFile(filepath.Join(l.folder, "mesh.yaml"), []byte(gatewayManifest), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(l.folder, "mesh.yaml"), []byte(strings.ReplaceAll(gatewayManifest, "$WAYPOINT", l.waypoint.String())), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, x := range l.trials {
