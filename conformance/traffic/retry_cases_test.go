@@ -165,17 +165,17 @@ var retryCases = []testCase{
 	},
 	{
 		name: "retry-connect-failure", of: "retry on a connection that cannot be made", mesh: pods(2),
-		yaml: onService("retry: {attempts: 2, on: [ConnectFailure]}"), twin: never, prove: refusing("echo-1", noneFails(30, ask{pod: "echo-2"})),
+		yaml: onService("retry: {attempts: 2, failures: [ConnectFailure]}"), twin: never, prove: refusing("echo-1", noneFails(30, ask{pod: "echo-2"})),
 		envoy: retries("connect-failure,reset", 2, obj{}),
 	},
 	{
 		name: "retry-reset", of: "retry on a connection that is reset before an answer", mesh: pods(2),
-		yaml: onService("retry: {attempts: 2, on: [Reset]}"), twin: never, prove: asPod("echo-1", resets, noneFails(30, ask{pod: "echo-2"})),
+		yaml: onService("retry: {attempts: 2, failures: [Reset]}"), twin: never, prove: asPod("echo-1", resets, noneFails(30, ask{pod: "echo-2"})),
 		envoy: retries("reset", 2, obj{}),
 	},
 	{
 		name: "retry-reset-before-request", of: "retry only if nothing of the request was sent", mesh: pods(2),
-		yaml: onService("retry: {attempts: 2, on: [ResetBeforeRequest]}"),
+		yaml: onService("retry: {attempts: 2, failures: [ResetBeforeRequest]}"),
 		prove: asPod("echo-1", resets, func(x *trial) error {
 			for range 40 { // a request that was sent is not tried again
 				if r, err := x.send(ask{}); err != nil || r.status != 200 {
@@ -184,12 +184,12 @@ var retryCases = []testCase{
 			}
 			return wrongf("40 requests were answered though one of two endpoints resets them")
 		}),
-		twin:  onService("retry: {attempts: 2, on: [Reset]}"),
+		twin:  onService("retry: {attempts: 2, failures: [Reset]}"),
 		envoy: retries("reset-before-request", 2, obj{}), alone: "Envoy counts a request as sent when its head left for the internal connection: the twin needs a fragment of its own",
 	},
 	{
 		name: "retry-refused-stream", of: "retry on a stream that an HTTP/2 endpoint refuses", mesh: []svc{{name: "echo", app: "kubernetes.io/h2c"}},
-		yaml: onService("retry: {attempts: 2, on: [RefusedStream]}"), twin: never,
+		yaml: onService("retry: {attempts: 2, failures: [RefusedStream]}"), twin: never,
 		envoy: retries("refused-stream", 2, obj{}), envoyTwin: noRetries,
 		prove: func(x *trial) error {
 			x.pod("echo-1").refuseStreams(x, 2)
@@ -207,7 +207,7 @@ var retryCases = []testCase{
 	},
 	{
 		name: "retry-per-try-timeout", of: "retry after an endpoint took too long, at another", mesh: pods(2),
-		yaml:  onService("retry: {attempts: 2, on: [PerTryTimeout]}\ntimeout: {backendRequest: 200ms}"),
+		yaml:  onService("retry: {attempts: 2, failures: [PerTryTimeout]}\ntimeout: {backendRequest: 200ms}"),
 		twin:  onService("retry: {attempts: 0}\ntimeout: {backendRequest: 200ms}"),
 		prove: asPod("echo-1", sleeps(3*time.Second), noneFails(20, ask{pod: "echo-2", within: 2 * time.Second})),
 		envoy: retries("gateway-error", 2, obj{"per_try_timeout": "0.2s"}),
@@ -267,7 +267,7 @@ var retryCases = []testCase{
 	},
 	{
 		name: "retry-never-twice", of: "nothing is sent again once bytes of a response have gone out", untold: true,
-		yaml: onService("retry: {attempts: 2, codes: [503], on: [Reset]}"), envoy: retries("reset,retriable-status-codes", 2, obj{"retriable_status_codes": []int{503}}),
+		yaml: onService("retry: {attempts: 2, codes: [503], failures: [Reset]}"), envoy: retries("reset,retriable-status-codes", 2, obj{"retriable_status_codes": []int{503}}),
 		prove: breaksOff(true), wrong: breaksOff(false),
 	},
 	{
