@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -297,7 +296,7 @@ func (l *lab) client(namespace, account string, from netip.Addr) (*node.Client, 
 }
 
 // dial opens a connection as a client's node proxy does.
-func (l *lab) dial(ctx context.Context, namespace, account string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+func (l *lab) dial(ctx context.Context, namespace, account string, from netip.Addr, to netip.AddrPort) (*node.Conn, error) {
 	c, err := l.client(namespace, account, from)
 	if err != nil {
 		return nil, err

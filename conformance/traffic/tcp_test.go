@@ -7,6 +7,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"cairnproxy.dev/cairn/conformance/node"
 )
 
 // tcpFrom opens a connection to a TCP port of a service, sends text, and returns the
@@ -35,4 +37,16 @@ func (x *trial) tcpFrom(service, text string) (net.Conn, string, error) {
 	}
 	conn.Close()
 	return nil, "", err
+}
+
+// open opens a connection to a service's port.
+func (x *trial) open(service string, port uint16) (*node.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn, err := x.dial(ctx, x.ns, "client", ask{}.from, x.vip(service, port))
+	if err != nil {
+		return nil, err
+	}
+	conn.SetDeadline(time.Now().Add(15 * time.Second))
+	return conn, nil
 }
