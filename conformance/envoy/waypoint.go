@@ -22,6 +22,7 @@ type Waypoint struct {
 	AccessLog string         // file; empty: none
 	Stats     bool           // Istio's standard metrics, by what stands in for Istio's filter
 	Clusters  List           // that no service has
+	Inspect   bool           // TLS inside the tunnels is looked at for its server name
 	Collector netip.AddrPort // of one in a hundred requests' spans; zero: no tracing
 }
 
@@ -126,9 +127,13 @@ func (w Waypoint) mainInternal() object {
 		}
 		ports[vip][strconv.Itoa(int(s.Addr.Port()))] = object{"action": named(s.clusterName(), kindString, object{"value": s.clusterName()})}
 	}
+	filters := list{originalDst()}
+	if w.Inspect {
+		filters = append(filters, named("envoy.filters.listener.tls_inspector", "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector", nil))
+	}
 	return object{
 		"name": "main_internal", "internal_listener": object{}, "traffic_direction": "INBOUND",
-		"listener_filters": list{originalDst()},
+		"listener_filters": filters,
 		"filter_chains":    chains,
 		"filter_chain_matcher": object{"matcher_tree": object{
 			"input":        named("ip", "envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput", nil),
@@ -354,4 +359,12 @@ func (s Service) routes() list {
 		routes = append(routes, route(fmt.Sprintf("route-%d", i), match))
 	}
 	return routes
+}
+
+// NamedCluster is the service's cluster with another name.
+func NamedCluster(s Service, name string) Object {
+	c := s.cluster()
+	c["name"] = name
+	Merge(c, object{"load_assignment": object{"cluster_name": name}})
+	return c
 }

@@ -263,6 +263,7 @@ func (l *lab) startEnvoy(t *testing.T, files ca.Files) {
 		}
 		w.Services = append(w.Services, services...)
 		w.Clusters = append(w.Clusters, x.clusters...)
+		w.Inspect = w.Inspect || strings.HasPrefix(x.c.name, "tls-")
 	}
 	l.admin = w.Admin.String()
 	var err error
