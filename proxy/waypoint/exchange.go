@@ -295,7 +295,7 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end bool) bool {
 	x.touch(t)
 	a := x.tryOf(up)
-	if x.rejects(t, a, end) {
+	if x.rejects(t, a, body, end) {
 		return false
 	}
 	x.win(t, a)
