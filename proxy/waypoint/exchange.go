@@ -144,6 +144,7 @@ func (x *exchange) reset() {
 	x.account()
 	x.reqTrailers = nil
 	x.path = shrink(x.path)
+	x.fx.ForgetNotes()
 	if cap(x.fx.Append()) > 4<<10 {
 		x.fx = filters.Exchange{}
 	}

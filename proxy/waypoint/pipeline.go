@@ -28,7 +28,7 @@ func (x *exchange) route(t *loop.Turn) {
 		x.supplyHost()
 	}
 	x.fx.Reset()
-	x.fx.Req, x.fx.Resp, x.fx.Host, x.fx.Now = &x.req, nil, x, t.Now
+	x.fx.Req, x.fx.Resp, x.fx.Host, x.fx.Now, x.fx.Service = &x.req, nil, x, t.Now, x.port.service
 	x.proceed(t, stageService, 0)
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/filters/builtin"
+	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel"
@@ -132,6 +133,7 @@ func New(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter))
 	p.timers.wake = make(chan struct{}, 1)
 	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
@@ -161,6 +163,7 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 // error if it cannot listen.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.pool.Close()
+	defer p.deps.Limits.Close()
 	defer p.cancel()
 	first, cancelWait := context.WithCancel(ctx)
 	updates := p.o.Snapshots.Updates(first)

@@ -25,6 +25,7 @@ const (
 	flagDownstreamGone        = "DC"    // downstream connection termination
 	flagDownstreamProtocol    = "DPE"   // downstream protocol error
 	flagIdleTimeout           = "SI"    // stream idle timeout
+	flagDelayed               = "DI"    // delayed by a fault
 	flagMaxDuration           = "UMSDR" // max stream duration reached
 	flagRetryLimit            = "URX"   // retry limit exceeded
 	flagOverflow              = "UO"    // upstream overflow
