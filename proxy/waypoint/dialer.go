@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel"
@@ -57,8 +58,20 @@ func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint) (net.Co
 	if d.peer == nil {
 		return d.dialTCP(ctx)
 	}
-	c := newStreamConn(d.addr)
-	loop.Run(func(t *loop.Turn) { d.open(t, c, func(out pipe) { c.opened(t, out, nil) }, nil) })
+	return dialStream(ctx, d.peer, d.authority, d.addr)
+}
+
+// dialStream opens a CONNECT stream and waits for its answer.
+func dialStream(ctx context.Context, pe peer, authority string, remote netip.AddrPort) (net.Conn, error) {
+	c := newStreamConn(remote)
+	loop.Run(func(t *loop.Turn) {
+		req := tunnel.Request{Authority: authority}
+		if st := pe.TryOpen(t, req, c); st != nil {
+			c.Opened(t, st, nil)
+		} else {
+			pe.Open(t, req, c)
+		}
+	})
 	select {
 	case err := <-c.answer:
 		if err != nil {
@@ -72,15 +85,7 @@ func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint) (net.Co
 }
 
 // Opened implements tunnel.Opener.
-func (c *streamConn) Opened(t *loop.Turn, st *h2.Stream, err error) {
-	if err != nil {
-		c.opened(t, nil, err)
-		return
-	}
-	c.opened(t, st, nil)
-}
-
-func (c *streamConn) opened(t *loop.Turn, out pipe, err error) {
+func (c *streamConn) Opened(t *loop.Turn, out *h2.Stream, err error) {
 	if err != nil {
 		c.tell(err)
 		return

@@ -106,8 +106,8 @@ func (x *exchange) win(t *loop.Turn, a *attempt) {
 	x.abortTries(t)
 	if a != &x.attempt {
 		x.leave(&x.attempt)
-		x.attempt = attempt{dest: a.dest, ep: a.ep, upStart: a.upStart, upReady: true, idleReuse: a.idleReuse, paid: a.paid}
-		a.ep, a.paid = nil, paidNothing
+		x.attempt = attempt{dest: a.dest, ep: a.ep, upStart: a.upStart, upReady: true, idleReuse: a.idleReuse, taken: a.taken, paid: a.paid}
+		a.ep, a.paid, a.taken = nil, paidNothing, 0
 	}
 	x.up, x.reqSent = up, true
 	for i, r := range e.rivals {

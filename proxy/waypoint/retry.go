@@ -50,6 +50,10 @@ func (x *exchange) upstreamFailed(t *loop.Turn, up endpointSide, f failure) {
 // tryFailed ends a try whose connection has been let go.
 func (x *exchange) tryFailed(t *loop.Turn, a *attempt, f failure) {
 	x.cause = f.cause
+	if x.adm() != nil {
+		x.judgeFailure(t, a, f.late || f.reason == errConnectTimeout.reason)
+	}
+	x.observeFailure(t, a)
 	if x.respStarted {
 		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
 		x.down.abort(t)
