@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/filters/builtin"
+	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel"
@@ -82,11 +84,14 @@ type Proxy struct {
 	registry  upstream.Registry
 	runtime   atomic.Pointer[Runtime]
 	timers    timers
+	watch     *watch
+	checking  atomic.Int64 // health checks under way
 	draining  atomic.Bool
 	tunnels   atomic.Int64
 	nextShard atomic.Uint32
 	runtimes  atomic.Uint64
-	deps      builtin.Deps // what filters need, apart from policies
+	deps      builtin.Deps                      // what filters need, apart from policies
+	below     func(time.Duration) time.Duration // a random one below another
 	ready     chan struct{}
 
 	// ctx ends when Run is over, for dials of plain connections.
@@ -96,6 +101,7 @@ type Proxy struct {
 
 	mu           sync.Mutex
 	destinations map[destKey]*destination
+	warming      map[*upstream.Cluster]struct{} // those with slow start
 	h2Servers    map[*h2Server]struct{}
 }
 
@@ -129,8 +135,12 @@ func New(o Options) (*Proxy, error) {
 		o.Budget = &h2.Budget{Limit: 256 << 20}
 	}
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
+	p.watch = newWatch(p)
+	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter))
 	p.timers.wake = make(chan struct{}, 1)
+	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
 	p.peer = func(tg tunnel.Target) peer { return p.pool.Peer(tg) }
 	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
@@ -158,6 +168,7 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 // error if it cannot listen.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.pool.Close()
+	defer p.deps.Limits.Close()
 	defer p.cancel()
 	first, cancelWait := context.WithCancel(ctx)
 	updates := p.o.Snapshots.Updates(first)
@@ -185,6 +196,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	stopTicks := make(chan struct{})
 	wg.Go(func() { p.tick(stopTicks) })
+	wg.Go(func() { p.watch.run(stopTicks) })
 	wg.Go(func() { p.follow(first, updates) })
 	for _, ln := range listeners {
 		wg.Go(func() {
@@ -274,6 +286,7 @@ func (p *Proxy) tick(stop chan struct{}) {
 	defer quick.Stop()
 	quick.Stop()
 	last := time.Now()
+	warmed := last
 	for {
 		select {
 		case <-stop:
@@ -288,6 +301,10 @@ func (p *Proxy) tick(stop chan struct{}) {
 			})
 		case now := <-tk.C:
 			loop.Run(p.timers.sweep)
+			if now.Sub(warmed) >= warmInterval {
+				warmed = now
+				p.warm()
+			}
 			if now.Sub(last) >= time.Second {
 				last = now
 				p.closeIdle()
@@ -307,6 +324,7 @@ func (p *Proxy) closeIdle() {
 		for _, d := range ds {
 			d.closeIdle(t, t.Now.Add(-idleTimeout))
 			d.closeIdleH2(t, t.Now.Add(-idleTimeout))
+			d.wake(t) // nobody is to wait for what was missed
 		}
 		for _, s := range p.allH2Servers() {
 			s.inner.conn.Tick(t)
@@ -339,15 +357,18 @@ func (p *Proxy) removeH2Server(s *h2Server) {
 
 // Config is what a waypoint believes, for the admin server.
 type Config struct {
-	Waypoint     string          `json:"waypoint"`
-	Identity     string          `json:"identity"`
-	Version      uint64          `json:"version"`
-	Listeners    []string        `json:"listeners"`
-	Services     []ConfigService `json:"services"`
-	Clusters     []ConfigCluster `json:"clusters"`
-	Problems     []string        `json:"problems,omitempty"`
-	Tunnels      int64           `json:"tunnels"`
-	BufferedByte int64           `json:"bufferedBytes"`
+	Waypoint  string          `json:"waypoint"`
+	Identity  string          `json:"identity"`
+	Version   uint64          `json:"version"`
+	Listeners []string        `json:"listeners"`
+	Services  []ConfigService `json:"services"`
+	Clusters  []ConfigCluster `json:"clusters"`
+	// Routes are those that concern this waypoint, Statuses what became of all routes and policies.
+	Routes       []ConfigRouteObject `json:"routes"`
+	Statuses     []ConfigStatus      `json:"statuses"`
+	Problems     []string            `json:"problems,omitempty"`
+	Tunnels      int64               `json:"tunnels"`
+	BufferedByte int64               `json:"bufferedBytes"`
 }
 
 // ConfigService is one address that a waypoint serves.
@@ -374,21 +395,9 @@ type ConfigBackend struct {
 	Port    uint16 `json:"port"`
 	Weight  uint32 `json:"weight"`
 	Broken  string `json:"broken,omitempty"`
-}
-
-// ConfigCluster is a set of endpoints.
-type ConfigCluster struct {
-	Name      string           `json:"name"`
-	Endpoints []ConfigEndpoint `json:"endpoints"`
-}
-
-// ConfigEndpoint is one endpoint with its requests in flight.
-type ConfigEndpoint struct {
-	Workload string   `json:"workload"`
-	Address  string   `json:"address"`
-	Tunnel   bool     `json:"hbone"`
-	Expect   []string `json:"expect,omitempty"`
-	Active   int64    `json:"active"`
+	// Policy and Filters are what the rule says for this backend alone.
+	Policy  string   `json:"policy,omitempty"`
+	Filters []string `json:"filters,omitempty"`
 }
 
 // ConfigDump returns what the proxy believes now, a Config.
@@ -402,20 +411,16 @@ func (p *Proxy) ConfigDump() any {
 		return c
 	}
 	c.Version, c.Problems = rt.snapshot.Version, rt.problems()
+	if rt.waypoint != nil {
+		c.Routes, c.Statuses = dumpRoutes(rt), dumpStatuses(rt.snapshot)
+	}
 	for _, m := range []mesh.Index[netip.AddrPort, *servicePort]{rt.services, rt.ports} {
 		for at, sp := range m.All() {
 			c.Services = append(c.Services, dumpService(at, sp))
 		}
 	}
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
-	for cl := range rt.allClusters() {
-		cc := ConfigCluster{Name: cl.name}
-		for _, ep := range cl.c.Endpoints() {
-			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active()})
-		}
-		c.Clusters = append(c.Clusters, cc)
-	}
-	slices.SortFunc(c.Clusters, func(a, b ConfigCluster) int { return strings.Compare(a.Name, b.Name) })
+	c.Clusters = dumpClusters(rt)
 	return c
 }
 
@@ -436,7 +441,7 @@ func dumpService(at netip.AddrPort, sp *servicePort) ConfigService {
 	for _, a := range sp.routes {
 		r := ConfigRoute{Name: a.Route.Object.String() + "/" + ruleName(a.Route), Broken: a.Route.Broken, Matches: a.Route.Matches}
 		for _, b := range a.Route.Backends {
-			r.Backends = append(r.Backends, ConfigBackend{b.Service.String(), b.Port, b.Weight, b.Broken})
+			r.Backends = append(r.Backends, dumpBackend(&b))
 		}
 		s.Routes = append(s.Routes, r)
 	}

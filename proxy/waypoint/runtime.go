@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
@@ -33,6 +32,7 @@ type Runtime struct {
 	pods     mesh.Index[string, *compiledWorkload]
 	// users are the services whose routes lead to a service, beside itself.
 	users     mesh.Index[mesh.ServiceKey, []mesh.ServiceKey]
+	place     string // where we are, as endpoints' places are compared with it
 	contested bool   // several lay claim to one address or name
 	id        uint64 // of this Runtime among all of the Proxy's
 
@@ -123,14 +123,14 @@ type servicePort struct {
 
 // rule is a compiled route rule.
 type rule struct {
-	name           string
-	broken         string
-	timeout        time.Duration
-	backendTimeout time.Duration
-	chain          filters.Chain
-	split          *upstream.Split
-	backends       []*backend
-	mirrors        []mirror
+	name     string
+	broken   string
+	res      *resilience // nil: nothing is said; see policy
+	chain    filters.Chain
+	split    *upstream.Split
+	backends []*backend
+	session  *sessionRule // nil: clients have none
+	mirrors  []mirror
 }
 
 // backend is one destination of a rule.

@@ -8,6 +8,9 @@ func (x *exchange) switched(t *loop.Turn) {
 		x.answer(t, &x.fx.Reply)
 		return
 	}
+	if x.adm() != nil {
+		x.judge(t, &x.attempt)
+	}
 	x.respStarted = true
 	x.upDuration = t.Now.Sub(x.upStart)
 	x.deadline.stop()
@@ -29,6 +32,7 @@ func (x *exchange) tunnelData(t *loop.Turn, b []byte, end bool) {
 		x.down.credit(t, len(b))
 		return
 	}
+	x.touch(t)
 	x.bytesIn += uint64(len(b))
 	x.up.sendData(t, b, end)
 	x.owedReq += len(b)
@@ -41,6 +45,7 @@ func (x *exchange) tunnelData(t *loop.Turn, b []byte, end bool) {
 
 // tunnelResponse takes the endpoint's bytes after an upgrade.
 func (x *exchange) tunnelResponse(t *loop.Turn, b []byte, end bool) {
+	x.touch(t)
 	x.bytesOut += uint64(len(b))
 	x.down.sendData(t, b, end)
 	x.oweResponse(t, len(b))

@@ -91,7 +91,7 @@ func (t *translator) translateRoute(r *routeObject) (out []attachedParent) {
 	for i := range r.rules {
 		routes[i] = t.rule(r, i)
 	}
-	common := t.routeConditions(r, own, routes)
+	common := t.routeConditions(own, routes)
 
 	var withHosts []*mesh.Route // a Service parent takes no notice of host names, unless they are SNIs
 	with := func() []*mesh.Route {
@@ -185,7 +185,7 @@ func (t *translator) rule(r *routeObject, i int) *mesh.Route {
 		t.incompatible(r.Object, path+".backendRefs", "a rule that redirects sends nothing on; remove the backendRefs or the RequestRedirect")
 	}
 	out.Broken = t.brokenSince(first)
-	out.Requests = own.Over(f.requests.Over(t.routePolicy(r.Object, out.RuleName)))
+	out.Requests = own.Over(f.extension.requestPolicy().Over(t.routePolicy(r.Object, out.RuleName)))
 	for j := range in.backends {
 		out.Backends = append(out.Backends, t.backend(r, elem(path+".backendRefs", j), &in.backends[j], in))
 	}
