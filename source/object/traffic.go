@@ -60,9 +60,12 @@ type madeBody struct {
 type traffic struct {
 	bodies map[mesh.Name]*policyBody // TrafficPolicies, for those who name one
 	claims map[policyTarget]*claim
-	rules  ruleIndex
-	made   map[any]madeBody
-	latest map[objectKey]*policyBody
+	// gateways and targets find the claims for a waypoint, and whether there are any for a service.
+	gateways map[mesh.Name]*policyBody
+	targets  map[mesh.Name]bool
+	rules    ruleIndex
+	made     map[any]madeBody
+	latest   map[objectKey]*policyBody
 }
 
 // pastTraffic is what a Translator remembers of them.
@@ -79,6 +82,7 @@ type pastTraffic struct {
 func (t *translator) translateTraffic(objects []*Object) {
 	t.traffic = traffic{
 		bodies: map[mesh.Name]*policyBody{}, claims: map[policyTarget]*claim{},
+		gateways: map[mesh.Name]*policyBody{}, targets: map[mesh.Name]bool{},
 		made: map[any]madeBody{}, latest: map[objectKey]*policyBody{},
 	}
 	t.celSeen = map[celCheck]error{}
@@ -377,10 +381,15 @@ func (t *translator) mergeClaims() {
 	for at, c := range t.traffic.claims {
 		if old := t.past.traffic.claims[at]; old != nil && slices.Equal(old.bodies, c.bodies) {
 			c.merged = old.merged
-			continue
+		} else {
+			for _, b := range c.bodies {
+				c.merged = c.merged.over(b)
+			}
 		}
-		for _, b := range c.bodies {
-			c.merged = c.merged.over(b)
+		if at.kind == "Gateway" {
+			t.traffic.gateways[at.name] = c.merged
+		} else {
+			t.traffic.targets[at.name] = true // a Service, an entry or a route by that name
 		}
 	}
 }
