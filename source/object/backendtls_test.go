@@ -61,34 +61,43 @@ func TestBackendTLSPolicy(t *testing.T) {
 		{"map", tlsPolicy("b", 1, fromMap, "") + caMap, mesh.BackendTLS{SNI: "two.example", Hostname: "two.example", Roots: []byte(cert)}, "", fine},
 		{
 			"names", tlsPolicy("b", 1, fromMap+", subjectAltNames: [{type: Hostname, hostname: '*.example'}, {type: URI, uri: 'spiffe://a/b'}]", "") + caMap,
-			mesh.BackendTLS{SNI: "two.example", SANs: []string{"*.example", "spiffe://a/b"}, Roots: []byte(cert)}, "", fine,
+			mesh.BackendTLS{SNI: "two.example", SANs: []string{"*.example", "spiffe://a/b"}, Roots: []byte(cert)},
+			"", fine,
 		},
 		{
-			"no-map", tlsPolicy("b", 1, fromMap, ""), mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"}, "ConfigMap default/c does not exist",
+			"no-map", tlsPolicy("b", 1, fromMap, ""),
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"},
+			"ConfigMap default/c does not exist",
 			"Service default/two Accepted false NoValidCACertificate; Service default/two ResolvedRefs false InvalidCACertificateRef",
 		},
 		{
 			"bad-map", tlsPolicy("b", 1, fromMap, "") + "\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {ca.crt: junk}}\n",
-			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"}, "is not PEM text",
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"},
+			"is not PEM text",
 			"Service default/two Accepted false NoValidCACertificate; Service default/two ResolvedRefs false InvalidCACertificateRef",
 		},
 		{
-			"kind", tlsPolicy("b", 1, strings.Replace(fromMap, "ConfigMap", "Pod", 1), ""), mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"}, "cannot be taken from",
+			"kind", tlsPolicy("b", 1, strings.Replace(fromMap, "ConfigMap", "Pod", 1), ""),
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"},
+			"cannot be taken from",
 			"Service default/two Accepted false NoValidCACertificate; Service default/two ResolvedRefs false InvalidKind",
 		},
 		{
 			"half", tlsPolicy("b", 1, "caCertificateRefs: [{group: '', kind: ConfigMap, name: gone}, {group: '', kind: ConfigMap, name: c}]", "") + caMap,
-			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example", Roots: []byte(cert)}, "ConfigMap default/gone does not exist",
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example", Roots: []byte(cert)},
+			"ConfigMap default/gone does not exist",
 			"Service default/two Accepted true Accepted; Service default/two ResolvedRefs false InvalidCACertificateRef",
 		},
 		{
-			"invalid", tlsPolicy("b", 1, "wellKnownCACertificates: Mine", ""), mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"}, `"Mine" is not known`,
+			"invalid", tlsPolicy("b", 1, "wellKnownCACertificates: Mine", ""),
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"},
+			`"Mine" is not known`,
 			"Service default/two Accepted false Invalid; Service default/two ResolvedRefs true ResolvedRefs",
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			res, _ := translate(t, "f.yaml", served+tt.text, object.Options{})
+			res, _ := translate(t, "f.yaml", behind+tt.text, object.Options{})
 			tls := port(t, res, "two", 80).Backend.TLS
 			if tls == nil {
 				t.Fatal("the way is in plain text")
@@ -101,7 +110,7 @@ func TestBackendTLSPolicy(t *testing.T) {
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
-			if got := conditions(res, "BackendTLSPolicy", "b"); got != tt.conditions {
+			if got := became(res, "BackendTLSPolicy", "b"); got != tt.conditions {
 				t.Errorf("conditions: %s, want %s", got, tt.conditions)
 			}
 		})
@@ -109,7 +118,7 @@ func TestBackendTLSPolicy(t *testing.T) {
 }
 
 func TestOlderBackendTLSPolicyWins(t *testing.T) {
-	res, _ := translate(t, "f.yaml", served+tlsPolicy("new", 2, "wellKnownCACertificates: System", "")+
+	res, _ := translate(t, "f.yaml", behind+tlsPolicy("new", 2, "wellKnownCACertificates: System", "")+
 		strings.Replace(tlsPolicy("old", 1, "wellKnownCACertificates: System", ""), "two.example", "old.example", 1)+
 		strings.Replace(tlsPolicy("port", 3, "wellKnownCACertificates: System", ""), "name: two}", "name: two, sectionName: grpc}", 1), object.Options{})
 	if got := port(t, res, "two", 80).Backend.TLS.SNI; got != "old.example" {
@@ -118,13 +127,13 @@ func TestOlderBackendTLSPolicyWins(t *testing.T) {
 	if got := port(t, res, "two", 90).Backend.TLS.Policy.Name; got != "port" {
 		t.Errorf("port 90 has policy %s, want that of the port", got)
 	}
-	if got := conditions(res, "BackendTLSPolicy", "new"); got != "Service default/two Accepted false Conflicted; Service default/two ResolvedRefs true ResolvedRefs" {
+	if got := became(res, "BackendTLSPolicy", "new"); got != "Service default/two Accepted false Conflicted; Service default/two ResolvedRefs true ResolvedRefs" {
 		t.Errorf("conditions of the newer: %s", got)
 	}
 }
 
 func TestBackendTLSPolicyProblems(t *testing.T) {
-	one := func(validation string) string { return tlsPolicy("b", 1, validation, "") + mark + "\n---\n" + served }
+	one := func(validation string) string { return tlsPolicy("b", 1, validation, "") + mark + "\n---\n" + behind }
 	text := func(s string) string { // all on one line
 		return strings.Replace(s, "}}\n"+mark, "}} "+mark+"\n", 1)
 	}
