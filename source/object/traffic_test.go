@@ -211,7 +211,7 @@ func TestOlderPolicyWins(t *testing.T) {
 		}
 	}
 	if len(res.Problems) != 2 || source.Refused(res.Problems) != nil {
-		t.Fatalf("problems: %v, want two for which the rest is behind", res.Problems)
+		t.Fatalf("problems: %v, want two for which the rest is served", res.Problems)
 	}
 	for i, want := range []string{"timeout.request (TrafficPolicy default/b-same-age); the rest of it is in force", "nothing of it is in force here"} {
 		if p := res.Problems[i]; p.Field != "spec.targetRefs[0]" || !strings.Contains(p.Message, want) {
