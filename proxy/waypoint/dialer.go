@@ -30,11 +30,13 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 	cl := upstream.ForService(rt.snapshot, v, port, upstream.Options{Registry: &p.registry})
 	var hint upstream.Hint
 	var failed error
+	var last *upstream.Endpoint
 	for range maxAttempts {
 		ep := cl.Pick(&hint)
-		if ep == nil {
+		if ep == nil || ep == last {
 			break
 		}
+		last = ep
 		c, err := p.dialEndpoint(ctx, ep)
 		if err == nil {
 			return c, nil
