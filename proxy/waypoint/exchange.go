@@ -66,8 +66,8 @@ type exchange struct {
 	replay      []byte      // request bytes sent so far, for another try
 	held        int         // of both, what the budget knows of
 	noReplay    bool        // more were sent than replay may hold
+	interim     uint8       // 1xx heads so far
 	attempts    int
-	interim     int // 1xx heads so far
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
 
