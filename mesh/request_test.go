@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 )
 
@@ -43,6 +44,9 @@ func FuzzCookie(f *testing.F) {
 	f.Add("a=b; id=1")
 	f.Add(`id="x"; id=y`)
 	f.Fuzz(func(t *testing.T, line string) {
+		if strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return // no such field gets here
+		}
 		got, ok := Fields{{"cookie", line}}.Cookie("id")
 		r := http.Request{Header: http.Header{"Cookie": {line}}}
 		if c, err := r.Cookie("id"); err == nil && ok && c.Value != got {

@@ -421,3 +421,34 @@ func TestRefreshWhilePicking(t *testing.T) {
 		}
 	}
 }
+
+// TestNoAllocationByAnyKind: whatever the algorithm, choosing allocates nothing.
+func TestNoAllocationByAnyKind(t *testing.T) {
+	_, list := near()
+	v := service(nil)
+	r := &mesh.Request{
+		Fields: mesh.Fields{{Name: "cookie", Value: "a=b; id=17"}, {Name: "x-user", Value: "user-1234"}}, Query: "user=7",
+		Peer: mesh.Peer{Addr: addrPort("10.0.0.9:1234")},
+	}
+	now := time.Now()
+	for k := range algorithms {
+		p := balance(mesh.BalancerPolicy(k))
+		p.Balancer.Hash = []mesh.HashKey{{Kind: mesh.HashHeader, Name: "x-user"}, {Kind: mesh.HashCookie, Name: "id", TTL: time.Hour}, {Kind: mesh.HashQuery, Name: "user"}, {Kind: mesh.HashSource}}
+		c := ForService(snapshot(v, list...), v, 9080, Options{Backend: p})
+		var w Wish
+		n := testing.AllocsPerRun(200, func() {
+			w = Wish{}
+			h := Hint{Wish: &w}
+			if c.Asks() {
+				c.Fill(&h, r, now)
+			}
+			e := c.Pick(&h)
+			c.Observe(e, time.Millisecond, now)
+			h.Exclude(e)
+			c.Pick(&h)
+		})
+		if n != 0 {
+			t.Errorf("%s: two tries allocate %v times", BalancerName(p.Balancer), n)
+		}
+	}
+}
