@@ -15,9 +15,10 @@ type attempt struct {
 	ep          *upstream.Endpoint // acquired; nil: none
 	upStart     time.Time          // when the endpoint got the request
 	tryDeadline timer
-	upReady     bool // the endpoint takes bytes
-	idleReuse   bool // it went out on a connection that had been idle
-	again       bool // its connection had no room after all: another is looked for when the turn ends
+	upReady     bool  // the endpoint takes bytes
+	idleReuse   bool  // it went out on a connection that had been idle
+	taken       taken // of the circuit breaker's bounds
+	again       bool  // its connection had no room after all: another is looked for when the turn ends
 }
 
 // tryOf returns the attempt that up serves, nil when the exchange has turned away from it.
@@ -43,6 +44,9 @@ func (x *exchange) connect(t *loop.Turn) {
 // launch sends a try on its way. It reports false when there is no endpoint to be had.
 func (x *exchange) launch(t *loop.Turn, a *attempt) bool {
 	cl := x.backend.cluster
+	if cl.adm != nil && !x.admit(t, cl.adm) {
+		return true
+	}
 	ep := x.pick(t, cl)
 	if ep == nil {
 		return false
@@ -50,12 +54,17 @@ func (x *exchange) launch(t *loop.Turn, a *attempt) bool {
 	ep.Acquire()
 	a.ep = ep
 	a.dest = x.tun.p.dest(cl, ep)
-	if x.useHTTP2(cl.protocol) {
+	x.call(t, a)
+	return true
+}
+
+// call asks the destination of a try for a connection.
+func (x *exchange) call(t *loop.Turn, a *attempt) {
+	if x.useHTTP2(x.backend.cluster.protocol) {
 		a.dest.callHTTP2(t, x, a)
 	} else {
 		a.dest.callHTTP1(t, x, a)
 	}
-	return true
 }
 
 // relaunch looks for another connection after one that looked free was not.
@@ -92,6 +101,9 @@ func (x *exchange) leave(a *attempt) {
 	if a.ep != nil {
 		a.ep.Release()
 		a.ep = nil
+	}
+	if a.taken != 0 {
+		x.leaveBreaker(a)
 	}
 }
 

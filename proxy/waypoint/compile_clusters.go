@@ -84,7 +84,7 @@ func (c *compiler) newServiceCluster(v *mesh.Service, key clusterKey, policy *me
 	if key.variant != "" {
 		kind += "/" + key.variant
 	}
-	cl := newCluster(&cluster{
+	cl := c.newCluster(&cluster{
 		key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v), c: uc, policy: policy,
 		name: fmt.Sprintf("inbound-vip|%d|%s|%s", key.port, kind, v.Key.Hostname),
 	})
@@ -131,8 +131,8 @@ func (c *compiler) stateOf(key clusterKey, p *mesh.BackendPolicy) *upstream.Clus
 }
 
 // newCluster makes room for cl's connections.
-func newCluster(cl *cluster) *cluster {
-	cl.adm = newAdmission(cl)
+func (c *compiler) newCluster(cl *cluster) *cluster {
+	cl.adm = newAdmission(c.p.watch, cl)
 	cl.dests = make([]atomic.Pointer[destination], len(cl.c.Endpoints()))
 	return cl
 }
@@ -241,7 +241,7 @@ func (c *compiler) workloadPort(w *mesh.Workload, port uint16, proto mesh.AppPro
 	}
 	cl := old
 	if uc := upstream.ForWorkload(c.snap, w, port, o); old == nil || old.c != uc || old.protocol != proto {
-		cl = newCluster(&cluster{key: key, protocol: proto, name: fmt.Sprintf("inbound-pod|%d||%s", port, w.Name), c: uc})
+		cl = c.newCluster(&cluster{key: key, protocol: proto, name: fmt.Sprintf("inbound-pod|%d||%s", port, w.Name), c: uc})
 	}
 	if c.serviceChain(sp) {
 		sp.fallback = single(cl)

@@ -67,6 +67,8 @@ type exchange struct {
 	held        int         // of both, what the budget knows of
 	noReplay    bool        // more were sent than replay may hold
 	interim     uint8       // 1xx heads so far
+	slotted     bool        // it has a slot of adaptive concurrency
+	slotAt      uint32      // when a slot was taken, in microseconds since start
 	attempts    int
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
@@ -242,6 +244,9 @@ func (x *exchange) creditRequest(t *loop.Turn) {
 
 // upstreamReady is called when the connection to the endpoint takes the request.
 func (x *exchange) upstreamReady(t *loop.Turn, a *attempt) {
+	if x.adm() != nil && !x.admitted(t, a) {
+		return
+	}
 	x.phase = open
 	a.upReady, a.upStart = true, t.Now
 	if d := x.rule.backendTimeout; d > 0 {
@@ -294,6 +299,9 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 // the codec has nothing more to say then.
 func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end bool) bool {
 	x.tryDeadline.stop()
+	if x.adm() != nil {
+		x.judge(t, x.tryOf(up))
+	}
 	x.noReplay = true // there is no other try
 	x.forgetReplay()
 	x.account()
@@ -434,6 +442,9 @@ func (x *exchange) tryTimedOut(t *loop.Turn) {
 func (x *exchange) timedOut(t *loop.Turn, details string) {
 	if x.phase == idle || x.phase == upgraded {
 		return
+	}
+	if x.adm() != nil && x.up != nil && !x.respStarted {
+		x.judgeFailure(t, &x.attempt, true)
 	}
 	x.abortTries(t)
 	x.flag, x.details = flagTimeout, details

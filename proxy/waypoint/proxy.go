@@ -82,6 +82,8 @@ type Proxy struct {
 	registry  upstream.Registry
 	runtime   atomic.Pointer[Runtime]
 	timers    timers
+	watch     *watch
+	checking  atomic.Int64 // health checks under way
 	draining  atomic.Bool
 	tunnels   atomic.Int64
 	nextShard atomic.Uint32
@@ -130,6 +132,7 @@ func New(o Options) (*Proxy, error) {
 		o.Budget = &h2.Budget{Limit: 256 << 20}
 	}
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
+	p.watch = newWatch(p)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.timers.wake = make(chan struct{}, 1)
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
@@ -186,6 +189,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	stopTicks := make(chan struct{})
 	wg.Go(func() { p.tick(stopTicks) })
+	wg.Go(func() { p.watch.run(stopTicks) })
 	wg.Go(func() { p.follow(first, updates) })
 	for _, ln := range listeners {
 		wg.Go(func() {
@@ -313,6 +317,7 @@ func (p *Proxy) closeIdle() {
 		for _, d := range ds {
 			d.closeIdle(t, t.Now.Add(-idleTimeout))
 			d.closeIdleH2(t, t.Now.Add(-idleTimeout))
+			d.wake(t) // nobody is to wait for what was missed
 		}
 		for _, s := range p.allH2Servers() {
 			s.inner.conn.Tick(t)

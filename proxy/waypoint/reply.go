@@ -17,6 +17,7 @@ const (
 	flagNoRoute               = "NR"    // no route found
 	flagNoCluster             = "NC"    // no upstream cluster found
 	flagNoHealthy             = "UH"    // no healthy upstream
+	flagOverflow              = "UO"    // upstream overflow: the circuit breaker is open
 	flagConnectFailure        = "UF"    // upstream connection failure
 	flagConnectionTermination = "UC"    // upstream connection termination
 	flagRemoteReset           = "UR"    // upstream remote reset

@@ -21,6 +21,9 @@ func (x *exchange) report(t *loop.Turn) {
 	if _, copied := x.down.(*mirrorSide); copied {
 		return
 	}
+	if x.slotted {
+		x.leaveSlot(t, x.upFinished && x.phase != upgraded)
+	}
 	d := t.Now.Sub(x.start)
 	grpc := isGRPC(&x.req)
 	status := x.resp.Status

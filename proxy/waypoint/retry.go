@@ -32,6 +32,9 @@ func (x *exchange) upstreamFailed(t *loop.Turn, up endpointSide, f failure) {
 	}
 	a.up = nil
 	x.cause = f.cause
+	if x.adm() != nil {
+		x.judgeFailure(t, a, f.reason == errConnectTimeout.reason)
+	}
 	x.observeFailure(t, a)
 	if x.respStarted {
 		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
