@@ -119,8 +119,8 @@ func TestPriorities(t *testing.T) {
 	}
 }
 
-// TestPanic: with one level the threshold alone counts.
-func TestPanic(t *testing.T) {
+// TestPanicOfOneLevel: with one level the threshold alone counts.
+func TestPanicOfOneLevel(t *testing.T) {
 	_, list := near()
 	p := balance(mesh.BalanceRoundRobin)
 	p.Outlier = &mesh.OutlierDetection{MinHealthPercent: 75}
@@ -131,8 +131,8 @@ func TestPanic(t *testing.T) {
 	wantShares(t, c.Cluster, map[string]float64{"a": 40, "b": 40, "c": 20})
 }
 
-// TestBusy: who asks to be left alone is, unless all do.
-func TestBusy(t *testing.T) {
+// TestBusyAreLeftAlone: who asks to be left alone is, unless all do.
+func TestBusyAreLeftAlone(t *testing.T) {
 	_, list := near()
 	c := newCounted(t, service(nil), balance(mesh.BalanceRandom), nil, list[:4]...)
 	c.flag(busy, true, "a1", "a2")

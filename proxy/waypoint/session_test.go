@@ -139,7 +139,9 @@ func TestSessionSurvives(t *testing.T) {
 			}
 		}
 	}
-	s.parts.Workloads = slices.DeleteFunc(slices.Clone(all), func(w *mesh.Workload) bool { return w.Addresses[0].String()+":8080" == who || w.Addresses[0].String() == who })
+	s.parts.Workloads = slices.DeleteFunc(slices.Clone(all), func(w *mesh.Workload) bool {
+		return w.Addresses[0].String()+":8080" == who || w.Addresses[0].String() == who
+	})
 	if len(s.parts.Workloads) != 5 {
 		t.Fatalf("no workload is %s", who)
 	}
