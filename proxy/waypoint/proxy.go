@@ -395,7 +395,8 @@ type ConfigBackend struct {
 
 // ConfigCluster is a set of endpoints.
 type ConfigCluster struct {
-	Name      string           `json:"name"`
+	Name string `json:"name"`
+	ConfigChoice
 	Endpoints []ConfigEndpoint `json:"endpoints"`
 }
 
@@ -406,6 +407,8 @@ type ConfigEndpoint struct {
 	Tunnel   bool     `json:"hbone"`
 	Expect   []string `json:"expect,omitempty"`
 	Active   int64    `json:"active"`
+	// Level is how near it is: 0 for the nearest.
+	Level int `json:"level,omitempty"`
 }
 
 // ConfigDump returns what the proxy believes now, a Config.
@@ -429,9 +432,9 @@ func (p *Proxy) ConfigDump() any {
 	}
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
 	for cl := range rt.allClusters() {
-		cc := ConfigCluster{Name: cl.name}
+		cc := ConfigCluster{Name: cl.name, ConfigChoice: cl.choice()}
 		for _, ep := range cl.c.Endpoints() {
-			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active()})
+			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active(), cl.c.Level(ep)})
 		}
 		c.Clusters = append(c.Clusters, cc)
 	}
