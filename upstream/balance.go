@@ -12,8 +12,8 @@ import (
 type algorithm struct {
 	name string
 	asks asks
-	// slowStart is set for those that let new endpoints in gradually; as in Envoy the
-	// others do not.
+	// slowStart is set for those that let new endpoints in gradually. Where keys have
+	// their endpoints, one that is half in would move all that it gets twice.
 	slowStart bool
 	make      func(*ingredients) lb.Picker
 }
@@ -29,7 +29,7 @@ type ingredients struct {
 var algorithms = [...]algorithm{
 	mesh.BalanceLeastRequest: {"LeastRequest", 0, true, func(i *ingredients) lb.Picker { return lb.NewLeastRequest(i.hosts) }},
 	mesh.BalanceRoundRobin:   {"RoundRobin", 0, true, func(i *ingredients) lb.Picker { return lb.NewRoundRobin(i.hosts) }},
-	mesh.BalanceRandom:       {"Random", 0, false, func(i *ingredients) lb.Picker { return lb.NewWeighted(i.hosts) }},
+	mesh.BalanceRandom:       {"Random", 0, true, func(i *ingredients) lb.Picker { return lb.NewWeighted(i.hosts) }},
 	mesh.BalanceRingHash: {"RingHash", asksKey, false, func(i *ingredients) lb.Picker {
 		least, most := i.policy.RingMin, i.policy.RingMax
 		return i.lazy(func(keys []uint64) lb.Picker { return lb.NewRingHash(i.hosts, keys, least, most) })
@@ -41,7 +41,7 @@ var algorithms = [...]algorithm{
 	mesh.BalanceRendezvous: {"Rendezvous", asksKey, false, func(i *ingredients) lb.Picker {
 		return i.lazy(func(keys []uint64) lb.Picker { return lb.NewRendezvous(i.hosts, keys) })
 	}},
-	mesh.BalancePeakEWMA: {"PeakEWMA", asksTime, false, func(i *ingredients) lb.Picker {
+	mesh.BalancePeakEWMA: {"PeakEWMA", asksTime, true, func(i *ingredients) lb.Picker {
 		latency := make([]*lb.Latency, len(i.endpoints))
 		for k, e := range i.endpoints {
 			latency[k] = &e.live.latency

@@ -21,7 +21,7 @@ func TestSlowStart(t *testing.T) {
 		{"aggressive", mesh.SlowStart{Window: 100 * time.Second, Aggression: 2}, map[time.Duration]float64{0: 0.1, 4: 0.2, 25: 0.5, 81: 0.9}},
 		{"gentle", mesh.SlowStart{Window: 100 * time.Second, Aggression: 0.5}, map[time.Duration]float64{50: 0.25, 90: 0.81}},
 	} {
-		for _, kind := range []mesh.BalancerPolicy{mesh.BalanceRoundRobin, mesh.BalanceLeastRequest} {
+		for _, kind := range []mesh.BalancerPolicy{mesh.BalanceRoundRobin, mesh.BalanceLeastRequest, mesh.BalanceRandom} {
 			t.Run(tt.name+"/"+BalancerName(&mesh.Balancer{Kind: kind}), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					_, list := near()
@@ -107,10 +107,10 @@ func TestSlowStartAfterIllness(t *testing.T) {
 	})
 }
 
-// Other algorithms let nobody in gradually.
-func TestSlowStartOfOthers(t *testing.T) {
+// Where keys have their endpoints, nobody is let in gradually.
+func TestNoSlowStartOfHashes(t *testing.T) {
 	_, list := near()
-	for _, kind := range []mesh.BalancerPolicy{mesh.BalanceRandom, mesh.BalanceMaglev, mesh.BalancePeakEWMA} {
+	for _, kind := range []mesh.BalancerPolicy{mesh.BalanceRingHash, mesh.BalanceMaglev, mesh.BalanceRendezvous} {
 		p := balance(kind)
 		p.Balancer.SlowStart = &mesh.SlowStart{Window: time.Hour}
 		v, v2 := service(nil), service(nil)
