@@ -452,3 +452,26 @@ func TestNoAllocationByAnyKind(t *testing.T) {
 		}
 	}
 }
+
+// TestTablesAreBuiltAside: the first request has its table made, and no later one.
+func TestTablesAreBuiltAside(t *testing.T) {
+	_, list := near()
+	c := newCounted(t, service(nil), balance(mesh.BalanceMaglev), nil, list...)
+	if c.asked() {
+		t.Error("a table is there that nobody has asked for")
+	}
+	c.flag(ejected, true, "a1")
+	if c.asked() {
+		t.Error("a change makes a table that nobody has asked for")
+	}
+	c.Pick(nil)
+	c.flag(ejected, false, "a1")
+	if !c.asked() {
+		t.Error("after a change the next request makes the table")
+	}
+	v := service(nil)
+	next := ForService(snapshot(v, list[:5]...), v, 9080, Options{Backend: balance(mesh.BalanceMaglev), Previous: c.Cluster})
+	if next == c.Cluster || !next.asked() {
+		t.Error("after a new configuration the next request makes the table")
+	}
+}
