@@ -17,7 +17,7 @@ var sectionColumns = map[string][]string{
 	"policies":     {"hostname", "address", "namespace", "name", "scope", "action", "rules"},
 	"certificates": {"identity", "state", "certChain"},
 	"statuses":     {"kind", "name", "parents"},
-	"clusters":     {"name", "balancer", "policies", "endpoints"},
+	"clusters":     {"name", "balancer", "policies", "endpoints", "state"},
 }
 
 // columnsOf returns the columns of a section: those that are listed for it and
@@ -93,7 +93,11 @@ func listCell(column string, v []any) string {
 		case column == "parents":
 			parts = append(parts, parentCell(o))
 		case column == "endpoints" && o["address"] != nil:
-			parts = append(parts, fmt.Sprint(o["address"]))
+			at := fmt.Sprint(o["address"])
+			if c, ok := o["condition"].(string); ok {
+				at += "(" + c + ")"
+			}
+			parts = append(parts, at)
 		case isObject:
 			return fmt.Sprint(len(v))
 		default:

@@ -115,9 +115,13 @@ func (x *exchange) admitted(t *loop.Turn, a *attempt) bool {
 	return false
 }
 
-// overflow gives up a try for which the circuit breaker has no room, and answers the request.
+// overflow gives up a try for which the circuit breaker has no room, and answers
+// the request where it was the only one.
 func (x *exchange) overflow(t *loop.Turn, a *attempt) {
 	x.leave(a)
+	if x.others(a) {
+		return
+	}
 	x.flag, x.details = flagOverflow, "upstream_reset_before_response_started{overflow}"
 	x.replyFields(t, 503, "", "upstream connect error or disconnect/reset before headers. reset reason: overflow", overloaded)
 }
@@ -166,6 +170,21 @@ func (x *exchange) judge(t *loop.Turn, a *attempt) {
 func (x *exchange) judgeFailure(t *loop.Turn, a *attempt, timeout bool) {
 	if x.adm().outlier != nil && a.ep != nil {
 		x.adm().report(t, a.ep, upstream.Outcome{Timeout: timeout})
+	}
+}
+
+// judgeTimeouts tells it of all endpoints that have not begun to answer in time.
+func (x *exchange) judgeTimeouts(t *loop.Turn) {
+	if x.up != nil {
+		x.judgeFailure(t, &x.attempt, true)
+	}
+	if x.extra == nil {
+		return
+	}
+	for _, a := range x.extra.rivals {
+		if a.up != nil {
+			x.judgeFailure(t, a, true)
+		}
 	}
 }
 

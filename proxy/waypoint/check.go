@@ -217,5 +217,5 @@ func (p *Proxy) dialCheck(ctx context.Context, ep *upstream.Endpoint, port uint1
 		return c, nil
 	}
 	pe := p.peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
-	return dialStream(ctx, pe, authority)
+	return dialStream(ctx, pe, authority, addr)
 }

@@ -70,9 +70,9 @@ func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
 
 // callHTTP1 gives the exchange a connection that speaks HTTP/1.1.
 func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
-	// A second try goes out on a fresh connection: when one idle connection
-	// turned out to be dead, the others are likely to be, too.
-	if x.attempts == 1 || a.taken&heldTight != 0 {
+	// When one idle connection turned out to be dead, the others are likely to
+	// be, too: the next try goes out on a fresh one.
+	if !x.stale || a.taken&heldTight != 0 {
 		for c := d.unpark(); c != nil; c = d.unpark() {
 			if c.attach(x) {
 				a.up, a.idleReuse = c, true

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/filters/builtin"
+	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel"
@@ -88,7 +90,8 @@ type Proxy struct {
 	tunnels   atomic.Int64
 	nextShard atomic.Uint32
 	runtimes  atomic.Uint64
-	deps      builtin.Deps // what filters need, apart from policies
+	deps      builtin.Deps                      // what filters need, apart from policies
+	below     func(time.Duration) time.Duration // a random one below another
 	ready     chan struct{}
 
 	// ctx ends when Run is over, for dials of plain connections.
@@ -133,8 +136,11 @@ func New(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
 	p.watch = newWatch(p)
+	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter))
 	p.timers.wake = make(chan struct{}, 1)
+	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
 	p.peer = func(tg tunnel.Target) peer { return p.pool.Peer(tg) }
 	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
@@ -162,6 +168,7 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 // error if it cannot listen.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.pool.Close()
+	defer p.deps.Limits.Close()
 	defer p.cancel()
 	first, cancelWait := context.WithCancel(ctx)
 	updates := p.o.Snapshots.Updates(first)
@@ -393,24 +400,6 @@ type ConfigBackend struct {
 	Filters []string `json:"filters,omitempty"`
 }
 
-// ConfigCluster is a set of endpoints.
-type ConfigCluster struct {
-	Name string `json:"name"`
-	ConfigChoice
-	Endpoints []ConfigEndpoint `json:"endpoints"`
-}
-
-// ConfigEndpoint is one endpoint with its requests in flight.
-type ConfigEndpoint struct {
-	Workload string   `json:"workload"`
-	Address  string   `json:"address"`
-	Tunnel   bool     `json:"hbone"`
-	Expect   []string `json:"expect,omitempty"`
-	Active   int64    `json:"active"`
-	// Level is how near it is: 0 for the nearest.
-	Level int `json:"level,omitempty"`
-}
-
 // ConfigDump returns what the proxy believes now, a Config.
 func (p *Proxy) ConfigDump() any {
 	c := Config{Waypoint: p.o.Name.String(), Identity: p.o.Identity.String(), Tunnels: p.tunnels.Load(), BufferedByte: p.o.Budget.Used()}
@@ -431,14 +420,7 @@ func (p *Proxy) ConfigDump() any {
 		}
 	}
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
-	for cl := range rt.allClusters() {
-		cc := ConfigCluster{Name: cl.name, ConfigChoice: cl.choice()}
-		for _, ep := range cl.c.Endpoints() {
-			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active(), cl.c.Level(ep)})
-		}
-		c.Clusters = append(c.Clusters, cc)
-	}
-	slices.SortFunc(c.Clusters, func(a, b ConfigCluster) int { return strings.Compare(a.Name, b.Name) })
+	c.Clusters = dumpClusters(rt)
 	return c
 }
 

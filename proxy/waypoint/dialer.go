@@ -1,0 +1,131 @@
+package waypoint
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/tunnel"
+	"cairnproxy.dev/cairn/tunnel/h2"
+	"cairnproxy.dev/cairn/tunnel/loop"
+	"cairnproxy.dev/cairn/upstream"
+)
+
+// DialService implements ratelimit.Dialer: it connects to an endpoint of a service as requests do,
+// with the waypoint's identity. The configuration in force says where the endpoints are.
+func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint16) (net.Conn, error) {
+	rt := p.runtime.Load()
+	if rt == nil {
+		return nil, fmt.Errorf("dialing service %s: there is no configuration yet", key)
+	}
+	v := rt.snapshot.Service(key)
+	switch {
+	case v == nil:
+		return nil, fmt.Errorf("dialing service %s: it does not exist", key)
+	case v.Port(port) == nil:
+		return nil, fmt.Errorf("dialing service %s: it has no port %d", key, port)
+	}
+	cl := upstream.ForService(rt.snapshot, v, port, upstream.Options{Registry: &p.registry})
+	var hint upstream.Hint
+	var failed error
+	for range maxAttempts {
+		ep := cl.Pick(&hint)
+		if ep == nil {
+			break
+		}
+		c, err := p.dialEndpoint(ctx, ep)
+		if err == nil {
+			return c, nil
+		}
+		failed = fmt.Errorf("dialing service %s port %d: %w", key, port, err)
+		if ctx.Err() != nil {
+			break
+		}
+		hint.Exclude(ep)
+	}
+	if failed == nil {
+		failed = fmt.Errorf("dialing service %s port %d: it has no endpoint", key, port)
+	}
+	return nil, failed
+}
+
+// dialEndpoint opens a byte stream to an endpoint, for clients that block: through its
+// node proxy, or as plain TCP to one outside the mesh.
+func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint) (net.Conn, error) {
+	d := newDestination(p, destKeyOf(ep), ep)
+	if d.peer == nil {
+		return d.dialTCP(ctx)
+	}
+	return dialStream(ctx, d.peer, d.authority, d.addr)
+}
+
+// dialStream opens a CONNECT stream and waits for its answer.
+func dialStream(ctx context.Context, pe peer, authority string, remote netip.AddrPort) (net.Conn, error) {
+	c := newStreamConn(remote)
+	loop.Run(func(t *loop.Turn) {
+		req := tunnel.Request{Authority: authority}
+		if st := pe.TryOpen(t, req, c); st != nil {
+			c.Opened(t, st, nil)
+		} else {
+			pe.Open(t, req, c)
+		}
+	})
+	select {
+	case err := <-c.answer:
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	case <-ctx.Done():
+		c.Close()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Opened implements tunnel.Opener.
+func (c *streamConn) Opened(t *loop.Turn, out *h2.Stream, err error) {
+	if err != nil {
+		c.tell(err)
+		return
+	}
+	c.mu.Lock()
+	c.out = out
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		out.Reset(t, h2.Cancel)
+	}
+}
+
+// tell gives the dial its result. What comes later is for the connection alone.
+func (c *streamConn) tell(err error) {
+	select {
+	case c.answer <- err:
+	default:
+	}
+}
+
+// Headers implements h2.StreamHandler: the answer to CONNECT, and trailers.
+func (c *streamConn) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+	status := tunnel.Status(h)
+	switch {
+	case status/100 == 1:
+		return
+	case c.accepted || status == 200:
+		if !c.accepted {
+			c.accepted = true
+			c.mu.Lock()
+			c.out = st // the answer may come before Opened
+			c.mu.Unlock()
+			c.tell(nil)
+		}
+		if h.End {
+			c.Data(t, st, nil, true)
+		}
+		return
+	}
+	st.Reset(t, h2.NoError)
+	c.tell(&tunnel.StatusError{Code: status})
+}
