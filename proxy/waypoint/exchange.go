@@ -308,6 +308,7 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 	if x.adm() != nil {
 		x.judge(t, a)
 	}
+	x.observe(t, a)
 	if x.rejects(t, a, end) {
 		return false
 	}
@@ -316,7 +317,6 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
-	x.backend.cluster.c.Observe(x.ep, x.upDuration, t.Now)
 	if !x.filterResponse(t) {
 		x.answer(t, &x.fx.Reply)
 		return false
