@@ -30,11 +30,13 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 	cl := upstream.ForService(rt.snapshot, v, port, upstream.Options{Registry: &p.registry})
 	var hint upstream.Hint
 	var failed error
+	var last *upstream.Endpoint
 	for range maxAttempts {
 		ep := cl.Pick(&hint)
-		if ep == nil {
+		if ep == nil || ep == last {
 			break
 		}
+		last = ep
 		c, err := p.dialEndpoint(ctx, ep)
 		if err == nil {
 			return c, nil
@@ -54,9 +56,17 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 // dialEndpoint opens a byte stream to an endpoint, for clients that block: through its
 // node proxy, or as plain TCP to one outside the mesh.
 func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint) (net.Conn, error) {
-	d := newDestination(p, destKeyOf(ep), ep)
+	return newDestination(p, destKeyOf(ep), ep).dial(ctx)
+}
+
+// dial is dialEndpoint for a destination.
+func (d *destination) dial(ctx context.Context) (net.Conn, error) {
 	if d.peer == nil {
-		return d.dialTCP(ctx)
+		c, err := d.dialTCP(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
 	}
 	return dialStream(ctx, d.peer, d.authority, d.addr)
 }

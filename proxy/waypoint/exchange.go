@@ -309,7 +309,7 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 		x.judge(t, a)
 	}
 	x.observe(t, a)
-	if x.rejects(t, a, end) {
+	if x.rejects(t, a, body, end) {
 		return false
 	}
 	x.win(t, a)
