@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net/http"
+	"net/http/cookiejar"
 	"slices"
 	"strings"
 	"testing"
@@ -419,5 +420,46 @@ func BenchmarkToken(b *testing.B) {
 			b.Fatal("not read")
 		}
 		buf = k.append(buf[:0], "sid")
+	}
+}
+
+// TestSessionOverTLS: real clients in both protocols, whose cookies a jar keeps, before and after a scale-up.
+func TestSessionOverTLS(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("h2=%v", http2), func(t *testing.T) {
+			var v *mesh.Service
+			var parts mesh.Parts
+			var works []*mesh.Workload
+			r := newRig(t, func(r *rig) mesh.Parts {
+				for i := range 5 {
+					works = append(works, r.endpoint(fmt.Sprint("e", i), named(fmt.Sprint("e", i)), true))
+				}
+				v = r.service("web", 80, mesh.ProtocolSniff, works...)
+				v.Ports[0].Requests = sessionOf(mesh.Session{Name: "sid", IdleTimeout: time.Hour})
+				parts = mesh.Parts{Services: []*mesh.Service{v}, Workloads: works[:2]}
+				return parts
+			})
+			jar, _ := cookiejar.New(nil)
+			c := r.client(v, http2)
+			c.Jar = jar
+			_, who, _ := get(t, c, "http://web/")
+			ask := func(n int) {
+				t.Helper()
+				for range n {
+					if _, again, h := get(t, c, "http://web/"); again != who || h.Get("Set-Cookie") != "" {
+						t.Fatalf("%q answers, not %q, and sets %q", again, who, h.Get("Set-Cookie"))
+					}
+				}
+			}
+			ask(10)
+			parts.Workloads = works
+			parts.Waypoints = r.snapshots.Current().Waypoints
+			before := r.proxy.runtime.Load()
+			r.snapshots.publish(parts)
+			for r.proxy.runtime.Load() == before {
+				time.Sleep(time.Millisecond)
+			}
+			ask(30)
+		})
 	}
 }
