@@ -169,8 +169,10 @@ func TestLocalityPolicy(t *testing.T) {
 		{"distribute_all_ill", mesh.LocalityPolicy{Distribute: []mesh.LocalityWeights{
 			{From: "*", To: map[string]uint32{"r/a": 90, "r/b": 10}},
 		}}, []string{"a1", "a2", "a3", "a4"}, map[string]float64{"b": 100}},
-		{"failover", mesh.LocalityPolicy{Failover: map[string]string{"r": "far"}},
-			[]string{"a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4"}, map[string]float64{"c": 100}},
+		{
+			"failover", mesh.LocalityPolicy{Failover: map[string]string{"r": "far"}},
+			[]string{"a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4"}, map[string]float64{"c": 100},
+		},
 		{"labels", mesh.LocalityPolicy{FailoverLabels: []string{"topology.kubernetes.io/region=far"}}, nil, map[string]float64{"c": 100}},
 		{"labels_order", mesh.LocalityPolicy{FailoverLabels: []string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone=b"}}, nil, map[string]float64{"b": 100}},
 		{"labels_none", mesh.LocalityPolicy{FailoverLabels: []string{"version=v9"}}, nil, map[string]float64{"a": 40, "b": 40, "c": 20}},

@@ -14,12 +14,12 @@ func TestSlowStart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		policy mesh.SlowStart
-		want   map[time.Duration]float64 // the weight after that time
+		want   map[int]float64 // the weight after so many seconds
 	}{
-		{"straight", mesh.SlowStart{Window: 100 * time.Second}, map[time.Duration]float64{0: 0.1, 5: 0.1, 20: 0.2, 50: 0.5, 99: 0.99, 100: 1, 200: 1}},
-		{"least", mesh.SlowStart{Window: 100 * time.Second, MinPercent: 40}, map[time.Duration]float64{0: 0.4, 30: 0.4, 60: 0.6}},
-		{"aggressive", mesh.SlowStart{Window: 100 * time.Second, Aggression: 2}, map[time.Duration]float64{0: 0.1, 4: 0.2, 25: 0.5, 81: 0.9}},
-		{"gentle", mesh.SlowStart{Window: 100 * time.Second, Aggression: 0.5}, map[time.Duration]float64{50: 0.25, 90: 0.81}},
+		{"straight", mesh.SlowStart{Window: 100 * time.Second}, map[int]float64{0: 0.1, 5: 0.1, 20: 0.2, 50: 0.5, 99: 0.99, 100: 1, 200: 1}},
+		{"least", mesh.SlowStart{Window: 100 * time.Second, MinPercent: 40}, map[int]float64{0: 0.4, 30: 0.4, 60: 0.6}},
+		{"aggressive", mesh.SlowStart{Window: 100 * time.Second, Aggression: 2}, map[int]float64{0: 0.1, 4: 0.2, 25: 0.5, 81: 0.9}},
+		{"gentle", mesh.SlowStart{Window: 100 * time.Second, Aggression: 0.5}, map[int]float64{50: 0.25, 90: 0.81}},
 	} {
 		for _, kind := range []mesh.BalancerPolicy{mesh.BalanceRoundRobin, mesh.BalanceLeastRequest, mesh.BalanceRandom} {
 			t.Run(tt.name+"/"+BalancerName(&mesh.Balancer{Kind: kind}), func(t *testing.T) {
@@ -38,13 +38,13 @@ func TestSlowStart(t *testing.T) {
 						t.Fatal("nothing is new")
 					}
 					start := time.Now()
-					var at []time.Duration
+					var at []int
 					for d := range tt.want {
 						at = append(at, d)
 					}
 					slices.Sort(at)
 					for _, d := range at {
-						time.Sleep(time.Until(start.Add(d * time.Second)))
+						time.Sleep(time.Until(start.Add(time.Duration(d) * time.Second)))
 						c.Refresh()
 						w := tt.want[d]
 						// Of two by weight the idle ones' first draw decides.

@@ -78,10 +78,9 @@ func describeKey(k *mesh.HashKey) string {
 // policyNames are the names of the objects that a policy's parts are from.
 func policyNames(p *mesh.BackendPolicy) []string {
 	names := map[string]bool{}
-	v := reflect.ValueOf(*p)
-	for i := range v.NumField() {
-		if f := v.Field(i); f.Kind() == reflect.Pointer && !f.IsNil() {
-			if n, ok := f.Elem().FieldByName("Policy").Interface().(mesh.Name); ok && n != (mesh.Name{}) {
+	for _, f := range reflect.ValueOf(*p).Fields() {
+		if f.Kind() == reflect.Pointer && !f.IsNil() {
+			if n, ok := reflect.TypeAssert[mesh.Name](f.Elem().FieldByName("Policy")); ok && n != (mesh.Name{}) {
 				names[n.String()] = true
 			}
 		}
