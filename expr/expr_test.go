@@ -2,6 +2,7 @@ package expr
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -350,5 +351,18 @@ func BenchmarkBool(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestDocumented holds docs/expressions.md to the attributes.
+func TestDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/expressions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range Attributes() {
+		if !strings.Contains(string(text), "`"+a[0]+"`") {
+			t.Errorf("docs/expressions.md does not tell of %s", a[0])
+		}
 	}
 }
