@@ -112,12 +112,12 @@ func listCell(column string, v []any) string {
 
 // parentCell renders what became of an object at one parent: "Service a/b Accepted=True".
 func parentCell(p map[string]any) string {
-	s := fmt.Sprint(p["parent"])
+	parts := []string{fmt.Sprint(p["parent"])}
 	list, _ := p["conditions"].([]any)
 	for _, e := range list {
 		if c, ok := e.(map[string]any); ok {
-			s += fmt.Sprintf(" %v=%v", c["type"], c["status"])
+			parts = append(parts, fmt.Sprintf("%v=%v", c["type"], c["status"]))
 		}
 	}
-	return s
+	return strings.Join(parts, " ")
 }

@@ -40,7 +40,7 @@ match GET /v1/* user=bob
 filter mirror to ns/m:80
 at a.ns.svc.cluster.local:80: timeout=10s retry=2x503
 to ns/b:80 weight=90
-to nothing:0 weight=10 BROKEN: Service ns/c does not exist
+to nothing:0 weight=10, BROKEN: Service ns/c does not exist
 `},
 		{"statuses", "KIND NAME PARENTS\nTrafficPolicy ns/p Service ns/a Accepted=True\n"},
 		{"policies", "HOSTNAME ADDRESS NAME\na.ns.svc.cluster.local 127.64.0.1:80 ns/p\n"},

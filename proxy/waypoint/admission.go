@@ -1,7 +1,6 @@
 package waypoint
 
 import (
-	"net/http"
 	"strconv"
 	"time"
 
@@ -115,9 +114,10 @@ func (x *exchange) admitted(t *loop.Turn, a *attempt) bool {
 	return false
 }
 
-// overflow gives up a try for which the circuit breaker has no room, and answers
-// the request where it was the only one.
+// overflow gives up a try for which the circuit breaker has no room, and answers the
+// request if no other is under way.
 func (x *exchange) overflow(t *loop.Turn, a *attempt) {
+	a.up = nil
 	x.leave(a)
 	if x.others(a) {
 		return
@@ -160,7 +160,7 @@ func (x *exchange) judge(t *loop.Turn, a *attempt) {
 	}
 	if out.Status == 429 || out.Status == 503 {
 		if v, ok := x.resp.Fields.Get("retry-after"); ok {
-			out.RetryAfter = restAsked(v, t.Now)
+			out.RetryAfter = parseRetryAfter(v, t.Now)
 		}
 	}
 	x.adm().report(t, a.ep, out)
@@ -173,17 +173,18 @@ func (x *exchange) judgeFailure(t *loop.Turn, a *attempt, timeout bool) {
 	}
 }
 
-// judgeTimeouts tells it of all endpoints that have not begun to answer in time.
-func (x *exchange) judgeTimeouts(t *loop.Turn) {
-	if x.up != nil {
-		x.judgeFailure(t, &x.attempt, true)
-	}
-	if x.extra == nil {
-		return
-	}
-	for _, a := range x.extra.rivals {
-		if a.up != nil {
+// judgeLate tells it of the endpoints that have the request and do not answer in
+// time.
+func (x *exchange) judgeLate(t *loop.Turn) {
+	late := func(a *attempt) {
+		if a.up != nil && a.upReady {
 			x.judgeFailure(t, a, true)
+		}
+	}
+	late(&x.attempt)
+	if x.extra != nil {
+		for _, a := range x.extra.rivals {
+			late(a)
 		}
 	}
 }
@@ -205,15 +206,3 @@ func httpStatusOf(grpc string) int {
 }
 
 var httpStatuses = [...]int{200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401}
-
-// restAsked is how long a Retry-After asks for: a number of seconds or a date (RFC 9110
-// section 10.2.3); 0 for what is neither, or over already.
-func restAsked(v string, now time.Time) time.Duration {
-	if n, err := strconv.ParseUint(v, 10, 31); err == nil {
-		return time.Duration(n) * time.Second
-	}
-	if at, err := http.ParseTime(v); err == nil {
-		return max(0, at.Sub(now))
-	}
-	return 0
-}

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
-	"cairnproxy.dev/cairn/tunnel"
 	"cairnproxy.dev/cairn/upstream"
 )
 
@@ -198,24 +197,14 @@ func serving(b []byte) bool {
 
 // dialCheck connects to an endpoint; port 0 is its own.
 func (p *Proxy) dialCheck(ctx context.Context, ep *upstream.Endpoint, port uint16) (net.Conn, error) {
-	a := ep.At(netip.Addr{})
-	addr, authority := a.Addr, a.Authority
-	if port != 0 && addr.IsValid() {
-		addr = netip.AddrPortFrom(addr.Addr(), port)
-		authority = addr.String()
-	} else if port != 0 {
-		authority = net.JoinHostPort(ep.Hostname, strconv.Itoa(int(port)))
+	d := newDestination(p, destKeyOf(ep), ep)
+	switch {
+	case port == 0:
+	case d.addr.IsValid():
+		d.addr = netip.AddrPortFrom(d.addr.Addr(), port)
+		d.authority = d.addr.String()
+	default:
+		d.authority = net.JoinHostPort(ep.Hostname, strconv.Itoa(int(port)))
 	}
-	if !ep.Tunnelled() {
-		if !addr.IsValid() {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", authority)
-		}
-		c, err := p.o.Dial(ctx, p.o.Source, addr)
-		if err != nil {
-			return nil, err
-		}
-		return c, nil
-	}
-	pe := p.peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
-	return dialStream(ctx, pe, authority, addr)
+	return d.dial(ctx)
 }

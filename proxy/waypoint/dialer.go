@@ -56,9 +56,17 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 // dialEndpoint opens a byte stream to an endpoint, for clients that block: through its
 // node proxy, or as plain TCP to one outside the mesh.
 func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint) (net.Conn, error) {
-	d := newDestination(p, destKeyOf(ep), ep)
+	return newDestination(p, destKeyOf(ep), ep).dial(ctx)
+}
+
+// dial is dialEndpoint for a destination.
+func (d *destination) dial(ctx context.Context) (net.Conn, error) {
 	if d.peer == nil {
-		return d.dialTCP(ctx)
+		c, err := d.dialTCP(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
 	}
 	return dialStream(ctx, d.peer, d.authority, d.addr)
 }

@@ -288,26 +288,3 @@ func FuzzServing(f *testing.F) {
 		}
 	})
 }
-
-func FuzzRestAsked(f *testing.F) {
-	for _, s := range []string{"120", "Wed, 21 Oct 2126 07:28:00 GMT", "-1", "99999999999999999999", ""} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if restAsked(s, time.Unix(1_800_000_000, 0)) < 0 {
-			t.Errorf("%q asks for a time in the past", s)
-		}
-	})
-}
-
-func TestRestAsked(t *testing.T) {
-	now := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
-	for v, want := range map[string]time.Duration{
-		"5": 5 * time.Second, "0": 0, "x": 0, "-3": 0, "1.5": 0,
-		"Fri, 27 Nov 2026 12:00:30 GMT": 30 * time.Second, "Fri, 27 Nov 2026 11:00:00 GMT": 0,
-	} {
-		if got := restAsked(v, now); got != want {
-			t.Errorf("Retry-After: %s is %s, want %s", v, got, want)
-		}
-	}
-}

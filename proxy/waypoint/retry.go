@@ -50,7 +50,7 @@ func (x *exchange) upstreamFailed(t *loop.Turn, up endpointSide, f failure) {
 // tryFailed ends a try whose connection has been let go.
 func (x *exchange) tryFailed(t *loop.Turn, a *attempt, f failure) {
 	x.cause = f.cause
-	if x.adm() != nil {
+	if x.adm() != nil && (!a.idleReuse || f.answered || f.late) {
 		x.judgeFailure(t, a, f.late || f.reason == errConnectTimeout.reason)
 	}
 	x.observeFailure(t, a)
