@@ -16,8 +16,13 @@ func input() *Input {
 		Req: &mesh.Request{
 			Method: "GET", Scheme: "http", Authority: "reviews:9080", Host: "reviews", Path: "/reviews/7", Query: "page=2", HasQuery: true, Proto: 1, MinorVersion: 1,
 			Fields: mesh.Fields{
-				{Name: "user-agent", Value: "curl/8"}, {Name: "x-user", Value: "jane"}, {Name: "x-many", Value: "a"}, {Name: "x-many", Value: "b"},
-				{Name: "content-length", Value: "12"}, {Name: "x-request-id", Value: "4711"}, {Name: "x-empty", Value: ""},
+				{Name: "user-agent", Value: "curl/8"},
+				{Name: "x-user", Value: "jane"},
+				{Name: "x-many", Value: "a"},
+				{Name: "x-many", Value: "b"},
+				{Name: "content-length", Value: "12"},
+				{Name: "x-request-id", Value: "4711"},
+				{Name: "x-empty", Value: ""},
 			},
 			Peer:        mesh.Peer{Identity: id, Principal: id.Principal(), Addr: netip.MustParseAddrPort("10.0.0.7:1234")},
 			Destination: netip.MustParseAddrPort("10.1.0.1:9080"),

@@ -136,7 +136,8 @@ func TestLocalReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		count := counts{}
 		c := chain(t, NewRegistry(nil, count.counter), &mesh.RateLimit{Local: []mesh.LocalLimit{
-			{Name: "wide", Requests: 100, Per: time.Hour}, {Name: "narrow", Requests: 2, Per: 10 * time.Second, Burst: 1},
+			{Name: "wide", Requests: 100, Per: time.Hour},
+			{Name: "narrow", Requests: 2, Per: 10 * time.Second, Burst: 1},
 			{Name: "dry", Requests: 1, Per: time.Hour, DryRun: true},
 		}})
 		x := filterstest.Exchange(request())
@@ -246,8 +247,12 @@ func TestSteps(t *testing.T) {
 		p     *mesh.RequestPolicy
 		want  int
 	}{
-		{"rule", r, filters.LevelRule, with, 1}, {"service", r, filters.LevelService, with, 0}, {"backend", r, filters.LevelBackend, with, 0},
-		{"no_policy", r, filters.LevelRule, nil, 0}, {"empty", r, filters.LevelRule, &mesh.RequestPolicy{RateLimit: &mesh.RateLimit{}}, 0}, {"no_registry", nil, filters.LevelRule, with, 0},
+		{"rule", r, filters.LevelRule, with, 1},
+		{"service", r, filters.LevelService, with, 0},
+		{"backend", r, filters.LevelBackend, with, 0},
+		{"no_policy", r, filters.LevelRule, nil, 0},
+		{"empty", r, filters.LevelRule, &mesh.RequestPolicy{RateLimit: &mesh.RateLimit{}}, 0},
+		{"no_registry", nil, filters.LevelRule, with, 0},
 	} {
 		c, err := filters.Compile([]filters.Spec{Spec(tt.r)}, filters.BuildContext{Level: tt.level, Requests: tt.p})
 		if err != nil || len(c) != tt.want {
@@ -258,7 +263,8 @@ func TestSteps(t *testing.T) {
 
 func TestNoAllocation(t *testing.T) {
 	c := chain(t, NewRegistry(nil, nil), &mesh.RateLimit{Local: []mesh.LocalLimit{
-		{Name: "a", Requests: 1e9, Per: time.Second}, {Name: "b", Requests: 1e9, Per: time.Second, Key: []string{"request.headers['x-user']", "request.method"}},
+		{Name: "a", Requests: 1e9, Per: time.Second},
+		{Name: "b", Requests: 1e9, Per: time.Second, Key: []string{"request.headers['x-user']", "request.method"}},
 		{Name: "c", Requests: 1, Per: time.Hour, When: "'x-none' in request.headers"},
 	}})
 	x := filterstest.Exchange(request("x-user", "jane"))
