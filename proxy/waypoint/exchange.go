@@ -308,7 +308,7 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 	if x.adm() != nil {
 		x.judge(t, a)
 	}
-	if x.rejects(t, a, end) {
+	if x.rejects(t, a, body, end) {
 		return false
 	}
 	x.win(t, a)

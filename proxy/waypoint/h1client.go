@@ -293,12 +293,12 @@ func (c *h1Client) content(t *loop.Turn, x *exchange, b []byte, first bool) bool
 		case first:
 			c.in = c.in[:0]
 			if !x.responseHead(t, c, data, end) {
-				if c.left > 0 { // it was discarded
-					if c.credit(t, len(data)); done {
-						c.skipped(t, len(b) == 0)
-					} else {
-						c.skip(t, b, false)
-					}
+				switch {
+				case c.left == 0:
+				case done: // it was discarded, see h1discard.go
+					c.skipped(t, len(b) == 0)
+				default:
+					c.skip(t, b, false)
 				}
 				return false
 			}
