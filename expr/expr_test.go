@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -370,4 +371,24 @@ func TestDocumented(t *testing.T) {
 			t.Errorf("docs/expressions.md does not tell of %s", a[0])
 		}
 	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	p, err := Compile("request.headers.exists(h, h == 'x-' + request.query) && request.headers['x-user'] + '' == 'jane'", KindBool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			in, want := input(), i%2 == 0
+			in.Req.Query = map[bool]string{true: "user", false: "none"}[want]
+			for range 200 {
+				if got, err := p.Bool(in); err != nil || got != want {
+					t.Errorf("%v, %v, want %v", got, err, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -310,4 +311,40 @@ func BenchmarkLocal(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestForgotten: what no configuration uses any more is let go.
+func TestForgotten(t *testing.T) {
+	r := NewRegistry(nowhere{}, nil)
+	defer r.Close()
+	both := byPath(nil)
+	both.Local = []mesh.LocalLimit{{Name: "a", Requests: 1, Per: time.Hour}}
+	c := chain(t, r, both)
+	held := func() (n int) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, p := range r.limits {
+			if p.Value() != nil {
+				n++
+			}
+		}
+		for _, p := range r.clients {
+			if p.Value() != nil {
+				n++
+			}
+		}
+		return n
+	}
+	runtime.GC()
+	if n := held(); n != 2 {
+		t.Errorf("%d things are kept for a configuration in force, want a limit and a client", n)
+	}
+	runtime.KeepAlive(c)
+	c = nil
+	for range 100 {
+		if runtime.GC(); held() == 0 {
+			return
+		}
+	}
+	t.Errorf("%d things are kept for no configuration", held())
 }
