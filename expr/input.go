@@ -215,6 +215,7 @@ func (in *Input) text(a attr) string {
 		}
 	case connectionURISAN:
 		return r.Peer.Identity.String()
+	default:
 	}
 	return ""
 }
@@ -240,8 +241,9 @@ func (in *Input) number(a attr) (int64, error) {
 			return 0, errNoSize
 		}
 		return n, nil
+	default: // responseCode
+		return int64(in.Resp.Status), nil
 	}
-	return int64(in.Resp.Status), nil
 }
 
 func (in *Input) mtls() bool { return !in.Req.Peer.Identity.IsZero() }

@@ -84,6 +84,7 @@ func native(a *ast.AST, e ast.Expr) (*node, bool) {
 		}
 	case ast.CallKind:
 		return nativeCall(a, e.AsCall())
+	default:
 	}
 	return nil, false
 }
@@ -299,8 +300,9 @@ func (n *node) text(in *Input) (string, error) {
 			return n.kids[1].text(in)
 		}
 		return n.kids[2].text(in)
+	default:
+		return "", errBroken
 	}
-	return "", errBroken
 }
 
 // errMissing names no header: to say which would take memory for each request without it.
@@ -321,8 +323,9 @@ func (n *node) int(in *Input) (int64, error) {
 			return n.kids[1].int(in)
 		}
 		return n.kids[2].int(in)
+	default:
+		return 0, errBroken
 	}
-	return 0, errBroken
 }
 
 func (n *node) bool(in *Input) (bool, error) {
@@ -360,8 +363,9 @@ func (n *node) bool(in *Input) (bool, error) {
 		}
 		b, err := n.kids[1].bool(in)
 		return a == b && err == nil, err
+	default:
+		return n.texts(in)
 	}
-	return n.texts(in)
 }
 
 // logic is && and ||. As CEL has it, one operand that decides makes the errors of
@@ -394,8 +398,9 @@ func (n *node) numbers(in *Input) (bool, error) {
 		return a < b, nil
 	case opLessEqual:
 		return a <= b, nil
+	default:
+		return a == b, nil
 	}
-	return a == b, nil
 }
 
 func (n *node) texts(in *Input) (bool, error) {
@@ -412,6 +417,7 @@ func (n *node) texts(in *Input) (bool, error) {
 		}
 		_, found := slices.BinarySearch(n.set, a)
 		return found, nil
+	default:
 	}
 	b, err := n.kids[1].text(in)
 	if err != nil {
@@ -426,6 +432,7 @@ func (n *node) texts(in *Input) (bool, error) {
 		return strings.HasSuffix(a, b), nil
 	case opContains:
 		return strings.Contains(a, b), nil
+	default:
+		return false, errBroken
 	}
-	return false, errBroken
 }

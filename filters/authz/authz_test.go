@@ -17,7 +17,7 @@ func deletes(dryRun bool) *Policies {
 
 func run(t *testing.T, p *Policies, method string) (filters.Result, *filters.Exchange) {
 	t.Helper()
-	c, err := filters.Compile([]filters.Spec{Spec(p)}, filters.BuildContext{})
+	c, err := filters.Compile([]filters.Spec{Spec(p, nil)}, filters.BuildContext{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,13 +55,13 @@ func TestSteps(t *testing.T) {
 		want  int
 	}{
 		{"service", deletes(false), filters.LevelService, 1},
-		{"rule", deletes(false), filters.LevelRule, 0},
+		{"rule", deletes(false), filters.LevelRule, 1},
 		{"backend", deletes(false), filters.LevelBackend, 0},
 		{"no_policies", policy.CompileL7(nil), filters.LevelService, 0},
 		{"nil_refuses", nil, filters.LevelService, 1},
 	}
 	for _, tt := range tests {
-		c, err := filters.Compile([]filters.Spec{Spec(tt.p)}, filters.BuildContext{Level: tt.level})
+		c, err := filters.Compile([]filters.Spec{Spec(tt.p, nil)}, filters.BuildContext{Level: tt.level})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -104,13 +104,11 @@ func variantOf(own *mesh.BackendPolicy) string {
 		parts = append(parts, k+"="+own.Subset[k])
 	}
 	var names []string
-	v := reflect.ValueOf(*own)
-	for i := range v.NumField() {
-		f := v.Field(i)
+	for _, f := range reflect.ValueOf(*own).Fields() {
 		if f.Kind() != reflect.Pointer || f.IsNil() {
 			continue
 		}
-		if n, ok := f.Elem().FieldByName("Policy").Interface().(mesh.Name); ok {
+		if n, ok := reflect.TypeAssert[mesh.Name](f.Elem().FieldByName("Policy")); ok {
 			names = append(names, n.String())
 		}
 	}
@@ -266,7 +264,7 @@ func (p *Proxy) find(rt *Runtime, dst netip.AddrPort, host string, port uint16) 
 	a, ok := rt.asked[dst]
 	if !ok && len(rt.asked) < maxAsked {
 		c := &compiler{p: p, snap: rt.snapshot, rt: rt, policies: rt.policies}
-		a.port, a.cluster = c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, policy.CompileL7(rt.policies.Of(nil)))
+		a.port, a.cluster = c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, policy.Compile(rt.policies.Of(nil)))
 		a.cluster.dead = rt.over
 		rt.asked[dst] = a
 	}

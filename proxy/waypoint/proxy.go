@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/builtin"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
@@ -138,7 +139,7 @@ func New(o Options) (*Proxy, error) {
 	p.watch = newWatch(p)
 	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter))
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter))
 	p.timers.wake = make(chan struct{}, 1)
 	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
@@ -323,7 +324,9 @@ func (p *Proxy) closeIdle() {
 	loop.Run(func(t *loop.Turn) {
 		for _, d := range ds {
 			d.expire(t)
-			d.wake(t) // nobody is to wait for what was missed
+			for v := range d.lines {
+				d.wake(t, v) // nobody is to wait for what was missed
+			}
 		}
 		for _, s := range p.allH2Servers() {
 			s.inner.conn.Tick(t)
@@ -434,9 +437,7 @@ func dumpService(at netip.AddrPort, sp *servicePort) ConfigService {
 	if sp.workload != nil {
 		s.Workload = sp.workload.UID
 	}
-	for _, pol := range sp.policies {
-		s.Policies = append(s.Policies, pol.Name.String())
-	}
+	s.Policies = sp.policies.Names()
 	for _, a := range sp.routes {
 		r := ConfigRoute{Name: a.Route.Object.String() + "/" + ruleName(a.Route), Broken: a.Route.Broken, Matches: a.Route.Matches}
 		for _, b := range a.Route.Backends {
