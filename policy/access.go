@@ -37,7 +37,7 @@ func compileAccess(p *mesh.AccessPolicy) compiledAccess {
 // A policy in dry run is a unit of its own, so that several versions can stand beside one
 // that is enforced.
 func (s *set) addAccess(p *mesh.AccessPolicy, c compiledAccess) {
-	w := &written{kind: KindAccess, name: p.Name, reason: reasonAllowed, mode: p.Mode, watch: -1, rules: len(p.Rules)}
+	w := &written{kind: KindAccess, name: p.Name, reason: reasonAllowed, mode: p.Mode, watch: -1}
 	s.policies = append(s.policies, w)
 	u := &s.enforced
 	switch p.Mode {
@@ -48,10 +48,12 @@ func (s *set) addAccess(p *mesh.AccessPolicy, c compiledAccess) {
 	case mesh.ModeAudit:
 		s.newWatched(w, true)
 		if c.invalid != "" {
+			w.reason = reasonInvalid
 			return
 		}
 	}
 	if c.invalid != "" {
+		w.reason = reasonInvalid
 		u.refuse(rule{of: w, index: -1, effect: mesh.AccessDeny.String(), reason: reasonInvalid, details: accessDetails(p.Name, "invalid")})
 		return
 	}

@@ -191,7 +191,7 @@ func (l *L4) addAuthorization(p *mesh.AuthorizationPolicy, root string) {
 // translated from; nil when it was not. reason is what a verdict says when p decides; "" for
 // the usual.
 func (l *L4) add(p *mesh.L4Policy, indexes []int, reason string) {
-	w := &written{kind: KindAuthorization, name: p.Name, action: p.Action.String(), watch: -1, rules: len(p.Rules)}
+	w := &written{kind: KindAuthorization, name: p.Name, action: p.Action.String(), watch: -1}
 	invalid := reason == reasonInvalid
 	if reason == "" {
 		reason = actionReason(p.Action)

@@ -56,7 +56,7 @@ func Compile(a Attached) *L7 {
 
 // addAuthorization compiles p. dry is for the policies in dry run.
 func (s *set) addAuthorization(p *mesh.AuthorizationPolicy, dry *unit) {
-	w := &written{kind: KindAuthorization, name: p.Name, action: p.Action.String(), reason: actionReason(p.Action), watch: -1, rules: len(p.Rules)}
+	w := &written{kind: KindAuthorization, name: p.Name, action: p.Action.String(), reason: actionReason(p.Action), watch: -1}
 	s.policies = append(s.policies, w)
 	if p.Invalid != "" {
 		w.reason = reasonInvalid

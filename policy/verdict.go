@@ -65,8 +65,6 @@ type written struct {
 	mode   mesh.AccessMode
 	// watch is its place in the list of policies in dry run and audit; -1 for one that is enforced.
 	watch int
-	// rules is how many rules it has.
-	rules int
 }
 
 // set is a compiled set of policies.
