@@ -3,6 +3,7 @@ package policy
 import (
 	"slices"
 	"strings"
+	"sync"
 
 	"cairnproxy.dev/cairn/mesh"
 )
@@ -55,12 +56,26 @@ func AttachedTo(s *mesh.Snapshot, v *mesh.Service, w *mesh.Waypoint) (out Attach
 }
 
 // Attachments finds what AttachedTo does for one waypoint and many services, by
-// looking at the policies once. It does not change.
+// looking at the policies once. Its methods may be called from any goroutine.
 type Attachments struct {
 	s             *mesh.Snapshot
 	authorization finder[mesh.AuthorizationPolicy]
 	access        finder[mesh.AccessPolicy]
 	routes        map[target][]*mesh.AccessPolicy
+	// programs are those of AccessPolicies, which take long to compile: many services may share one.
+	programs sync.Map // of *mesh.AccessPolicy: compiledAccess
+}
+
+// Compile is Compile for policies of which some may have been compiled before.
+func (a *Attachments) Compile(list Attached) *L7 {
+	return compile(list, func(p *mesh.AccessPolicy) compiledAccess {
+		if c, ok := a.programs.Load(p); ok {
+			return c.(compiledAccess)
+		}
+		c := compileAccess(p)
+		a.programs.Store(p, c)
+		return c
+	})
 }
 
 // target is a service or a route as a policy names it.

@@ -33,7 +33,9 @@ func CompileL7(policies []*mesh.AuthorizationPolicy) *L7 {
 }
 
 // Compile compiles policies, which all apply: Attachments chooses them.
-func Compile(a Attached) *L7 {
+func Compile(a Attached) *L7 { return compile(a, compileAccess) }
+
+func compile(a Attached, access func(*mesh.AccessPolicy) compiledAccess) *L7 {
 	l := &L7{}
 	// All AuthorizationPolicies in dry run decide together, as Istio has it.
 	dry := &unit{}
@@ -45,7 +47,7 @@ func Compile(a Attached) *L7 {
 		l.set.dry = append(l.set.dry, *dry)
 	}
 	for _, p := range a.Access {
-		programs := compileAccess(p)
+		programs := access(p)
 		l.set.addAccess(p, programs)
 		l.l4.set.addAccess(p, programs)
 	}

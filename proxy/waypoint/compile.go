@@ -51,8 +51,13 @@ func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
 	c.source = c.place()
 	c.rt.place = describe(c.source)
 	c.policies = policy.NewAttachments(snap, c.rt.waypoint)
-	c.general = policy.Compile(c.policies.Of(nil))
 	c.rt.policies = c.policies
+	if prev != nil && prev.general != nil && prev.policies.Of(nil).Equal(c.policies.Of(nil)) {
+		c.general = prev.general
+	} else {
+		c.general = c.policies.Compile(c.policies.Of(nil))
+	}
+	c.rt.general = c.general
 	if c.follows() {
 		if slices.Equal(snap.Access, prev.snapshot.Access) {
 			c.rt.routeAuthz = prev.routeAuthz // else what is still in use is taken over
@@ -323,7 +328,7 @@ func (c *compiler) authz(policies policy.Attached) *policy.L7 {
 			return sp.authz
 		}
 	}
-	return policy.Compile(policies)
+	return c.policies.Compile(policies)
 }
 
 // routeAuthz is what is attached to routes and their rules, compiled. Two of its values with
@@ -346,7 +351,7 @@ func (c *compiler) routeAuthz(r *mesh.Route) *routeAuthz {
 			a = c.prev.routeAuthz[key]
 		}
 		if a == nil || !slices.Equal(a.policies, list) { // by their pointers
-			a = &routeAuthz{list, policy.Compile(policy.Attached{Access: list})}
+			a = &routeAuthz{list, c.policies.Compile(policy.Attached{Access: list})}
 		}
 		if c.rt.routeAuthz == nil {
 			c.rt.routeAuthz = map[routeAuthzKey]*routeAuthz{}
