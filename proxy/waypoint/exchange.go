@@ -71,6 +71,7 @@ type exchange struct {
 	attempts    int
 	interim     int  // 1xx heads so far
 	idleReuse   bool // this try went out on a connection that had been idle
+	useHTTP1    bool // whatever the endpoint's port says: it does not take extended CONNECT
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
 
@@ -149,6 +150,7 @@ func (x *exchange) reset() {
 		x.fx = filters.Exchange{}
 	}
 	x.attempts, x.interim, x.idleReuse, x.local = 0, 0, false, false
+	x.useHTTP1 = false
 	x.owedReq, x.owedResp = 0, 0
 	x.bytesIn, x.bytesOut = 0, 0
 	x.upStart, x.upDuration = time.Time{}, 0

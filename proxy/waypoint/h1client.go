@@ -243,6 +243,9 @@ func (c *h1Client) parse(t *loop.Turn, x *exchange, b []byte) bool {
 		if x.resp.Status == 101 {
 			return c.switchProtocols(t, x, b)
 		}
+		if x.req.Proto == 2 && x.webSocket() && x.resp.Status/100 == 2 {
+			return c.protocolError(t, x, errNotSwitched) // to the client it would mean that it has a tunnel
+		}
 		c.gotHead = true
 		c.closing = c.closing || c.f.Close || c.f.Length == h1.UntilClose
 		x.respF = c.f
@@ -299,6 +302,9 @@ func (c *h1Client) content(t *loop.Turn, x *exchange, b []byte, first bool) bool
 func (c *h1Client) switchProtocols(t *loop.Turn, x *exchange, b []byte) bool {
 	if x.reqF.Upgrade == "" || c.f.Upgrade != x.reqF.Upgrade {
 		return c.protocolError(t, x, errUpgrade)
+	}
+	if x.req.Proto == 2 && !x.accepted() {
+		return c.protocolError(t, x, errAccept)
 	}
 	c.raw, c.gotHead = true, true
 	x.respF = c.f
@@ -370,6 +376,9 @@ func (c *h1Client) Writable(t *loop.Turn, _ *h2.Stream) {
 // sendHead implements endpointSide.
 func (c *h1Client) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	c.gotHead, c.gotBytes, c.closing, c.scanned = false, false, false, 0
+	if x.req.Proto == 2 && x.webSocket() {
+		x.askForWebSocket()
+	}
 	f := x.reqF
 	f.Close, f.Expect100 = false, x.reqF.Expect100 && !end
 	if f.Length == h1.Chunked && end && len(body) == 0 {

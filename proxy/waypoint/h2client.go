@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,12 +21,13 @@ type h2Client struct {
 
 	mu        sync.Mutex
 	st        pipe      // the CONNECT stream, once there is one
-	waiting   []*h2Call // until CONNECT is answered
+	waiting   []*h2Call // until CONNECT is answered, or for settings
 	ready     bool
+	settled   bool // and the endpoint's settings have come
 	draining  bool
 	dead      bool
 	idleSince time.Time // zero: has streams
-	timer     timer     // of CONNECT's answer
+	timer     timer     // of CONNECT's answer and of the first settings
 
 	// Reader only.
 	answered bool
@@ -58,6 +60,11 @@ func (c *h2Client) submit(call *h2Call) submission {
 	case !c.ready && len(c.waiting) < h2ClientStreams:
 		c.waiting = append(c.waiting, call)
 		return submitLater
+	case c.ready && !c.settled && call.x.webSocket(): // it depends on settings
+		if len(c.waiting) < h2ClientStreams {
+			c.waiting = append(c.waiting, call)
+			return submitLater
+		}
 	case c.ready:
 		if ok, _ := c.inner.conn.CanOpen(h2ClientStreams); ok {
 			return submitNow
@@ -125,14 +132,19 @@ func (c *h2Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
 	c.opened(t, st)
 }
 
-// connectTimedOut gives the connection up when CONNECT was not answered.
+// connectTimedOut gives the connection up when CONNECT was not answered, or when
+// the endpoint has not begun to speak HTTP/2: before its settings there are no answers.
 func (c *h2Client) connectTimedOut(t *loop.Turn) {
 	c.mu.Lock()
-	late := c.timer.expired() && !c.ready && !c.dead
+	late := c.timer.expired() && !c.settled && !c.dead
 	c.dead = c.dead || late
-	st := c.st
+	st, ready := c.st, c.ready
 	c.mu.Unlock()
 	if !late {
+		return
+	}
+	if ready {
+		c.inner.Abort()
 		return
 	}
 	if st != nil {
@@ -168,21 +180,33 @@ func (c *h2Client) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 func (c *h2Client) established(t *loop.Turn, out pipe) {
 	c.answered = true
 	c.mu.Lock()
-	c.timer.stop()
 	if c.dead { // nobody waited so long
+		c.timer.stop()
 		c.mu.Unlock()
 		out.Reset(t, h2.Cancel)
 		return
 	}
 	c.inner.out = out
-	c.inner.conn = h2.New(t, &c.inner, c, h2.Options{Client: true, Budget: c.d.p.o.Budget, Keepalive: innerKeepalive, Timeout: innerTimeout})
+	c.inner.conn = h2.New(t, &c.inner, c, h2.Options{Client: true, OnSettings: c.settle, Budget: c.d.p.o.Budget, Keepalive: innerKeepalive, Timeout: innerTimeout})
 	c.ready = true
 	calls, draining := c.waiting, c.draining
 	c.waiting = nil
+	calls = slices.DeleteFunc(calls, func(call *h2Call) bool {
+		later := call.x.webSocket()
+		if later {
+			c.waiting = append(c.waiting, call)
+		}
+		return later
+	})
 	c.mu.Unlock()
 	if draining {
 		defer c.inner.conn.Drain(t)
 	}
+	c.start(t, calls)
+}
+
+// start sends calls that waited.
+func (c *h2Client) start(t *loop.Turn, calls []*h2Call) {
 	for _, call := range calls {
 		if x := call.served(); x != nil {
 			call.c = c
@@ -190,6 +214,21 @@ func (c *h2Client) established(t *loop.Turn, out pipe) {
 			x.mu.Unlock()
 		}
 	}
+}
+
+// settle is told that the endpoint's settings have come.
+func (c *h2Client) settle(t *loop.Turn) {
+	c.mu.Lock()
+	if c.settled || !c.ready {
+		c.mu.Unlock()
+		return
+	}
+	c.settled = true
+	c.timer.stop()
+	calls := c.waiting
+	c.waiting = nil
+	c.mu.Unlock()
+	c.start(t, calls)
 }
 
 // Data implements h2.StreamHandler for the CONNECT stream.
@@ -269,23 +308,36 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 		path += "?" + x.req.Query
 	}
 	f := requestToH2(buf[:0], &x.req, &x.reqF, path, x.requestLent())
+	if x.webSocket() {
+		if _, ok := k.c.inner.conn.PeerConnect(); !ok {
+			x.useHTTP1 = true
+			k.decline(t, x)
+			return
+		}
+		f, end = connectToH2(f), false
+	}
 	k.st = k.c.inner.conn.Open(t, k, f, end && len(body) == 0)
 	if k.st == nil {
 		// Others were quicker, or the endpoint has just said that it goes away.
-		x.up = nil
-		seq := x.seq
-		t.Defer(func(t *loop.Turn) { // the exchange may not change under its caller
-			x.mu.Lock()
-			defer x.mu.Unlock()
-			if x.seq == seq && x.up == nil {
-				x.reconnect(t)
-			}
-		})
+		k.decline(t, x)
 		return
 	}
 	if len(body) > 0 {
 		k.st.Write(t, body, end)
 	}
+}
+
+// decline sends the exchange to another connection.
+func (k *h2Call) decline(t *loop.Turn, x *exchange) {
+	x.up = nil
+	seq := x.seq
+	t.Defer(func(t *loop.Turn) { // the exchange may not change under its caller
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.seq == seq && x.up == nil {
+			x.reconnect(t)
+		}
+	})
 }
 
 func (k *h2Call) sendData(t *loop.Turn, b []byte, end bool) {
@@ -334,6 +386,10 @@ func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 		return
 	}
 	defer x.mu.Unlock()
+	if x.phase == upgraded {
+		x.tunnelResponse(t, nil, true)
+		return
+	}
 	if h.Trailer {
 		tr, err := trailersFromH2(h, k.trailers[:0])
 		if err != nil || k.left > 0 || h.TooLarge {
@@ -368,6 +424,12 @@ func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 		return
 	}
 	k.gotHead = true
+	if x.webSocket() && x.resp.Status/100 == 2 {
+		if x.switched(t) && h.End {
+			x.tunnelResponse(t, nil, true)
+		}
+		return
+	}
 	k.left = x.respF.Length
 	if x.respF.NoBody {
 		k.left = 0
@@ -382,6 +444,10 @@ func (k *h2Call) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 		return
 	}
 	defer x.mu.Unlock()
+	if x.phase == upgraded {
+		x.tunnelResponse(t, b, end)
+		return
+	}
 	if k.left >= 0 {
 		k.left -= int64(len(b))
 		if k.left < 0 || end && k.left > 0 {

@@ -191,6 +191,9 @@ func (x *exchange) connect(t *loop.Turn) {
 // useHTTP2 decides how to speak to an endpoint: as its port says, else as the
 // client speaks. gRPC needs HTTP/2 wherever it goes.
 func (x *exchange) useHTTP2(p mesh.AppProtocol) bool {
+	if x.useHTTP1 {
+		return false
+	}
 	switch p {
 	case mesh.ProtocolHTTP2, mesh.ProtocolGRPC:
 		return true
