@@ -12,6 +12,8 @@ type Exchange struct {
 	Req *mesh.Request
 	// Resp is nil until the response's head is there.
 	Resp *mesh.Response
+	// Service is the service that the request is for; nil for a workload's own address.
+	Service *mesh.Service
 	// MatchedPrefix is how many bytes of Req.Path the rule's path prefix
 	// matched, without its trailing slash; 0 for the prefix "/" and other kinds of match.
 	MatchedPrefix int
@@ -29,6 +31,8 @@ type Exchange struct {
 
 	memory []byte
 	fields [4]mesh.Field
+	notes  *Notes
+	noted  bool
 }
 
 // Reply is an answer by the proxy itself.
@@ -83,7 +87,8 @@ func (r Result) String() string {
 // last one must not be used any more.
 func (x *Exchange) Reset() {
 	x.Req, x.Resp, x.MatchedPrefix, x.Origin, x.Host = nil, nil, 0, "", nil
-	x.Reply, x.DryRun, x.memory = Reply{}, DryRun{}, x.memory[:0]
+	x.Reply, x.DryRun, x.memory, x.Service = Reply{}, DryRun{}, x.memory[:0], nil
+	x.ForgetNotes()
 }
 
 // Answer fills Reply and returns Replied. The reply has room for a few fields.

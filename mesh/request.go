@@ -1,6 +1,9 @@
 package mesh
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // Field is one header field. Name is lower case.
 type Field struct{ Name, Value string }
@@ -98,4 +101,28 @@ type Request struct {
 type Response struct {
 	Status int
 	Fields Fields
+}
+
+// Cookie returns the value of the first cookie of that name (RFC 6265, 4.2), without the
+// quotes that may stand around it. A request may have several Cookie fields (RFC 9113, 8.2.3).
+func (f Fields) Cookie(name string) (string, bool) {
+	for i := range f {
+		if f[i].Name != "cookie" {
+			continue
+		}
+		rest := f[i].Value
+		for rest != "" {
+			var pair string
+			pair, rest, _ = strings.Cut(rest, ";")
+			k, v, ok := strings.Cut(strings.Trim(pair, " \t"), "=")
+			if !ok || k != name {
+				continue
+			}
+			if n := len(v); n >= 2 && v[0] == '"' && v[n-1] == '"' {
+				v = v[1 : n-1]
+			}
+			return v, true
+		}
+	}
+	return "", false
 }

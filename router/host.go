@@ -38,22 +38,25 @@ func newHostTables[P any](hosts map[string][]candidate) *hostTables[P] {
 	return h
 }
 
-func (h *hostTables[P]) find(r *mesh.Request) *candidate {
+// find returns the first candidate for r; known is whether some rule is for its host name.
+func (h *hostTables[P]) find(r *mesh.Request) (c *candidate, known bool) {
 	host := hostOf(r.Authority)
 	if t := h.exact[host]; t != nil {
+		known = true
 		if c := t.find(r); c != nil {
-			return c
+			return c, true
 		}
 	}
 	for i := range h.wild {
 		w := &h.wild[i]
 		if len(host) > len(w.suffix) && strings.HasSuffix(host, w.suffix) {
+			known = true
 			if c := w.table.find(r); c != nil {
-				return c
+				return c, true
 			}
 		}
 	}
-	return nil
+	return nil, known
 }
 
 // hostOf is the name in an authority: without port and without a final dot, in lower

@@ -20,13 +20,22 @@ type linear struct {
 	order []ref
 }
 
-type ref struct{ rule, match int }
+type ref struct {
+	rule, match int
+	host        string
+}
 
 func newLinear(rules []Rule[int]) *linear {
 	l := &linear{rules: rules}
 	for i, r := range rules {
+		hosts := r.Hostnames
+		if len(hosts) == 0 {
+			hosts = []string{""}
+		}
 		for m := range max(1, len(r.Matches)) {
-			l.order = append(l.order, ref{i, m})
+			for _, h := range hosts {
+				l.order = append(l.order, ref{i, m, h})
+			}
 		}
 	}
 	slices.SortStableFunc(l.order, func(a, b ref) int { return slices.Compare(l.key(a), l.key(b)) })
@@ -51,6 +60,9 @@ func (l *linear) key(r ref) []string {
 			tier = "0"
 		case m.Path.Kind == mesh.MatchRegex:
 			tier, length = "2", len(v)
+			if m.Precedence > 0 {
+				length = int(m.Precedence)
+			}
 		case strings.TrimSuffix(v, "/") != "":
 			tier, length = "1", len(strings.TrimSuffix(v, "/"))
 		}
@@ -60,8 +72,13 @@ func (l *linear) key(r ref) []string {
 		method = "0"
 	}
 	// Exact paths of different length never compete: their order is free.
+	// GRPCRouteRule.Matches: characters of a host name without "*", then of one with.
+	plain, wild := len(r.host), 0
+	if strings.HasPrefix(r.host, "*") {
+		plain, wild = 0, len(r.host)
+	}
 	return []string{
-		tier, descending(length), method, descending(len(firsts(m.Headers))), descending(len(firsts(m.Query))),
+		descending(plain), descending(wild), tier, descending(length), method, descending(len(firsts(m.Headers))), descending(len(firsts(m.Query))),
 		rule.Created.UTC().Format("2006-01-02T15:04:05"), rule.Object.String(),
 		fmt.Sprintf("%09d", rule.Rule), fmt.Sprintf("%09d", r.match),
 	}
@@ -79,11 +96,19 @@ func firsts(list []mesh.NamedMatch) []mesh.NamedMatch {
 
 func (l *linear) find(r *mesh.Request) (ref, bool) {
 	for _, c := range l.order {
-		if naive(l.match(c), r) {
+		if naiveHost(c.host, r.Authority) && naive(l.match(c), r) {
 			return c, true
 		}
 	}
 	return ref{}, false
+}
+
+func naiveHost(pattern, authority string) bool {
+	name, _, _ := strings.Cut(strings.ToLower(authority), ":")
+	if suffix, ok := strings.CutPrefix(pattern, "*"); ok {
+		return strings.HasSuffix(name, suffix) && name != suffix
+	}
+	return pattern == "" || pattern == name
 }
 
 func naive(m mesh.RouteMatch, r *mesh.Request) bool {
@@ -163,6 +188,7 @@ func (c chooser) match() (m mesh.RouteMatch) {
 	switch c.IntN(6) {
 	case 0:
 	case 1:
+		defer func() { m.Precedence = uint32(c.IntN(2) * c.IntN(3)) }()
 		m = regex(c.of("/a.*", "/.*b", "/a|/b", ".*", "/[abc]/?", "/a", "(?i)/A.*", "/ab/c[1-8]", "/c1(/.*)?", ""))
 	case 2, 3:
 		m = exact(c.path())
@@ -184,6 +210,11 @@ func (c chooser) rules(n int) []Rule[int] {
 			Rule:    c.IntN(4),
 			Value:   i,
 		}
+		for range c.IntN(3) * c.IntN(2) {
+			if h := c.of("a.b", "*.a.b", "c.a.b", "*.b", "b"); !slices.Contains(rules[i].Hostnames, h) {
+				rules[i].Hostnames = append(rules[i].Hostnames, h)
+			}
+		}
 		for range c.IntN(4) {
 			rules[i].Matches = append(rules[i].Matches, c.match())
 		}
@@ -197,6 +228,7 @@ func (c chooser) rules(n int) []Rule[int] {
 func (c chooser) request() *mesh.Request {
 	r := get(c.path())
 	r.Method = c.of("GET", "POST", "PUT")
+	r.Authority = c.of("a.b", "A.b:80", "c.a.b", "d.c.a.b", "b:1", "x", "")
 	for range c.IntN(4) {
 		r.Fields.Add(c.of("x-a", "x-b", "x-c"), c.of("1", "2", ""))
 	}
@@ -251,7 +283,7 @@ func TestManyAgainstLinear(t *testing.T) {
 	indexed := 0
 	for seed := range uint64(30) {
 		c := chooser{rand.New(rand.NewPCG(seed, 3))}
-		rules := c.rules(50 + c.IntN(400))
+		rules := c.rules(100 + c.IntN(500))
 		same(t, c, rules, 200)
 		table, _ := New(rules)
 		for _, l := range []*list{&table.regex, &table.root} {

@@ -20,6 +20,9 @@ type Rule[P any] struct {
 	// Hostnames restrict the rule to requests with these in their authority; "*.example.com" is for
 	// all names that end so. None at all means every request.
 	Hostnames []string
+	// Otherwise makes the rule take, after all others, requests for names that no
+	// rule's Hostnames are for. It has no matches.
+	Otherwise bool
 	// Matches are alternatives; none at all means "every request".
 	Matches []mesh.RouteMatch
 	// Value is what Table.Match returns.
@@ -64,8 +67,10 @@ type Table[P any] struct {
 	exact  map[string]*list
 	tree   *node // of the prefixes, except "/"
 	regex  list
-	root   list           // the prefix "/" and matches without a path
-	hosts  *hostTables[P] // of rules with host names, which go before the others; nil for none
+	root   list // the prefix "/" and matches without a path
+	// otherwise is for names that no rule is for; nil for none.
+	otherwise *candidate
+	hosts     *hostTables[P] // of rules with host names, which go before the others; nil for none
 }
 
 // New builds a table. A match that does not compile is left out and reported;
@@ -81,6 +86,10 @@ func New[P any](rules []Rule[P]) (*Table[P], []*RuleError) {
 		matches := r.Matches
 		if len(matches) == 0 {
 			matches = []mesh.RouteMatch{{}}
+		}
+		if r.Otherwise {
+			t.otherwise = &candidate{tier: tierRoot, rule: int32(i)}
+			continue
 		}
 		object := r.Object.String()
 		for m := range matches {
@@ -172,12 +181,15 @@ func (t *Table[P]) insert(c candidate) {
 // matches, and fills how. It returns false, and leaves how alone, when no rule
 // matches. how must not be nil. Strings of r are not kept.
 func (t *Table[P]) Match(r *mesh.Request, how *Match) (P, bool) {
-	var c *candidate
+	c, known := (*candidate)(nil), false
 	if t.hosts != nil {
-		c = t.hosts.find(r)
+		c, known = t.hosts.find(r)
 	}
 	if c == nil {
 		c = t.find(r)
+	}
+	if c == nil && !known {
+		c = t.otherwise
 	}
 	if c == nil {
 		var none P

@@ -5,13 +5,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"weak"
+
+	"cairnproxy.dev/cairn/upstream/lb"
 )
 
 // live is what is counted of one workload's port while requests run. It has a
 // cache line of its own, so that busy endpoints do not slow each other down.
 type live struct {
-	active atomic.Int64
-	_      [56]byte
+	active  atomic.Int64
+	latency lb.Latency // where a cluster goes by it
+	_       [48]byte
 }
 
 // endpointKey is what an endpoint is known by across snapshots.

@@ -42,6 +42,20 @@ func snapshot(v *mesh.Service, list ...*mesh.Workload) *mesh.Snapshot {
 	return mesh.NewSnapshot(1, mesh.Parts{Services: []*mesh.Service{v}, Workloads: slices.Clone(list)})
 }
 
+// balance is the policy of a kind of balancer.
+func balance(k mesh.BalancerPolicy) *mesh.BackendPolicy {
+	return &mesh.BackendPolicy{Balancer: &mesh.Balancer{Kind: k}}
+}
+
+// everyKind is all kinds of balancers, and one that is not known.
+func everyKind() []mesh.BalancerPolicy {
+	out := []mesh.BalancerPolicy{99}
+	for k := range algorithms {
+		out = append(out, mesh.BalancerPolicy(k))
+	}
+	return out
+}
+
 func names(c *Cluster) []string {
 	var out []string
 	for _, e := range c.Endpoints() {
@@ -168,8 +182,8 @@ func TestCapacity(t *testing.T) {
 	capacity := func(n uint32) func(*mesh.Workload) { return func(w *mesh.Workload) { w.Capacity = n } }
 	a, b := workload("a", "10.0.0.1", capacity(0)), workload("b", "10.0.0.2", capacity(3))
 	v := service(nil)
-	for _, p := range []Policy{LeastRequest, RoundRobin, Random, 99} {
-		c := ForService(snapshot(v, a, b), v, 9080, Options{Policy: p})
+	for _, p := range everyKind() {
+		c := ForService(snapshot(v, a, b), v, 9080, Options{Backend: balance(p)})
 		var hint Hint
 		hint.Exclude(c.Endpoints()[1])
 		for range 50 {
@@ -179,7 +193,7 @@ func TestCapacity(t *testing.T) {
 				}
 			}
 		}
-		if e := ForService(snapshot(v, a), v, 9080, Options{Policy: p}).Pick(nil); e != nil {
+		if e := ForService(snapshot(v, a), v, 9080, Options{Backend: balance(p)}).Pick(nil); e != nil {
 			t.Errorf("policy %d: Pick = %+v, want nil where all capacities are 0", p, e)
 		}
 	}
@@ -228,9 +242,13 @@ func TestLocality(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			v := service(func(v *mesh.Service) { v.Locality, v.RoutingPreferences = tt.mode, tt.prefs })
 			var got []string
-			for _, e := range ForService(snapshot(v, tt.list...), v, 9080, Options{Source: source}).Endpoints() {
-				got = append(got, e.Workload.Name[:1])
+			c := ForService(snapshot(v, tt.list...), v, 9080, Options{Source: source})
+			for range 200 {
+				if e := c.Pick(nil); e != nil && !slices.Contains(got, e.Workload.Name[:1]) {
+					got = append(got, e.Workload.Name[:1])
+				}
 			}
+			slices.Sort(got)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("endpoints (-want +got):\n%s", diff)
 			}
@@ -271,7 +289,7 @@ func TestSurvive(t *testing.T) {
 	for name, other := range map[string]*Cluster{
 		"service": ForService(snapshot(service(nil), a, b), service(nil), 9080, o),
 		"port":    ForService(snapshot(v, a, b), v, 9090, o),
-		"policy":  ForService(snapshot(v, a, b), v, 9080, Options{Registry: &r, Policy: RoundRobin, Previous: c1}),
+		"policy":  ForService(snapshot(v, a, b), v, 9080, Options{Registry: &r, Backend: balance(mesh.BalanceRoundRobin), Previous: c1}),
 		"fewer":   ForService(snapshot(v, a), v, 9080, o),
 	} {
 		if other == c1 {
@@ -311,9 +329,9 @@ func TestHint(t *testing.T) {
 	for i := range 6 {
 		list = append(list, workload(fmt.Sprint("w", i), fmt.Sprintf("10.0.0.%d", i+1), nil))
 	}
-	for _, p := range []Policy{LeastRequest, RoundRobin, Random} {
+	for _, p := range everyKind() {
 		var r Registry
-		c := ForService(snapshot(v, list...), v, 9080, Options{Registry: &r, Policy: p})
+		c := ForService(snapshot(v, list...), v, 9080, Options{Registry: &r, Backend: balance(p)})
 		var hint Hint
 		var tried []*Endpoint
 		for i := range 5 {
@@ -325,13 +343,13 @@ func TestHint(t *testing.T) {
 			hint.Exclude(e)
 		}
 		// The hint is about workloads, not about one snapshot's endpoints.
-		c2 := ForService(snapshot(service(nil), list...), service(nil), 9080, Options{Registry: &r, Policy: p})
+		c2 := ForService(snapshot(service(nil), list...), service(nil), 9080, Options{Registry: &r, Backend: balance(p)})
 		for range 50 {
 			if e := c2.Pick(&hint); slices.ContainsFunc(tried[1:], e.Same) {
 				t.Fatalf("policy %d: an excluded endpoint is picked after a new snapshot", p)
 			}
 		}
-		alone := ForService(snapshot(v, list[0]), v, 9080, Options{Registry: &r, Policy: p})
+		alone := ForService(snapshot(v, list[0]), v, 9080, Options{Registry: &r, Backend: balance(p)})
 		hint.Exclude(alone.Endpoints()[0])
 		if alone.Pick(&hint) == nil {
 			t.Errorf("policy %d: nothing is picked when all are excluded, want the excluded one", p)
@@ -373,7 +391,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Go(func() {
 		for i := range 200 {
-			ForService(snapshot(v, a, b), v, 9080, Options{Registry: &r, Policy: Policy(i % 3)})
+			ForService(snapshot(v, a, b), v, 9080, Options{Registry: &r, Backend: balance(everyKind()[i%9])})
 		}
 	})
 	wg.Wait()

@@ -25,9 +25,11 @@ func newConfigCommand() *cobra.Command {
 		Short: "Print what a running proxy believes",
 		Long: `Prints the configuration that a running node proxy or waypoint serves by: the
 whole dump, or one of its sections (services, workloads, policies, routes,
-certificates and so on) as a table.`,
+statuses, certificates and so on) as a table. Routes are printed with their parents
+and conditions, their rules, and the policy in force at each port that they serve.`,
 		Example: `  cairn config --admin 127.0.0.1:15000             # all of it, as JSON
   cairn config services --admin 127.0.0.1:15000
+  cairn config routes --admin 127.0.0.1:15000      # of a waypoint
   cairn config certificates -o json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -85,11 +87,14 @@ func printSection(w io.Writer, dump []byte, section, output string) error {
 		return fmt.Errorf("reading the dump: %w", err)
 	}
 	raw, ok := sections[section]
-	if !ok && (section == "routes" || section == "policies") {
+	if !ok && section == "policies" {
 		raw, ok = perService(sections["services"], section)
 	}
 	if !ok {
 		return &usageError{fmt.Errorf("this proxy has no section %q; it has dump, %s", section, strings.Join(slices.Sorted(maps.Keys(sections)), ", "))}
+	}
+	if section == "routes" && output == "table" {
+		return printRoutes(w, raw)
 	}
 	var rows []map[string]any
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -110,8 +115,8 @@ func printJSON(w io.Writer, raw []byte) error {
 	return err
 }
 
-// perService gathers what a waypoint lists with each of its services, routes or
-// policies, into rows of their own.
+// perService gathers what a waypoint lists with each of its services, as policies,
+// into rows of their own.
 func perService(services json.RawMessage, section string) (json.RawMessage, bool) {
 	var list []map[string]any
 	if json.Unmarshal(services, &list) != nil {

@@ -16,7 +16,7 @@ var sectionColumns = map[string][]string{
 	"services":     {"namespace", "name", "hostname", "address", "workload", "vips", "ports", "protocol", "waypoint", "endpoints", "routes", "policies"},
 	"policies":     {"hostname", "address", "namespace", "name", "scope", "action", "rules"},
 	"certificates": {"identity", "state", "certChain"},
-	"routes":       {"hostname", "address", "name", "matches", "backends", "broken"},
+	"statuses":     {"kind", "name", "parents"},
 	"clusters":     {"name", "endpoints"},
 }
 
@@ -90,10 +90,8 @@ func listCell(column string, v []any) string {
 		switch {
 		case column == "certChain":
 			return fmt.Sprintf("until %v", o["expirationTime"])
-		case column == "backends":
-			parts = append(parts, fmt.Sprintf("%v:%v=%v", o["service"], o["port"], o["weight"]))
-		case column == "matches":
-			parts = append(parts, matchCell(o))
+		case column == "parents":
+			parts = append(parts, parentCell(o))
 		case column == "endpoints" && o["address"] != nil:
 			parts = append(parts, fmt.Sprint(o["address"]))
 		case isObject:
@@ -108,25 +106,14 @@ func listCell(column string, v []any) string {
 	return strings.Join(parts, ",")
 }
 
-// matchCell renders a match of a route: "GET /v1 x-user=bob".
-func matchCell(m map[string]any) string {
-	var parts []string
-	if method, _ := m["Method"].(string); method != "" {
-		parts = append(parts, method)
-	}
-	if p, ok := m["Path"].(map[string]any); ok {
-		parts = append(parts, fmt.Sprint(p["Value"]))
-	}
-	for _, list := range []string{"Headers", "Query"} {
-		named, _ := m[list].([]any)
-		for _, e := range named {
-			if o, ok := e.(map[string]any); ok {
-				parts = append(parts, fmt.Sprintf("%v=%v", o["Name"], o["Value"]))
-			}
+// parentCell renders what became of an object at one parent: "Service a/b Accepted=True".
+func parentCell(p map[string]any) string {
+	s := fmt.Sprint(p["parent"])
+	list, _ := p["conditions"].([]any)
+	for _, e := range list {
+		if c, ok := e.(map[string]any); ok {
+			s += fmt.Sprintf(" %v=%v", c["type"], c["status"])
 		}
 	}
-	if len(parts) == 0 {
-		return "all"
-	}
-	return strings.Join(parts, " ")
+	return s
 }

@@ -17,6 +17,13 @@ const waypointDump = `{
   "services": [{"address": "127.64.0.1:80", "hostname": "a.ns.svc.cluster.local", "protocol": "HTTP", "policies": ["ns/p"], "routes": [
     {"name": "ns/r/0", "matches": [{"Method": "GET", "Path": {"Kind": 1, "Value": "/v1"}, "Headers": [{"Name": "user", "Value": "bob"}]}, {}],
      "backends": [{"service": "ns/b", "port": 80, "weight": 90}, {"service": "ns/c", "port": 80, "weight": 10}]}]}],
+  "routes": [{"kind": "HTTPRoute", "name": "ns/r",
+    "parents": [{"parent": "Service ns/a", "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted"},
+      {"type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound", "message": "Service ns/c does not exist"}]}],
+    "rules": [{"name": "canary", "matches": ["GET /v1/* user=bob"], "filters": ["mirror to ns/m:80"],
+      "ports": [{"hostname": "a.ns.svc.cluster.local", "port": 80, "policy": "timeout=10s retry=2x503"}],
+      "backends": [{"service": "ns/b", "port": 80, "weight": 90}, {"service": "nothing", "port": 0, "weight": 10, "broken": "Service ns/c does not exist"}]}]}],
+  "statuses": [{"kind": "TrafficPolicy", "name": "ns/p", "parents": [{"parent": "Service ns/a", "conditions": [{"type": "Accepted", "status": "True"}]}]}],
   "clusters": [{"name": "ns/b:80", "endpoints": [{"address": "127.96.0.1:8080"}]}]
 }`
 
@@ -26,7 +33,16 @@ func TestPrintWaypoint(t *testing.T) {
 		want    string
 	}{
 		{"services", "HOSTNAME ADDRESS PROTOCOL ROUTES POLICIES\na.ns.svc.cluster.local 127.64.0.1:80 HTTP 1 ns/p\n"},
-		{"routes", "HOSTNAME ADDRESS NAME MATCHES BACKENDS\na.ns.svc.cluster.local 127.64.0.1:80 ns/r/0 GET /v1 user=bob,all ns/b:80=90,ns/c:80=10\n"},
+		{"routes", `HTTPRoute ns/r
+parent Service ns/a: Accepted=True ResolvedRefs=False (BackendNotFound: Service ns/c does not exist)
+rule canary
+match GET /v1/* user=bob
+filter mirror to ns/m:80
+at a.ns.svc.cluster.local:80: timeout=10s retry=2x503
+to ns/b:80 weight=90
+to nothing:0 weight=10 BROKEN: Service ns/c does not exist
+`},
+		{"statuses", "KIND NAME PARENTS\nTrafficPolicy ns/p Service ns/a Accepted=True\n"},
 		{"policies", "HOSTNAME ADDRESS NAME\na.ns.svc.cluster.local 127.64.0.1:80 ns/p\n"},
 		{"clusters", "NAME ENDPOINTS\nns/b:80 127.96.0.1:8080\n"},
 	}

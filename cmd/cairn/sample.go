@@ -66,6 +66,7 @@ func newSampleEcho(f *sampleFlags) *cobra.Command {
   /stream/N/INTERVAL         N lines of JSON, one each INTERVAL
   /flaky/FAILURES/OF/CODE    of each OF requests the first FAILURES answer CODE
   /fail/CODE/DURATION        this pod answers CODE to everything for DURATION
+  /count                     how many requests this pod has had
   /ws                        WebSocket
   ?trailers=1                with trailers, on any path
 

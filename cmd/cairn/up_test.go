@@ -314,6 +314,7 @@ func TestUp(t *testing.T) {
 	t.Run("admin and metrics", func(t *testing.T) { checkEndpoints(t, m) })
 	t.Run("reload", func(t *testing.T) { checkReload(t, m, dir, url, buyer) })
 	t.Run("broken edit", func(t *testing.T) { checkBrokenEdit(t, m, dir, url, buyer) })
+	t.Run("dangling edit", func(t *testing.T) { checkDanglingEdit(t, m, dir, url, buyer) })
 
 	stopDuringRequest(t, m, buyer)
 }
@@ -545,10 +546,12 @@ func checkEndpoints(t *testing.T, m *testMesh) {
 type configSeen struct {
 	Event    string
 	Accepted int
-	Rejected []struct {
-		File, Object, Field, Message string
-		Line                         int
-	}
+	Rejected, Unresolved []problemSeen
+}
+
+type problemSeen struct {
+	File, Object, Field, Message string
+	Line                         int
 }
 
 // checkReload moves all traffic to v2 while requests run: none may fail.
@@ -591,7 +594,7 @@ func checkReload(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
 
 func checkBrokenEdit(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
 	t.Helper()
-	put(t, dir, "route.yaml", strings.Replace(fmt.Sprintf(echoRoute, 100, 0), "echo-v1", "echo-v9", 1))
+	put(t, dir, "route.yaml", strings.Replace(fmt.Sprintf(echoRoute, 100, 0), "weight: 100", "weight: -1", 1))
 	var e configSeen
 	m.event(&e)
 	if e.Event != "config" || e.Accepted != 0 || len(e.Rejected) == 0 {
@@ -603,6 +606,35 @@ func checkBrokenEdit(t *testing.T, m *testMesh, dir, url string, c *http.Client)
 	}
 	if status, pod, err := ask(t.Context(), c, http.MethodGet, url); err != nil || status != http.StatusOK || pod != "echo-2" {
 		t.Errorf("after a broken edit: status %d from %q, %v; want 200 from echo-2 as before", status, pod, err)
+	}
+}
+
+// checkDanglingEdit names a Service that does not exist: that is told, all else is served, and its share
+// of the requests answers 500 until the reference is mended.
+func checkDanglingEdit(t *testing.T, m *testMesh, dir, url string, c *http.Client) {
+	t.Helper()
+	put(t, dir, "route.yaml", strings.Replace(fmt.Sprintf(echoRoute, 50, 50), "echo-v1", "echo-v9", 1))
+	var e configSeen
+	m.event(&e)
+	if e.Event != "config" || e.Accepted == 0 || len(e.Rejected) != 0 || len(e.Unresolved) != 1 {
+		t.Fatalf("event %+v, want an accepted config with one reference that is not resolved", e)
+	}
+	if p := e.Unresolved[0]; p.Object != "HTTPRoute shop/echo" || p.Field != "spec.rules[0].backendRefs[0].name" || p.Line == 0 {
+		t.Errorf("problem %+v does not say where and what", p)
+	}
+	seen := map[string]int{}
+	for deadline := time.Now().Add(10 * time.Second); seen["500 "] < 5 || seen["200 echo-2"] < 5; {
+		status, pod, err := ask(t.Context(), c, http.MethodGet, url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[fmt.Sprintf("%d %s", status, pod)]++; time.Now().After(deadline) {
+			t.Fatalf("answers %v, want some from echo-2 and some 500", seen)
+		}
+	}
+	put(t, dir, "route.yaml", fmt.Sprintf(echoRoute, 0, 100))
+	if m.event(&e); e.Accepted == 0 || len(e.Rejected) != 0 {
+		t.Errorf("event %+v after the reference was mended", e)
 	}
 }
 

@@ -213,7 +213,8 @@ spec:
 }
 
 // TestMistakes gives each to `cairn check`, which says file, line, object,
-// field and remedy, and to `cairn up`, which says the same and does not start.
+// field and remedy, and to `cairn up`, which says the same and does not start: but for
+// routes' references that lead nowhere, of which no more than what depends on them suffers.
 func TestMistakes(t *testing.T) {
 	for _, test := range mistakes {
 		t.Run(test.name, func(t *testing.T) {
@@ -245,7 +246,11 @@ func TestMistakes(t *testing.T) {
 			if p.Message == "" || len(p.Message) > 400 || strings.ContainsAny(p.Message, "\n") {
 				t.Errorf("the message is no clear line: %.600q", p.Message)
 			}
-			for _, cmd := range []string{"check", "up"} {
+			cmds := []string{"check", "up"}
+			if strings.HasPrefix(test.object, "HTTPRoute") && strings.HasPrefix(test.name, "dangling") {
+				cmds = cmds[:1] // up serves the rest: see the reload of a dangling reference
+			}
+			for _, cmd := range cmds {
 				o := command(t, dir, cairnPath(t), cmd, dir)
 				if all := o.stdout + o.stderr; o.code != 1 || !strings.Contains(all, fmt.Sprintf("mesh.yaml:%d: ", p.Line)) || !strings.Contains(all, p.Message) || strings.Contains(all, "goroutine ") {
 					t.Errorf("%s: exit code %d, want 1 and the same problem: %.500s", cmd, o.code, all)

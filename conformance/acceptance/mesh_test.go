@@ -216,6 +216,8 @@ type configEvent struct {
 	Event    string    `json:"event"`
 	Accepted int       `json:"accepted"`
 	Rejected []problem `json:"rejected"`
+	// Unresolved are references that lead nowhere in what is accepted.
+	Unresolved []problem `json:"unresolved"`
 }
 
 // problem is one thing that is wrong with manifests.

@@ -148,7 +148,6 @@ func testBrokenEdits(t *testing.T, m *mesh, l *load, path, good string) {
 		{"unknown-field", "  rules:", "  ruels: []\n  rules:", "HTTPRoute bookinfo/reviews", "ruels"},
 		{"bad-value", "weight: 1\n", "weight: -1\n", "HTTPRoute bookinfo/reviews", "weight"},
 		{"wrong-type", "port: 9080\n  rules", "port: http\n  rules", "HTTPRoute bookinfo/reviews", "port"},
-		{"dangling", "name: reviews-v2", "name: reviews-v7", "HTTPRoute bookinfo/reviews", "backendRefs"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			text := strings.Replace(good, test.old, test.new, 1)
@@ -169,6 +168,17 @@ func testBrokenEdits(t *testing.T, m *mesh, l *load, path, good string) {
 			}
 		})
 	}
+	t.Run("dangling", func(t *testing.T) {
+		// A reference of a route that leads nowhere is told, and all else goes on.
+		at, e := put(t, strings.Replace(good, "name: reviews-v2", "name: reviews-v7", 1))
+		if e.Accepted == 0 || len(e.Rejected) != 0 || len(e.Unresolved) != 1 || !strings.Contains(e.Unresolved[0].Field, "backendRefs") || e.Unresolved[0].Line == 0 {
+			t.Errorf("config event %+v, want an accepted one with the reference that leads nowhere", e)
+		}
+		eventually(t, 5*time.Second, func() error { return wantOnly(l.since(at), "reviews-v3", 40) })
+		if _, e := put(t, good); e.Accepted == 0 || len(e.Unresolved) != 0 {
+			t.Errorf("the repaired file gives %+v, want an accepted event", e)
+		}
+	})
 	t.Run("waypoint-gone", func(t *testing.T) {
 		// Services that name a waypoint must not come to be served without it.
 		file := filepath.Join(filepath.Dir(path), "waypoint.yaml")
@@ -201,6 +211,7 @@ func testBrokenEdits(t *testing.T, m *mesh, l *load, path, good string) {
 			if raw["event"] != "config" {
 				continue
 			}
+			delete(raw, "unresolved") // there where a reference leads nowhere
 			wantKeys(t, "config", raw, "event", "accepted", "rejected")
 			if _, ok := raw["rejected"].([]any); !ok {
 				t.Errorf("rejected is %v, want a list", raw["rejected"])

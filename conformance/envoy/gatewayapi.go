@@ -26,6 +26,12 @@ type Port struct {
 	Number                   int32
 }
 
+func (p Port) cluster(r Rules) string {
+	port, ns := gw.PortNumber(p.Number), gw.Namespace(p.Namespace)
+	name, _ := r.Cluster(p.Namespace, gw.BackendObjectReference{Name: gw.ObjectName(p.Name), Namespace: &ns, Port: &port})
+	return name
+}
+
 // rule is one match of a route with what follows it.
 type rule struct {
 	match    object
@@ -33,7 +39,8 @@ type rule struct {
 	action   object
 
 	rank [5]int // kind of path, its length, method, headers, queries: more is first
-	name string // of the route
+	made time.Time // of the route
+	name string    // of the route
 	n    int
 }
 
@@ -71,8 +78,11 @@ func (r Rules) Routes(p Port) (List, error) {
 				return c
 			}
 		}
-		return cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(a.n, b.n))
+		return cmp.Or(a.made.Compare(b.made), strings.Compare(a.name, b.name), cmp.Compare(a.n, b.n))
 	})
+	if len(all) > 0 && all[len(all)-1].consumer != "" {
+		all = append(all, rule{match: object{"prefix": "/"}, action: r.Default(p.cluster(r))[0].(object)}) // for those who are no consumers
+	}
 	var out list
 	for i, x := range all {
 		o := Merge(object{"name": fmt.Sprintf("route-%d", i), "match": x.match}, x.action)
@@ -130,7 +140,7 @@ func (r Rules) httpRoute(x gw.HTTPRoute, p Port) ([]rule, error) {
 			if one.action, err = r.httpAction(x.Namespace, y, prefix); err != nil {
 				return nil, fmt.Errorf("rule %d: %w", i, err)
 			}
-			one.name, one.n = x.Namespace+"/"+x.Name, len(all)
+			one.made, one.name, one.n = x.CreationTimestamp.Time, x.Namespace+"/"+x.Name, len(all)
 			if x.Namespace != p.Namespace {
 				one.consumer = x.Namespace
 			}
@@ -480,7 +490,7 @@ func (r Rules) grpcRoute(x gw.GRPCRoute) ([]rule, error) {
 			h.BackendRefs = append(h.BackendRefs, ref)
 		}
 		for _, m := range matches {
-			one := rule{match: grpcMatch(m), name: x.Namespace + "/" + x.Name, n: len(all)}
+			one := rule{match: grpcMatch(m), made: x.CreationTimestamp.Time, name: x.Namespace + "/" + x.Name, n: len(all)}
 			if m.Method != nil {
 				one.rank[0] = 1
 				if m.Method.Service != nil {

@@ -43,7 +43,7 @@ type seen struct {
 func (p *pod) serve(nodes *node.Server) {
 	p.app.pod = p
 	p.listeners = map[uint16]*node.Listener{}
-	for _, port := range []uint16{appHTTP, appGRPC, appTCP} {
+	for _, port := range []uint16{appHTTP, appGRPC, appTCP, officialGRPC, officialTCP} {
 		p.listeners[port] = nodes.Listen(netip.AddrPortFrom(p.addr, port))
 	}
 	srv := &http.Server{Handler: &p.app, Protocols: new(http.Protocols), ConnState: func(_ net.Conn, s http.ConnState) {
@@ -54,8 +54,12 @@ func (p *pod) serve(nodes *node.Server) {
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	go srv.Serve(p.listeners[appHTTP])
-	go p.serveGRPC(p.listeners[appGRPC])
-	go p.serveTCP(p.listeners[appTCP])
+	for _, port := range []uint16{appGRPC, officialGRPC} {
+		go p.serveGRPC(p.listeners[port])
+	}
+	for _, port := range []uint16{appTCP, officialTCP} {
+		go p.serveTCP(p.listeners[port])
+	}
 }
 
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -76,6 +76,10 @@ const (
 	appHTTP = 8080
 	appGRPC = 8081
 	appTCP  = 8082
+
+	// What the pods of Gateway API's suite listen on.
+	officialGRPC = 7070
+	officialTCP  = 9090
 )
 
 // trial is a case, or its twin, with services of its own.

@@ -64,6 +64,10 @@ func (c *compiler) tables(sp *servicePort) {
 	}
 	sp.conns = newConnRoutes(conns)
 	for consumer, list := range rules {
+		if !slices.ContainsFunc(list, func(r router.Rule[*rule]) bool { return len(r.Hostnames) == 0 }) {
+			// Requests for other names find the service as if there were no routes.
+			list = append(list, router.Rule[*rule]{Otherwise: true, Value: c.direct(sp)})
+		}
 		table, errs := router.New(list)
 		for _, e := range errs {
 			c.problem("%v", e)

@@ -66,20 +66,20 @@ func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
 }
 
 // callHTTP1 gives the exchange a connection that speaks HTTP/1.1.
-func (d *destination) callHTTP1(t *loop.Turn, x *exchange) {
+func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 	// A second try goes out on a fresh connection: when one idle connection
 	// turned out to be dead, the others are likely to be, too.
 	if x.attempts == 1 {
 		for c := d.unpark(); c != nil; c = d.unpark() {
 			if c.attach(x) {
-				x.up, x.idleReuse = c, true
-				x.upstreamReady(t)
+				a.up, a.idleReuse = c, true
+				x.upstreamReady(t, a)
 				return
 			}
 		}
 	}
 	c := &h1Client{d: d, x: x}
-	x.up = c
+	a.up = c
 	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
 	d.open(t, c, func(out pipe) { c.out = out }, c.readyPlain)
 }
@@ -215,16 +215,16 @@ func (d *destination) retire(t *loop.Turn) {
 }
 
 // callHTTP2 gives the exchange a call on a connection that speaks HTTP/2.
-func (d *destination) callHTTP2(t *loop.Turn, x *exchange) {
+func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 	call := &h2Call{x: x}
-	x.up = call
+	a.up = call
 	d.mu.Lock()
 	for _, c := range d.h2s {
 		switch c.submit(call) {
 		case submitNow:
 			d.mu.Unlock()
 			call.c = c
-			x.upstreamReady(t)
+			x.upstreamReady(t, a)
 			return
 		case submitLater:
 			d.mu.Unlock()

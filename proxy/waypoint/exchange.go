@@ -37,7 +37,6 @@ type exchange struct {
 	mu    sync.Mutex
 	tun   *clientTunnel
 	down  clientSide
-	up    endpointSide // nil: none yet, or no more
 	phase phase
 
 	req   mesh.Request
@@ -51,17 +50,16 @@ type exchange struct {
 	port    *servicePort
 	rule    *rule
 	backend *backend
-	dest    *destination
-	ep      *upstream.Endpoint // acquired; nil: none
-	hint    upstream.Hint      // which endpoints failed already
-	mirrors []*mirrorSide      // copies on their way; nil: none yet
+	hint    upstream.Hint // which endpoints failed already
+	mirrors *mirrorSet    // copies on their way; nil: none yet
+	attempt               // the try under way
 
 	reqDone     bool // the client has sent everything
 	reqSent     bool // and the upstream codec was given all of it
-	upReady     bool // the upstream takes bytes
 	respStarted bool // the response head went to the client
 	upFinished  bool // the upstream's response is complete
 	local       bool // the response is ours
+	useHTTP1    bool // whatever the endpoint's port says: it does not take extended CONNECT
 
 	reqBuf      []byte      // request bytes that wait for the upstream
 	reqTrailers mesh.Fields // likewise
@@ -69,27 +67,24 @@ type exchange struct {
 	held        int         // of both, what the budget knows of
 	noReplay    bool        // more were sent than replay may hold
 	attempts    int
-	interim     int  // 1xx heads so far
-	idleReuse   bool // this try went out on a connection that had been idle
-	useHTTP1    bool // whatever the endpoint's port says: it does not take extended CONNECT
+	interim     int // 1xx heads so far
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
 
-	start, upStart time.Time
-	upDuration     time.Duration
-	bytesIn        uint64
-	bytesOut       uint64
-	flag           string // Envoy's response flag, "" for none
-	details        string
-	cause          string // upstream_transport_failure_reason
-	grpcStatus     string
-	requestID      []byte
-	path           []byte // as the client sent it
-	deadline       timer
-	tryDeadline    timer
-	onDeadline     func(*loop.Turn) // routeTimedOut and tryTimedOut, made once
-	onTryDeadline  func(*loop.Turn)
-	seq            uint32 // counts exchanges of this struct, for what is late
+	start         time.Time
+	upDuration    time.Duration
+	bytesIn       uint64
+	bytesOut      uint64
+	flag          string // Envoy's response flag, "" for none
+	details       string
+	cause         string // upstream_transport_failure_reason
+	grpcStatus    string
+	requestID     []byte
+	path          []byte // as the client sent it
+	deadline      timer
+	onDeadline    func(*loop.Turn) // routeTimedOut and tryTimedOut, made once
+	onTryDeadline func(*loop.Turn)
+	seq           uint32 // counts exchanges of this struct, for what is late
 }
 
 type phase uint8
@@ -134,13 +129,14 @@ type endpointSide interface {
 
 // reset prepares for the next request. Memory is kept.
 func (x *exchange) reset() {
-	x.phase, x.up, x.port, x.rule, x.backend, x.dest, x.rt = idle, nil, nil, nil, nil, nil, nil
+	x.phase, x.port, x.rule, x.backend, x.rt = idle, nil, nil, nil, nil
+	x.attempt = attempt{}
 	x.unpark()
 	x.hint = upstream.Hint{}
 	// Heads are memory of the codecs: an idle exchange keeps none of it alive.
 	x.req, x.reqF = mesh.Request{Fields: forget(x.req.Fields)}, h1.Framing{}
 	x.resp, x.respF = mesh.Response{Fields: forget(x.resp.Fields)}, h1.Framing{}
-	x.reqDone, x.reqSent, x.upReady, x.respStarted, x.upFinished = false, false, false, false, false
+	x.reqDone, x.reqSent, x.respStarted, x.upFinished = false, false, false, false
 	x.reqBuf, x.noReplay = shrink(x.reqBuf), false
 	x.forgetReplay()
 	x.account()
@@ -149,11 +145,10 @@ func (x *exchange) reset() {
 	if cap(x.fx.Append()) > 4<<10 {
 		x.fx = filters.Exchange{}
 	}
-	x.attempts, x.interim, x.idleReuse, x.local = 0, 0, false, false
-	x.useHTTP1 = false
+	x.attempts, x.interim, x.local, x.useHTTP1 = 0, 0, false, false
 	x.owedReq, x.owedResp = 0, 0
 	x.bytesIn, x.bytesOut = 0, 0
-	x.upStart, x.upDuration = time.Time{}, 0
+	x.upDuration = 0
 	x.flag, x.details, x.cause, x.grpcStatus = "", "", "", ""
 	x.seq++
 }
@@ -243,23 +238,22 @@ func (x *exchange) creditRequest(t *loop.Turn) {
 }
 
 // upstreamReady is called when the connection to the endpoint takes the request.
-func (x *exchange) upstreamReady(t *loop.Turn) {
+func (x *exchange) upstreamReady(t *loop.Turn, a *attempt) {
 	x.phase = open
-	x.upReady = true
-	x.upStart = t.Now
+	a.upReady, a.upStart = true, t.Now
 	if d := x.rule.backendTimeout; d > 0 {
 		if x.onTryDeadline == nil {
 			x.onTryDeadline = x.tryTimedOut
 		}
-		x.tun.p.timers.start(&x.tryDeadline, x.tun.shard, t.Now, d, x.onTryDeadline)
+		x.tun.p.timers.start(&a.tryDeadline, x.tun.shard, t.Now, d, x.onTryDeadline)
 	}
 	body := x.reqBuf
 	trailers := x.reqTrailers
 	x.reqSent = x.reqDone
-	x.up.sendHead(t, x, body, x.reqDone && trailers == nil)
-	if x.up == nil { // it could not be sent; reconnect follows
+	a.up.sendHead(t, x, body, x.reqDone && trailers == nil)
+	if a.again { // it could not be sent
 		x.phase = connecting
-		x.upReady, x.reqSent = false, false
+		a.upReady, x.reqSent = false, false
 		return
 	}
 	if trailers != nil {
@@ -295,7 +289,7 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 // responseHead passes the response's head on: x.resp and x.respF are filled. It
 // reports false when the exchange has turned away from this endpoint or is over:
 // the codec has nothing more to say then.
-func (x *exchange) responseHead(t *loop.Turn, body []byte, end bool) bool {
+func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end bool) bool {
 	x.tryDeadline.stop()
 	x.noReplay = true // there is no other try
 	x.forgetReplay()
@@ -374,8 +368,7 @@ func (x *exchange) complete(t *loop.Turn) {
 // finish reports the exchange and makes it ready for the next one.
 func (x *exchange) finish(t *loop.Turn) {
 	x.leaveMirrors(t)
-	x.stopTimers()
-	x.leaveDest()
+	x.endTries()
 	x.report(t)
 	clean := x.reqDone
 	owed := x.owedReq + len(x.reqBuf)
@@ -386,32 +379,15 @@ func (x *exchange) finish(t *loop.Turn) {
 	x.down.finished(t, clean)
 }
 
-func (x *exchange) stopTimers() {
-	x.deadline.stop()
-	x.tryDeadline.stop()
-}
-
-// leaveDest gives back what pick took.
-func (x *exchange) leaveDest() {
-	if x.ep != nil {
-		x.ep.Release()
-		x.ep = nil
-	}
-}
-
 // downstreamGone is called when the client reset the request or went away.
 func (x *exchange) downstreamGone(t *loop.Turn) {
 	if x.phase == idle {
 		return
 	}
-	if up := x.up; up != nil {
-		x.up = nil
-		up.abort(t)
-	}
+	x.abortTries(t)
 	x.leaveMirrors(t)
 	x.flag, x.details = flagDownstreamGone, "downstream_remote_disconnect"
-	x.stopTimers()
-	x.leaveDest()
+	x.endTries()
 	x.report(t)
 	x.reset()
 }
@@ -425,8 +401,7 @@ func (x *exchange) upstreamWritable(t *loop.Turn) { x.creditRequest(t) }
 // abandon ends an exchange whose client was told by abort.
 func (x *exchange) abandon(t *loop.Turn) {
 	x.leaveMirrors(t)
-	x.stopTimers()
-	x.leaveDest()
+	x.endTries()
 	x.report(t)
 	x.reset()
 }
@@ -453,10 +428,7 @@ func (x *exchange) timedOut(t *loop.Turn, details string) {
 	if x.phase == idle || x.phase == upgraded {
 		return
 	}
-	if up := x.up; up != nil {
-		x.up = nil
-		up.abort(t)
-	}
+	x.abortTries(t)
 	x.flag, x.details = flagTimeout, details
 	if x.respStarted {
 		x.down.abort(t)

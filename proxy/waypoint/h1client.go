@@ -56,7 +56,7 @@ func (c *h1Client) connectTimedOut(t *loop.Turn) {
 	defer x.mu.Unlock()
 	if c.connectTimer.expired() && !c.answered {
 		c.abort(t)
-		x.upstreamFailed(t, errConnectTimeout)
+		x.upstreamFailed(t, c, errConnectTimeout)
 	}
 }
 
@@ -88,7 +88,7 @@ func (c *h1Client) served(drop bool) (x *exchange, dropped bool) {
 		}
 		c.mu.Unlock()
 		x.mu.Lock()
-		if x.up == endpointSide(c) {
+		if x.tryOf(c) != nil {
 			return x, false
 		}
 		x.mu.Unlock()
@@ -150,7 +150,7 @@ func (c *h1Client) ready(t *loop.Turn, out pipe) {
 	c.answered = true
 	c.connectTimer.stop()
 	c.out = out
-	x.upstreamReady(t)
+	x.upstreamReady(t, x.tryOf(c))
 	x.mu.Unlock()
 }
 
@@ -174,7 +174,7 @@ func (c *h1Client) lost(t *loop.Turn, f failure) {
 		c.connectTimer.stop()
 		f.sent = c.answered
 		f.answered = c.gotBytes
-		x.upstreamFailed(t, f)
+		x.upstreamFailed(t, c, f)
 		x.mu.Unlock()
 	}
 }
@@ -275,7 +275,7 @@ func (c *h1Client) content(t *loop.Turn, x *exchange, b []byte, first bool) bool
 		switch {
 		case first:
 			c.in = c.in[:0]
-			if !x.responseHead(t, data, end) {
+			if !x.responseHead(t, c, data, end) {
 				return false
 			}
 			first = false
@@ -345,7 +345,7 @@ func (c *h1Client) fail(t *loop.Turn, x *exchange, f failure) {
 		return
 	}
 	c.out.Reset(t, h2.Cancel)
-	x.upstreamFailed(t, f)
+	x.upstreamFailed(t, c, f)
 }
 
 // dropIdle gives up an idle connection.

@@ -210,7 +210,7 @@ func (c *h2Client) start(t *loop.Turn, calls []*h2Call) {
 	for _, call := range calls {
 		if x := call.served(); x != nil {
 			call.c = c
-			x.upstreamReady(t)
+			x.upstreamReady(t, x.tryOf(call))
 			x.mu.Unlock()
 		}
 	}
@@ -270,7 +270,7 @@ func (c *h2Client) lost(t *loop.Turn, f failure) {
 	c.d.forgetH2(c)
 	for _, call := range calls {
 		if x := call.served(); x != nil {
-			x.upstreamFailed(t, f)
+			x.upstreamFailed(t, call, f)
 			x.mu.Unlock()
 		}
 	}
@@ -289,7 +289,7 @@ type h2Call struct {
 // served returns the exchange, locked, or nil if it has turned away.
 func (k *h2Call) served() *exchange {
 	k.x.mu.Lock()
-	if k.x.up != endpointSide(k) {
+	if k.x.tryOf(k) == nil {
 		k.x.mu.Unlock()
 		return nil
 	}
@@ -311,7 +311,7 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	if x.webSocket() {
 		if _, ok := k.c.inner.conn.PeerConnect(); !ok {
 			x.useHTTP1 = true
-			k.decline(t, x)
+			x.relaunchLater(t, x.tryOf(k))
 			return
 		}
 		f, end = connectToH2(f), false
@@ -319,25 +319,12 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	k.st = k.c.inner.conn.Open(t, k, f, end && len(body) == 0)
 	if k.st == nil {
 		// Others were quicker, or the endpoint has just said that it goes away.
-		k.decline(t, x)
+		x.relaunchLater(t, x.tryOf(k))
 		return
 	}
 	if len(body) > 0 {
 		k.st.Write(t, body, end)
 	}
-}
-
-// decline sends the exchange to another connection.
-func (k *h2Call) decline(t *loop.Turn, x *exchange) {
-	x.up = nil
-	seq := x.seq
-	t.Defer(func(t *loop.Turn) { // the exchange may not change under its caller
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		if x.seq == seq && x.up == nil {
-			x.reconnect(t)
-		}
-	})
 }
 
 func (k *h2Call) sendData(t *loop.Turn, b []byte, end bool) {
@@ -434,7 +421,7 @@ func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 	if x.respF.NoBody {
 		k.left = 0
 	}
-	x.responseHead(t, nil, h.End)
+	x.responseHead(t, k, nil, h.End)
 }
 
 // Data implements h2.StreamHandler.
@@ -462,7 +449,7 @@ func (k *h2Call) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 
 func (k *h2Call) fail(t *loop.Turn, x *exchange, err error) {
 	k.st.Reset(t, h2.ProtocolError)
-	x.upstreamFailed(t, failure{flag: flagProtocolError, reason: "protocol error", cause: err.Error(), sent: true, answered: true, status: 502})
+	x.upstreamFailed(t, k, failure{flag: flagProtocolError, reason: "protocol error", cause: err.Error(), sent: true, answered: true, status: 502})
 }
 
 // Reset implements h2.StreamHandler.
@@ -482,7 +469,7 @@ func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 	case se.Code == h2.RefusedStream: // RFC 9113 section 8.7: it was not processed
 		f.sent = false
 	}
-	x.upstreamFailed(t, f)
+	x.upstreamFailed(t, k, f)
 }
 
 // Writable implements h2.StreamHandler.

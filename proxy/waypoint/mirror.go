@@ -47,18 +47,19 @@ func (*mirrorSide) abort(*loop.Turn)                       {}
 func (*mirrorSide) finished(*loop.Turn, bool)              {}
 func (s *mirrorSide) credit(_ *loop.Turn, n int)           { s.pending -= n }
 
-// noMirrors is of a request that the dice have spared: it is not thrown again.
-var noMirrors = []*mirrorSide{}
+// mirrorSet is the copies of one request, none where the dice have spared it: they are
+// not thrown again.
+type mirrorSet struct{ list []*mirrorSide }
 
 // startMirrors sends the copies of a request on their way, once.
 func (x *exchange) startMirrors(t *loop.Turn) {
 	if x.mirrors != nil || x.reqF.Upgrade != "" {
 		return
 	}
-	x.mirrors = noMirrors
+	x.mirrors = &mirrorSet{}
 	for i := range x.rule.mirrors {
 		if m := &x.rule.mirrors[i]; m.fires() {
-			x.mirrors = append(x.mirrors, x.startMirror(t, m))
+			x.mirrors.list = append(x.mirrors.list, x.startMirror(t, m))
 		}
 	}
 }
@@ -91,7 +92,10 @@ func (x *exchange) startMirror(t *loop.Turn, m *mirror) *mirrorSide {
 
 // mirrorData hands more of the body to the copies.
 func (x *exchange) mirrorData(t *loop.Turn, b []byte, end bool) {
-	for _, s := range x.mirrors {
+	if x.mirrors == nil {
+		return
+	}
+	for _, s := range x.mirrors.list {
 		s.x.mu.Lock()
 		if s.pending += len(b); s.pending > maxMirrored {
 			s.x.downstreamGone(t)
@@ -104,7 +108,10 @@ func (x *exchange) mirrorData(t *loop.Turn, b []byte, end bool) {
 
 // mirrorTrailers ends the copies with trailers.
 func (x *exchange) mirrorTrailers(t *loop.Turn, trailers mesh.Fields) {
-	for _, s := range x.mirrors {
+	if x.mirrors == nil {
+		return
+	}
+	for _, s := range x.mirrors.list {
 		s.x.mu.Lock()
 		s.x.requestTrailers(t, trailers)
 		s.x.mu.Unlock()
@@ -114,7 +121,10 @@ func (x *exchange) mirrorTrailers(t *loop.Turn, trailers mesh.Fields) {
 // leaveMirrors lets go of the copies: whole requests are left to themselves, the others
 // end.
 func (x *exchange) leaveMirrors(t *loop.Turn) {
-	for _, s := range x.mirrors {
+	if x.mirrors == nil {
+		return
+	}
+	for _, s := range x.mirrors.list {
 		s.x.mu.Lock()
 		if !s.x.reqDone {
 			s.x.downstreamGone(t)

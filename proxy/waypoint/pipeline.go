@@ -165,29 +165,6 @@ func appendUUID(b []byte) []byte {
 // viewString is b as a string without a copy; b must not change while it is used.
 func viewString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// connect picks an endpoint and asks for a connection to it.
-func (x *exchange) connect(t *loop.Turn) {
-	if x.rule.mirrors != nil {
-		x.startMirrors(t)
-	}
-	x.attempts++
-	cl := x.backend.cluster
-	ep := cl.c.Pick(&x.hint)
-	if ep == nil {
-		x.flag, x.details = flagNoHealthy, "no_healthy_upstream"
-		x.reply(t, 503, "no healthy upstream")
-		return
-	}
-	ep.Acquire()
-	x.ep = ep
-	x.dest = x.tun.p.dest(cl, ep)
-	if x.useHTTP2(cl.protocol) {
-		x.dest.callHTTP2(t, x)
-	} else {
-		x.dest.callHTTP1(t, x)
-	}
-}
-
 // useHTTP2 decides how to speak to an endpoint: as its port says, else as the
 // client speaks. gRPC needs HTTP/2 wherever it goes.
 func (x *exchange) useHTTP2(p mesh.AppProtocol) bool {

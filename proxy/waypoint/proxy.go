@@ -339,15 +339,18 @@ func (p *Proxy) removeH2Server(s *h2Server) {
 
 // Config is what a waypoint believes, for the admin server.
 type Config struct {
-	Waypoint     string          `json:"waypoint"`
-	Identity     string          `json:"identity"`
-	Version      uint64          `json:"version"`
-	Listeners    []string        `json:"listeners"`
-	Services     []ConfigService `json:"services"`
-	Clusters     []ConfigCluster `json:"clusters"`
-	Problems     []string        `json:"problems,omitempty"`
-	Tunnels      int64           `json:"tunnels"`
-	BufferedByte int64           `json:"bufferedBytes"`
+	Waypoint  string          `json:"waypoint"`
+	Identity  string          `json:"identity"`
+	Version   uint64          `json:"version"`
+	Listeners []string        `json:"listeners"`
+	Services  []ConfigService `json:"services"`
+	Clusters  []ConfigCluster `json:"clusters"`
+	// Routes are those that concern this waypoint, Statuses what became of all routes and policies.
+	Routes       []ConfigRouteObject `json:"routes"`
+	Statuses     []ConfigStatus      `json:"statuses"`
+	Problems     []string            `json:"problems,omitempty"`
+	Tunnels      int64               `json:"tunnels"`
+	BufferedByte int64               `json:"bufferedBytes"`
 }
 
 // ConfigService is one address that a waypoint serves.
@@ -374,6 +377,9 @@ type ConfigBackend struct {
 	Port    uint16 `json:"port"`
 	Weight  uint32 `json:"weight"`
 	Broken  string `json:"broken,omitempty"`
+	// Policy and Filters are what the rule says for this backend alone.
+	Policy  string   `json:"policy,omitempty"`
+	Filters []string `json:"filters,omitempty"`
 }
 
 // ConfigCluster is a set of endpoints.
@@ -402,6 +408,9 @@ func (p *Proxy) ConfigDump() any {
 		return c
 	}
 	c.Version, c.Problems = rt.snapshot.Version, rt.problems()
+	if rt.waypoint != nil {
+		c.Routes, c.Statuses = dumpRoutes(rt), dumpStatuses(rt.snapshot)
+	}
 	for _, m := range []mesh.Index[netip.AddrPort, *servicePort]{rt.services, rt.ports} {
 		for at, sp := range m.All() {
 			c.Services = append(c.Services, dumpService(at, sp))
@@ -436,7 +445,7 @@ func dumpService(at netip.AddrPort, sp *servicePort) ConfigService {
 	for _, a := range sp.routes {
 		r := ConfigRoute{Name: a.Route.Object.String() + "/" + ruleName(a.Route), Broken: a.Route.Broken, Matches: a.Route.Matches}
 		for _, b := range a.Route.Backends {
-			r.Backends = append(r.Backends, ConfigBackend{b.Service.String(), b.Port, b.Weight, b.Broken})
+			r.Backends = append(r.Backends, dumpBackend(&b))
 		}
 		s.Routes = append(s.Routes, r)
 	}

@@ -134,10 +134,7 @@ func (x *exchange) send(t *loop.Turn, body string) {
 	x.bytesOut = uint64(len(body))
 	x.local = true
 	x.down.sendHead(t, []byte(body), true)
-	if up := x.up; up != nil {
-		x.up = nil
-		up.abort(t)
-	}
+	x.abortTries(t)
 	x.finish(t)
 }
 
@@ -171,10 +168,7 @@ func (x *exchange) localError(t *loop.Turn, status int, details string) {
 
 // brokenRequest ends an exchange whose request turned out malformed on the way.
 func (x *exchange) brokenRequest(t *loop.Turn, status int, details string) {
-	if up := x.up; up != nil {
-		x.up = nil
-		up.abort(t)
-	}
+	x.abortTries(t)
 	x.flag, x.details = flagDownstreamProtocol, details
 	if x.respStarted {
 		x.down.abort(t)

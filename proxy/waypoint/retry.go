@@ -25,11 +25,12 @@ type failure struct {
 // upstreamFailed is called when the connection to the endpoint could not be
 // made, or ended before the response did. sent is false when the endpoint
 // cannot have seen the request.
-func (x *exchange) upstreamFailed(t *loop.Turn, f failure) {
-	x.up = nil
-	if x.phase == idle {
+func (x *exchange) upstreamFailed(t *loop.Turn, up endpointSide, f failure) {
+	a := x.tryOf(up)
+	if a == nil {
 		return
 	}
+	a.up = nil
 	x.cause = f.cause
 	if x.respStarted {
 		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
@@ -72,8 +73,7 @@ func (x *exchange) retry(t *loop.Turn) {
 	if x.ep != nil && !x.idleReuse {
 		x.hint.Exclude(x.ep)
 	}
-	x.leaveDest()
-	x.tryDeadline.stop()
+	x.leave(&x.attempt)
 	if x.upReady {
 		// What was sent comes again, before what has come since.
 		x.reqBuf = append(append([]byte(nil), x.replay...), x.reqBuf...)
@@ -83,16 +83,6 @@ func (x *exchange) retry(t *loop.Turn) {
 		x.account()
 	}
 	x.upReady, x.reqSent, x.idleReuse = false, false, false
-	x.phase = connecting
-	x.connect(t)
-}
-
-// reconnect looks for another connection after one that looked free was not.
-// Nothing was tried yet, so it does not count.
-func (x *exchange) reconnect(t *loop.Turn) {
-	x.leaveDest()
-	x.tryDeadline.stop()
-	x.attempts--
 	x.phase = connecting
 	x.connect(t)
 }

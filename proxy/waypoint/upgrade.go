@@ -120,7 +120,8 @@ func (x *exchange) switched(t *loop.Turn) bool {
 	}
 	x.respStarted = true
 	x.upDuration = t.Now.Sub(x.upStart)
-	x.stopTimers()
+	x.deadline.stop()
+	x.tryDeadline.stop()
 	x.down.sendHead(t, nil, false)
 	x.phase = upgraded
 	x.reqDone = false // the request is, but not what the client has to say
@@ -205,8 +206,7 @@ func (x *exchange) endTunnel(t *loop.Turn) {
 	if up != nil {
 		up.release(t)
 	}
-	x.stopTimers()
-	x.leaveDest()
+	x.endTries()
 	x.report(t)
 	x.reset()
 	if s, ok := x.down.(*h1Server); ok {

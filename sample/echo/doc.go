@@ -11,6 +11,7 @@
 //	/flaky/FAILURES/OF/CODE     of each OF requests the first FAILURES answer CODE;
 //	                            counted per path and query, so ?key=x counts alone
 //	/fail/CODE/DURATION         from now on this pod answers CODE to everything, for DURATION; 0s ends it
+//	/count                      how many requests this pod has had, this one and those to /fail apart
 //	/ws                         WebSocket, every message comes back
 //
 // "?trailers=1" on any path adds the trailers X-Body-Bytes and X-Pod. Request

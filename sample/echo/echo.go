@@ -53,6 +53,7 @@ type Server struct {
 	pod   *pod.Pod
 	flaky flaky
 	fails atomic.Pointer[outage] // nil: none
+	count atomic.Int64           // requests, as /count tells
 
 	sockets *websocket.Endpoint
 
@@ -79,6 +80,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch name, args := path[0], path[1:]; {
 	case name == "fail" && len(args) == 2:
 		s.fail(w, r, args[0], args[1])
+		return
+	case name == "count" && len(args) == 0:
+		fmt.Fprintln(w, s.count.Load())
+		return
+	}
+	s.count.Add(1)
+	switch name, args := path[0], path[1:]; {
 	case s.failing() != 0:
 		s.answer(w, r, s.failing())
 	case name == "status" && len(args) == 1:

@@ -390,4 +390,12 @@ func TestFail(t *testing.T) {
 			t.Errorf("%s answers %d, want %d", tt.path, got, tt.want)
 		}
 	}
+	resp, err := http.Get(srv.URL + "/count")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); string(b) != "5\n" || err != nil {
+		t.Errorf("/count answers %q, %v; want the 5 requests beside /fail", b, err)
+	}
 }

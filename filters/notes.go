@@ -1,0 +1,52 @@
+package filters
+
+import "cairnproxy.dev/cairn/mesh"
+
+// Notes are what filters say of a request for others to heed later: for the response, for
+// the access log. An Exchange has them from the first that is made.
+type Notes struct {
+	// Delayed says that a fault has delayed the request: the response flag DI.
+	Delayed bool
+	// Quota is what is left of the limit that is nearest.
+	Quota Quota
+	// ResponseFields are added to the response, ours or the endpoint's.
+	ResponseFields mesh.Fields
+	// WouldLimit names the limit in dry run that would have refused the request.
+	WouldLimit string
+}
+
+// Quota is what the RateLimit fields of a response say (draft-ietf-httpapi-ratelimit-headers-03).
+type Quota struct {
+	// Limit is the value of RateLimit-Limit; "" for no quota.
+	Limit string
+	// Remaining units, and seconds until there are all of them again.
+	Remaining, Reset uint64
+	// RetryAfter is of a refusal: seconds until it is worth to ask again; 0 says nothing.
+	RetryAfter uint64
+}
+
+// Notes returns the exchange's notes to write to.
+func (x *Exchange) Notes() *Notes {
+	if x.notes == nil {
+		x.notes = new(Notes)
+	}
+	x.noted = true
+	return x.notes
+}
+
+// Noted returns the notes, or nil where there are none.
+func (x *Exchange) Noted() *Notes {
+	if !x.noted {
+		return nil
+	}
+	return x.notes
+}
+
+// ForgetNotes drops the notes, and keeps their memory.
+func (x *Exchange) ForgetNotes() {
+	if x.noted {
+		clear(x.notes.ResponseFields)
+		*x.notes = Notes{ResponseFields: x.notes.ResponseFields[:0]}
+		x.noted = false
+	}
+}
