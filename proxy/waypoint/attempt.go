@@ -50,7 +50,7 @@ func (x *exchange) launch(t *loop.Turn, a *attempt) bool {
 	ep.Acquire()
 	a.ep = ep
 	a.dest = x.tun.p.dest(cl, ep)
-	if x.useHTTP2(cl.protocol) {
+	if x.useHTTP2(cl.protocol, a.dest) {
 		a.dest.callHTTP2(t, x, a)
 	} else {
 		a.dest.callHTTP1(t, x, a)

@@ -2,10 +2,12 @@ package waypoint
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/tunnel"
@@ -22,7 +24,10 @@ type destination struct {
 	key       destKey
 	authority string
 	addr      netip.AddrPort // of the workload's port
-	peer      peer           // nil: outside the mesh, plain TCP to addr
+	peer      peer           // nil: outside the mesh, plain TCP or TLS to addr
+	tls       *originTLS     // nil: no TLS of ours
+	spoken    spoken         // by TLS, where the port does not tell
+	resolved  atomic.Pointer[resolution]
 
 	users   int // slots of clusters in force that hold it; under Proxy.mu
 	mu      sync.Mutex
@@ -56,9 +61,9 @@ const idleTimeout = 60 * time.Second
 const maxIdle = 1024
 
 // newDestination makes the destination of an endpoint.
-func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
+func newDestination(p *Proxy, key destKey, cl *cluster, ep *upstream.Endpoint) *destination {
 	a := ep.At(netip.Addr{})
-	d := &destination{p: p, key: key, authority: a.Authority, addr: a.Addr}
+	d := &destination{p: p, key: key, authority: a.Authority, addr: a.Addr, tls: cl.tls}
 	if key.tunnelled {
 		d.peer = p.peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
 	}
@@ -85,7 +90,18 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 }
 
 // opener is a handler that Peer.Open can tell.
-type opener interface{ tunnel.Opener }
+type opener interface {
+	tunnel.Opener
+	// version is of the HTTP that it will speak; 0 is for bytes.
+	version() uint32
+}
+
+func (c *h1Client) version() uint32 { return 1 }
+func (c *h2Client) version() uint32 { return 2 }
+func (u *tcpUp) version() uint32    { return 0 }
+
+// errInnerTLS refuses what would otherwise leave in plain text.
+var errInnerTLS = errors.New("TLS to an endpoint inside the mesh is not supported: its policy is for endpoints outside")
 
 // open asks for a byte stream to the workload. opened gets it at once when
 // there is a connection; plain gets it later when it is plain TCP.
@@ -93,6 +109,10 @@ func (d *destination) open(t *loop.Turn, h opener, opened func(pipe), plain func
 	if d.peer == nil {
 		d.p.wg.Add(1)
 		go d.dialPlain(h, plain)
+		return
+	}
+	if d.tls != nil {
+		t.Defer(func(t *loop.Turn) { h.Opened(t, nil, errInnerTLS) })
 		return
 	}
 	req := tunnel.Request{Authority: d.authority}
@@ -110,7 +130,11 @@ func (d *destination) dialPlain(h opener, plain func(t *loop.Turn, out *plainPip
 	defer cancel()
 	var sock *loop.Socket
 	nc, err := d.dialTCP(ctx)
-	if err == nil {
+	switch {
+	case err != nil:
+	case d.tls != nil:
+		sock, err = d.secure(ctx, nc, h.version())
+	default:
 		sock, err = loop.New(nc)
 	}
 	if err != nil {
@@ -129,11 +153,7 @@ const dialTimeout = 10 * time.Second
 
 func (d *destination) dialTCP(ctx context.Context) (*net.TCPConn, error) {
 	if !d.addr.IsValid() {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.authority)
-		if err != nil {
-			return nil, err
-		}
-		return c.(*net.TCPConn), nil
+		return d.dialName(ctx)
 	}
 	return d.p.o.Dial(ctx, d.p.o.Source, d.addr)
 }

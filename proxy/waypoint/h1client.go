@@ -103,6 +103,10 @@ func (c *h1Client) served(drop bool) (x *exchange, dropped bool) {
 
 // Opened implements tunnel.Opener: the connection is there and CONNECT was sent.
 func (c *h1Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
+	if err == errOtherVersion {
+		c.redirect(t)
+		return
+	}
 	if err != nil {
 		c.lost(t, connectFailure(err))
 		return
@@ -114,6 +118,16 @@ func (c *h1Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
 	}
 	c.out = st
 	x.mu.Unlock()
+}
+
+// redirect sends the exchange out again: its endpoint speaks HTTP/2.
+func (c *h1Client) redirect(t *loop.Turn) {
+	if x, _ := c.served(true); x != nil {
+		c.connectTimer.stop()
+		c.markDead()
+		x.relaunchLater(t, x.tryOf(c))
+		x.mu.Unlock()
+	}
 }
 
 // Headers implements h2.StreamHandler: the answer to CONNECT.

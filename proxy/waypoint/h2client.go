@@ -125,11 +125,32 @@ func (c *h2Client) opened(t *loop.Turn, st pipe) {
 
 // Opened implements tunnel.Opener.
 func (c *h2Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
+	if err == errOtherVersion {
+		c.redirect(t)
+		return
+	}
 	if err != nil {
 		c.lost(t, connectFailure(err))
 		return
 	}
 	c.opened(t, st)
+}
+
+// redirect sends the calls that wait out again: the endpoint speaks HTTP/1.1.
+func (c *h2Client) redirect(t *loop.Turn) {
+	c.mu.Lock()
+	c.dead = true
+	c.timer.stop()
+	calls := c.waiting
+	c.waiting = nil
+	c.mu.Unlock()
+	c.d.forgetH2(c)
+	for _, call := range calls {
+		if x := call.served(); x != nil {
+			x.relaunchLater(t, x.tryOf(call))
+			x.mu.Unlock()
+		}
+	}
 }
 
 // connectTimedOut gives the connection up when CONNECT was not answered, or when

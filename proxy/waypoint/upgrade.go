@@ -124,7 +124,7 @@ func (x *exchange) switched(t *loop.Turn) bool {
 	x.tryDeadline.stop()
 	x.down.sendHead(t, nil, false)
 	x.phase = upgraded
-	x.reqDone = false // the request is, but not what the client has to say
+	x.reqDone = false           // the request is, but not what the client has to say
 	switch s := x.down.(type) { // the client may not have waited for the answer
 	case *h1Server:
 		s.state = h1Tunnel
