@@ -1,6 +1,9 @@
 package mesh
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Never, as a timeout, says "none at all", where 0 says nothing and lets a more
 // general policy speak.
@@ -463,8 +466,18 @@ type BackendTLS struct {
 	// Roots are PEM certificates; empty with System set means the machine's.
 	Roots  []byte
 	System bool
-	// Certificate and Key are the client's, PEM; empty for none.
-	Certificate, Key []byte
+	// Certificate and Key are the client's, PEM; empty for none. The key stays out of
+	// JSON and of String.
+	Certificate []byte
+	Key         []byte `json:"-"`
 	// Broken, when not empty, says why nothing may be sent: requests get 500.
 	Broken string
 }
+
+// String names the settings and holds no secret.
+func (t BackendTLS) String() string {
+	return fmt.Sprintf("TLS{%s sni=%q hostname=%q sans=%q system=%v client=%v broken=%q}", t.Policy, t.SNI, t.Hostname, t.SANs, t.System, len(t.Certificate) > 0, t.Broken)
+}
+
+// GoString is String: %#v holds no secret either.
+func (t BackendTLS) GoString() string { return t.String() }

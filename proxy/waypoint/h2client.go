@@ -483,6 +483,9 @@ func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 	f := failure{flag: flagRemoteReset, reason: "remote reset", cause: err.Error(), sent: true, answered: k.gotHead}
 	var se *h2.StreamError
 	switch {
+	case errors.Is(err, h2.ErrHTTP1): // it has not understood a word
+		f.flag, f.reason, f.status = flagProtocolError, "protocol error", 502
+		f.text = "upstream speaks HTTP/1.1 only, and the request needs HTTP/2"
 	case !errors.As(err, &se):
 		f.flag, f.reason = flagConnectionTermination, "connection termination"
 	case !se.Remote: // it broke the rules

@@ -20,6 +20,7 @@ type failure struct {
 	sent     bool   // the endpoint may have seen the request
 	answered bool   // a part of the response had come
 	status   int    // 0: 503
+	text     string // what the client is told; "" is Envoy's words for reason
 }
 
 // upstreamFailed is called when the connection to the endpoint could not be

@@ -209,6 +209,10 @@ func (c *Conn) appendSettings(b []byte) []byte {
 // ErrClosed is the error of operations on a connection that has ended.
 var ErrClosed = errors.New("http2 connection closed")
 
+// ErrHTTP1 ends a client's connection to a server that knows HTTP/1.1 alone: it
+// has taken the preface for a request of that version, and answers it.
+var ErrHTTP1 = connErr(ProtocolError, "the peer speaks HTTP/1.1, where HTTP/2 was expected")
+
 // Data feeds received bytes: see loop.Handler. It consumes whole frames. On an
 // error it has queued a GOAWAY, and the carrier is to be closed after the turn.
 func (c *Conn) Data(t *loop.Turn, b []byte) (int, error) {
@@ -224,6 +228,9 @@ func (c *Conn) Data(t *loop.Turn, b []byte) (int, error) {
 		}
 		c.preface -= n
 		off = n
+	}
+	if c.o.Client && !c.gotFirst && len(b) >= 5 && string(b[:5]) == "HTTP/" {
+		return 0, c.fail(t, ErrHTTP1)
 	}
 	block, whole := c.hblock.seq, false
 	for len(b)-off >= frameHeaderLen {
