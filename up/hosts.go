@@ -22,7 +22,9 @@ func hostsFile(s *mesh.Snapshot) []byte {
 	b.WriteString("# names of this mesh; rewritten whenever they change\n")
 	for _, v := range s.Services {
 		for _, a := range serviceAddresses(s, v) {
-			fmt.Fprintf(&b, "%s\t%s\n", a, v.Key.Hostname)
+			if !strings.HasPrefix(v.Key.Hostname, "*") { // a file of hosts has no word for it
+				fmt.Fprintf(&b, "%s\t%s\n", a, v.Key.Hostname)
+			}
 		}
 	}
 	return b.Bytes()

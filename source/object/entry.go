@@ -37,11 +37,11 @@ func (t *translator) gatherEntry(o *Object, v *ServiceEntry) {
 	for i, host := range spec.Hosts {
 		path := elem("spec.hosts", i)
 		switch name := strings.ToLower(host); {
-		case strings.HasPrefix(host, "*"):
-			t.bad(o, path, "wildcard host %q is not supported yet; list the hosts", clip(host))
+		case strings.HasPrefix(name, "*.") && res == resolveDNS:
+			t.bad(o, path, "wildcard host %q cannot be looked up; list the hosts, or use resolution STATIC with endpoints", clip(host))
 			continue
-		case !isSubdomain(name):
-			t.bad(o, path, "%q is not a host name; write a full DNS name", clip(host))
+		case !isSubdomain(strings.TrimPrefix(name, "*.")):
+			t.bad(o, path, "%q is not a host name; write a full DNS name, or one with a leading \"*.\"", clip(host))
 			continue
 		case slices.ContainsFunc(e.hosts, func(s *service) bool { return s.model.Key.Hostname == name }):
 			t.bad(o, path, "host %q is listed twice; remove one", clip(host))

@@ -116,6 +116,7 @@ func text[T fmt.Stringer](list []T) (out []string) {
 
 var enums = map[reflect.Type][]string{
 	reflect.TypeFor[mesh.WaypointFor]():  {"service", "workload", "all", "none"},
+	reflect.TypeFor[mesh.RouteKind]():    {"http", "grpc", "tcp", "tls"},
 	reflect.TypeFor[mesh.MatchKind]():    {"exact", "prefix", "regex"},
 	reflect.TypeFor[mesh.MTLSMode]():     {"unset", "permissive", "strict", "disable"},
 	reflect.TypeFor[mesh.LocalityMode](): {"none", "failover", "strict", "passthrough"},

@@ -42,6 +42,14 @@ var documents = [][]string{
 		"apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{group: '', kind: Service, name: s}], rules: [{backendRefs: [{name: t, namespace: b, port: 80}]}]}\n",
 	},
 	{"", "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: b}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: a}], to: [{group: '', kind: Service}]}\n"},
+	{
+		"", "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: a, creationTimestamp: \"2026-01-01T00:00:00Z\"}\nspec: {parentRefs: [{group: '', kind: Service, name: s}], rules: [{matches: [{method: {service: x}}], backendRefs: [{name: s, port: 80}]}]}\n",
+		"apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: a}\nspec: {parentRefs: [{kind: Gateway, name: w}], hostnames: [x.example], rules: [{backendRefs: [{name: gone, port: 80}]}]}\n",
+	},
+	{
+		"", "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{kind: Gateway, name: w}, {group: '', kind: Service, name: s}], hostnames: [\"*.example\"], rules: [{backendRefs: [{name: s, port: 80}]}]}\n",
+		"apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: r, namespace: b}\nspec: {parentRefs: [{group: '', kind: Service, name: s, namespace: a}], rules: [{backendRefs: [{name: t, port: 80}]}]}\n",
+	},
 	{"", "# a comment\n\n", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ServiceAccount, metadata: {name: x, namespace: a}}\n"},
 }
 

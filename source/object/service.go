@@ -334,35 +334,46 @@ func (t *translator) serviceLocality(s *service, v *serviceObject) {
 	}
 }
 
-// portProtocol reads what a port carries, as Istio does: appProtocol if there is
-// one, else the port's name up to its first '-', else the number where it
+// portProtocol reads what a port carries, as Istio does (ConvertProtocol): appProtocol if there is
+// one, else the port's name, each up to its first '-', else the number where it
 // belongs to a protocol whose server speaks first. A port of which nothing is
 // known is sniffed.
 func portProtocol(app, name string, port uint16) mesh.AppProtocol {
 	if app != "" {
-		return protocolOf(strings.ToLower(app))
+		name = app
 	}
 	name = strings.ToLower(name)
-	if name == "grpc-web" || strings.HasPrefix(name, "grpc-web-") {
+	if p, ok := standardProtocols[name]; ok && app != "" {
+		return p
+	}
+	if strings.HasPrefix(name, "grpc-web") { // it has a '-' of its own
 		return mesh.ProtocolHTTP
 	}
 	head, _, _ := strings.Cut(name, "-")
 	p := protocolOf(head)
-	if p == mesh.ProtocolSniff && (port == 53 || port == 3306 || port == 27017) { // DNS, MySQL, MongoDB
+	if p == mesh.ProtocolSniff && (port == 25 || port == 53 || port == 3306 || port == 27017) { // SMTP, DNS, MySQL, MongoDB
 		p = mesh.ProtocolTCP
 	}
 	return p
 }
 
+// standardProtocols are Kubernetes' own values of appProtocol (KEP-3726). The server of a secure
+// WebSocket is the one that ends its TLS.
+var standardProtocols = map[string]mesh.AppProtocol{
+	"kubernetes.io/h2c": mesh.ProtocolHTTP2,
+	"kubernetes.io/ws":  mesh.ProtocolHTTP,
+	"kubernetes.io/wss": mesh.ProtocolTLS,
+}
+
 func protocolOf(name string) mesh.AppProtocol {
 	switch name {
-	case "http", "grpc-web", "kubernetes.io/ws":
+	case "http", "http_proxy":
 		return mesh.ProtocolHTTP
-	case "http2", "kubernetes.io/h2c":
+	case "http2":
 		return mesh.ProtocolHTTP2
 	case "grpc":
 		return mesh.ProtocolGRPC
-	case "https", "tls", "kubernetes.io/wss":
+	case "https", "tls":
 		return mesh.ProtocolTLS
 	case "tcp", "mongo", "mysql", "redis", "hbone":
 		return mesh.ProtocolTCP
