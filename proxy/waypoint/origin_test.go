@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -46,7 +47,7 @@ func newTLSServer(t *testing.T, protos ...string) *tlsServer {
 }
 
 func (s *tlsServer) serve(ln net.Listener) {
-	srv := &http.Server{Handler: s.handler, TLSConfig: s.config, Protocols: new(http.Protocols)}
+	srv := &http.Server{Handler: s.handler, TLSConfig: s.config, Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0)}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
 	if len(s.config.NextProtos) == 1 && s.config.NextProtos[0] == "http/1.1" {
