@@ -22,8 +22,6 @@ type Exchange struct {
 	Origin string
 	// Reply is the answer of the step that said Replied.
 	Reply Reply
-	// DryRun is what policies in dry run would have done, for the access log.
-	DryRun DryRun
 	// Now is the time of the turn in which a step runs.
 	Now time.Time
 	// Host is the proxy around the exchange; steps use Await and After.
@@ -32,7 +30,6 @@ type Exchange struct {
 	memory []byte
 	fields [4]mesh.Field
 	notes  *Notes
-	noted  bool
 }
 
 // Reply is an answer by the proxy itself.
@@ -50,12 +47,6 @@ type Reply struct {
 	// RESOURCE_EXHAUSTED), with Body as its message; "" derives it from Status
 	// and Flag. Requests that are not gRPC do not see it.
 	GRPCStatus string
-}
-
-// DryRun is the decision of authorization policies in dry run.
-type DryRun struct {
-	Denied bool
-	Policy mesh.Name
 }
 
 // Result is what a step says.
@@ -87,7 +78,7 @@ func (r Result) String() string {
 // last one must not be used any more.
 func (x *Exchange) Reset() {
 	x.Req, x.Resp, x.MatchedPrefix, x.Origin, x.Host = nil, nil, 0, "", nil
-	x.Reply, x.DryRun, x.memory, x.Service = Reply{}, DryRun{}, x.memory[:0], nil
+	x.Reply, x.memory, x.Service = Reply{}, x.memory[:0], nil
 	x.ForgetNotes()
 }
 

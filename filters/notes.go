@@ -11,8 +11,12 @@ type Notes struct {
 	Quota Quota
 	// ResponseFields are added to the response, ours or the endpoint's.
 	ResponseFields mesh.Fields
+	// WouldDeny is the authorization policy in dry run that would have refused the request.
+	WouldDeny mesh.Name
 	// WouldLimit names the limit in dry run that would have refused the request.
 	WouldLimit string
+
+	made bool
 }
 
 // Quota is what the RateLimit fields of a response say (draft-ietf-httpapi-ratelimit-headers-03).
@@ -30,13 +34,13 @@ func (x *Exchange) Notes() *Notes {
 	if x.notes == nil {
 		x.notes = new(Notes)
 	}
-	x.noted = true
+	x.notes.made = true
 	return x.notes
 }
 
 // Noted returns the notes, or nil where there are none.
 func (x *Exchange) Noted() *Notes {
-	if !x.noted {
+	if x.notes == nil || !x.notes.made {
 		return nil
 	}
 	return x.notes
@@ -44,9 +48,8 @@ func (x *Exchange) Noted() *Notes {
 
 // ForgetNotes drops the notes, and keeps their memory.
 func (x *Exchange) ForgetNotes() {
-	if x.noted {
-		clear(x.notes.ResponseFields)
-		*x.notes = Notes{ResponseFields: x.notes.ResponseFields[:0]}
-		x.noted = false
+	if n := x.Noted(); n != nil {
+		clear(n.ResponseFields)
+		*n = Notes{ResponseFields: n.ResponseFields[:0]}
 	}
 }

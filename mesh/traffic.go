@@ -1,7 +1,7 @@
 package mesh
 
 import (
-	"fmt"
+	"cmp"
 	"time"
 )
 
@@ -63,13 +63,10 @@ func (t *Timeouts) over(base *Timeouts) *Timeouts {
 	if t == nil || base == nil {
 		return either(t, base)
 	}
-	pick := func(a, b time.Duration) time.Duration {
-		if a != 0 {
-			return a
-		}
-		return b
+	return &Timeouts{
+		cmp.Or(t.Request, base.Request), cmp.Or(t.PerTry, base.PerTry),
+		cmp.Or(t.Idle, base.Idle), cmp.Or(t.MaxDuration, base.MaxDuration),
 	}
-	return &Timeouts{pick(t.Request, base.Request), pick(t.PerTry, base.PerTry), pick(t.Idle, base.Idle), pick(t.MaxDuration, base.MaxDuration)}
 }
 
 // RetryOn is a set of reasons to try again, beside status codes.
@@ -238,14 +235,20 @@ type BackendPolicy struct {
 	Subset map[string]string
 }
 
+// IsZero reports whether p says nothing.
+func (p *BackendPolicy) IsZero() bool {
+	return p == nil || p.Connection == nil && p.Breaker == nil && p.Budget == nil && p.Outlier == nil && p.Health == nil &&
+		p.Balancer == nil && p.Concurrency == nil && p.TLS == nil && len(p.Subset) == 0
+}
+
 // Over returns p where it speaks, and base where it does not. Either may be nil.
 func (p *BackendPolicy) Over(base *BackendPolicy) *BackendPolicy {
 	if p == nil || base == nil {
 		return either(p, base)
 	}
 	out := *base
-	out.Connection = either(p.Connection, base.Connection)
-	out.Breaker = either(p.Breaker, base.Breaker)
+	out.Connection = p.Connection.over(base.Connection)
+	out.Breaker = p.Breaker.over(base.Breaker)
 	out.Budget = either(p.Budget, base.Budget)
 	out.Outlier = either(p.Outlier, base.Outlier)
 	out.Health = either(p.Health, base.Health)
@@ -271,6 +274,20 @@ type ConnectionSettings struct {
 	HTTP2 bool
 }
 
+// over takes each setting where it is given.
+func (c *ConnectionSettings) over(base *ConnectionSettings) *ConnectionSettings {
+	if c == nil || base == nil {
+		return either(c, base)
+	}
+	return &ConnectionSettings{
+		Policy:         c.Policy,
+		ConnectTimeout: cmp.Or(c.ConnectTimeout, base.ConnectTimeout),
+		IdleTimeout:    cmp.Or(c.IdleTimeout, base.IdleTimeout),
+		MaxRequests:    cmp.Or(c.MaxRequests, base.MaxRequests),
+		HTTP2:          c.HTTP2 || base.HTTP2,
+	}
+}
+
 // CircuitBreaker bounds what is under way to a cluster; what is over answers 503 with the flag UO.
 // 0 bounds nothing.
 type CircuitBreaker struct {
@@ -280,6 +297,20 @@ type CircuitBreaker struct {
 	MaxPending  uint32
 	MaxRequests uint32
 	MaxRetries  uint32
+}
+
+// over takes each bound where it is given.
+func (c *CircuitBreaker) over(base *CircuitBreaker) *CircuitBreaker {
+	if c == nil || base == nil {
+		return either(c, base)
+	}
+	return &CircuitBreaker{
+		Policy:         c.Policy,
+		MaxConnections: cmp.Or(c.MaxConnections, base.MaxConnections),
+		MaxPending:     cmp.Or(c.MaxPending, base.MaxPending),
+		MaxRequests:    cmp.Or(c.MaxRequests, base.MaxRequests),
+		MaxRetries:     cmp.Or(c.MaxRetries, base.MaxRetries),
+	}
 }
 
 // RetryBudget bounds retries and hedges of a cluster by its load.
@@ -466,18 +497,9 @@ type BackendTLS struct {
 	// Roots are PEM certificates; empty with System set means the machine's.
 	Roots  []byte
 	System bool
-	// Certificate and Key are the client's, PEM; empty for none. The key stays out of
-	// JSON and of String.
+	// Certificate and Key are the client's, PEM; empty for none.
 	Certificate []byte
-	Key         []byte `json:"-"`
+	Key         Secret
 	// Broken, when not empty, says why nothing may be sent: requests get 500.
 	Broken string
 }
-
-// String names the settings and holds no secret.
-func (t BackendTLS) String() string {
-	return fmt.Sprintf("TLS{%s sni=%q hostname=%q sans=%q system=%v client=%v broken=%q}", t.Policy, t.SNI, t.Hostname, t.SANs, t.System, len(t.Certificate) > 0, t.Broken)
-}
-
-// GoString is String: %#v holds no secret either.
-func (t BackendTLS) GoString() string { return t.String() }

@@ -21,6 +21,9 @@ type Record struct {
 	// GRPCStatus is the status of a gRPC call, a number in decimal. Istio's text
 	// format has no place for it; JSON has it as grpc_status, where there is one.
 	GRPCStatus string
+	// DryRun is what policies in dry run would have done: "limited by NAMESPACE/POLICY/LIMIT". Istio's
+	// text format has no place for it; JSON has it as dry_run, where there is something.
+	DryRun string
 
 	ConnectionTerminationDetails   string
 	UpstreamTransportFailureReason string
@@ -127,6 +130,10 @@ func AppendRecordJSON(dst []byte, r *Record) []byte {
 	dst = appendAddrJSON(dst, r.DownstreamRemoteAddress)
 	dst = append(dst, `,"duration":`...)
 	dst = strconv.AppendInt(dst, r.Duration.Milliseconds(), 10)
+	if r.DryRun != "" {
+		dst = append(dst, `,"dry_run":`...)
+		dst = appendJSON(dst, r.DryRun)
+	}
 	if r.GRPCStatus != "" {
 		dst = append(dst, `,"grpc_status":`...)
 		dst = appendJSON(dst, r.GRPCStatus)

@@ -27,6 +27,9 @@ type ClusterState struct {
 	// Overflows counts what the breaker refused, for each of the four.
 	Overflows struct{ Connections, Pending, Requests, Retries atomic.Uint64 }
 
+	// Budget is what a retry budget counts.
+	Budget BudgetState
+
 	// Outlier counts what outlier detection did.
 	Outlier OutlierCounts
 

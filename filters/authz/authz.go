@@ -32,7 +32,9 @@ type step struct{ policies *Policies }
 // details, "rbac_access_denied_matched_policy[…]", and no flag.
 func (s step) Request(x *filters.Exchange) filters.Result {
 	v := s.policies.Decide(x.Req)
-	x.DryRun = filters.DryRun{Denied: v.DryRun.Denied, Policy: v.DryRun.Policy}
+	if v.DryRun.Denied {
+		x.Notes().WouldDeny = v.DryRun.Policy
+	}
 	if v.Allowed {
 		return filters.Continue
 	}

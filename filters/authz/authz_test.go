@@ -39,11 +39,11 @@ func TestDenial(t *testing.T) {
 
 func TestDryRun(t *testing.T) {
 	r, x := run(t, deletes(true), "DELETE")
-	if r != filters.Continue || !x.DryRun.Denied || x.DryRun.Policy.Name != "p" {
-		t.Errorf("DELETE: %v, %+v", r, x.DryRun)
+	if r != filters.Continue || x.Noted() == nil || x.Noted().WouldDeny.Name != "p" {
+		t.Errorf("DELETE: %v, %+v", r, x.Noted())
 	}
-	if r, x := run(t, deletes(true), "GET"); r != filters.Continue || x.DryRun.Denied {
-		t.Errorf("GET: %v, %+v", r, x.DryRun)
+	if r, x := run(t, deletes(true), "GET"); r != filters.Continue || x.Noted() != nil {
+		t.Errorf("GET: %v, %+v", r, x.Noted())
 	}
 }
 

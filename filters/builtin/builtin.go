@@ -5,7 +5,9 @@ import (
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/cors"
+	"cairnproxy.dev/cairn/filters/fault"
 	"cairnproxy.dev/cairn/filters/headers"
+	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/filters/redirect"
 	"cairnproxy.dev/cairn/filters/rewrite"
 )
@@ -14,10 +16,21 @@ import (
 type Deps struct {
 	// Policies are the authorization policies of the service; nil refuses everything.
 	Policies *authz.Policies
+	// Limits is what rate limits have counted so far; nil limits nothing.
+	Limits *ratelimit.Registry
+	// Delays counts what faults delay; nil for a count of the chain's own.
+	Delays *fault.Active
 }
+
+// NewDeps returns what the filters of one proxy share; policies are added for each service.
+func NewDeps(limits *ratelimit.Registry) Deps { return Deps{Limits: limits, Delays: new(fault.Active)} }
 
 // Specs returns the filters in the order in which requests meet them. Responses meet them
 // in reverse.
+//
+//	service's chain   authz
+//	rule's chain      cors, ratelimit, fault, redirect, headers, rewrite
+//	backend's chain   headers, rewrite
 //
 // The same list serves services, rules and backends: compile it once for each
 // filters.Level.
@@ -28,6 +41,12 @@ func Specs(d Deps) []filters.Spec {
 		authz.Spec(d.Policies),
 		// Before what answers by itself: a page of another origin may read that, too.
 		cors.Spec,
+		// After cors: a preflight is not counted, and a page may read that it asks too often. Before
+		// all that takes time or answers: what is over the limit gets no further.
+		ratelimit.Spec(d.Limits),
+		// A fault stands for a failing endpoint: it meets what would have gone on to one, after the limits
+		// that protect it, and before the request is changed, so that it is chosen by what the client sent.
+		fault.Spec(d.Delays),
 		// Answers without a backend: whatever follows would be in vain.
 		redirect.Spec,
 		// Before rewrite, as in Envoy: both are done by its router, headers first.

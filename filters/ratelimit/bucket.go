@@ -16,21 +16,19 @@ import (
 // at most span ahead of now. That is a token bucket without its two numbers that had to
 // change together, so that one compare-and-swap takes a token and no lock is needed.
 //
-// Times are since the registry's epoch, in units of 1/64 ns where that leaves room for
-// the span, so that even steps of some nanoseconds are kept with precision; else in ns.
+// Times are since the registry's epoch, in units of 1/64 ns, so that even steps of some nanoseconds are
+// kept with precision; in ns or in about a millisecond where the span would have no room otherwise.
 type shape struct {
 	requests, burst uint64
 	per             time.Duration
-	shift           uint8
+	shift           int8 // units per nanosecond, as a power of two
 	step, span      int64
 	// quota is the value of RateLimit-Limit.
 	quota string
 }
 
-const (
-	fineShift = 6
-	maxSpan   = 1 << 60
-)
+// maxSpan leaves room for the time of the proxy: in 1/64 ns that is four years.
+const maxSpan = 1 << 60
 
 // newShape is for a limit whose numbers are sound; what is out of range is brought into it.
 func newShape(l *mesh.LocalLimit) *shape {
@@ -41,10 +39,12 @@ func newShape(l *mesh.LocalLimit) *shape {
 	if s.per <= 0 {
 		s.per = time.Second
 	}
-	each := float64(s.per) / float64(s.requests)
-	if each*float64(s.burst)*(1<<fineShift) < maxSpan && s.per < maxSpan>>fineShift {
-		s.shift = fineShift
-		each *= 1 << fineShift
+	each := 0.0
+	for _, s.shift = range [...]int8{6, 0, -20} {
+		each = math.Ldexp(float64(s.per)/float64(s.requests), int(s.shift))
+		if each*float64(s.burst) < maxSpan {
+			break
+		}
 	}
 	s.step = max(int64(math.Round(each)), 1)
 	s.burst = min(s.burst, uint64(maxSpan/s.step))
@@ -76,9 +76,19 @@ func seconds(d time.Duration) uint64 {
 	return uint64((d + time.Second - 1) / time.Second)
 }
 
-func (s *shape) at(now time.Duration) int64 { return int64(now) << s.shift }
+func (s *shape) at(now time.Duration) int64 {
+	if s.shift < 0 {
+		return int64(now) >> -s.shift
+	}
+	return int64(now) << s.shift
+}
 
-func (s *shape) duration(n int64) time.Duration { return time.Duration(n >> s.shift) }
+func (s *shape) duration(n int64) time.Duration {
+	if s.shift < 0 {
+		return time.Duration(min(n, math.MaxInt64>>-s.shift) << -s.shift)
+	}
+	return time.Duration(n >> s.shift)
+}
 
 // taken is what became of a request for tokens.
 type taken struct {

@@ -187,7 +187,7 @@ func (g *global) ask(x *filters.Exchange, in *expr.Input) filters.Result {
 	if q == nil {
 		return filters.Continue
 	}
-	g.asked.Add(1)
+	g.asked.Inc()
 	if g.client == nil {
 		return g.unanswered(x)
 	}
@@ -212,7 +212,7 @@ func (g *global) ask(x *filters.Exchange, in *expr.Input) filters.Result {
 
 // unanswered goes on without an answer, as the policy says.
 func (g *global) unanswered(x *filters.Exchange) filters.Result {
-	g.failed.Add(1)
+	g.failed.Inc()
 	if g.failOpen || g.dryRun {
 		return filters.Continue
 	}
@@ -226,7 +226,7 @@ func (g *global) answered(x *filters.Exchange, a *rls.RateLimitResponse) filters
 	over := a.GetOverallCode() == rls.RateLimitResponse_OVER_LIMIT
 	if g.dryRun {
 		if over {
-			g.totals.dryRun.Add(1)
+			g.totals.dryRun.Inc()
 			x.Notes().WouldLimit = g.name
 		}
 		return filters.Continue
@@ -239,7 +239,7 @@ func (g *global) answered(x *filters.Exchange, a *rls.RateLimitResponse) filters
 	}
 	q, told := quotaOfAnswer(a, over)
 	if over {
-		g.refused.Add(1)
+		g.refused.Inc()
 		n := x.Notes()
 		n.ResponseFields = append(n.ResponseFields, mesh.Field{Name: "x-envoy-ratelimited", Value: "true"})
 		return refuse(x, g.status, "request_rate_limited", string(a.GetRawBody()), q)

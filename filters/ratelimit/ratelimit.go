@@ -172,11 +172,11 @@ func (s *step) takeLocal(x *filters.Exchange, in *expr.Input) filters.Result {
 			continue
 		}
 		if l.dryRun {
-			l.totals.dryRun.Add(1)
+			l.totals.dryRun.Inc()
 			x.Notes().WouldLimit = l.name
 			continue
 		}
-		l.refused.Add(1)
+		l.refused.Inc()
 		for _, g := range given {
 			g.l.giveBack(g.hash, g.cost)
 		}

@@ -1,8 +1,6 @@
 package ratelimit
 
 import (
-	"cmp"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,8 +15,9 @@ import (
 // before. What no configuration uses any more is let go with it. Its methods may be
 // called from any goroutine.
 type Registry struct {
-	dialer Dialer
-	epoch  time.Time
+	dialer   Dialer
+	counters Counters
+	epoch    time.Time
 
 	mu      sync.Mutex
 	limits  map[limitKey]weak.Pointer[limit]
@@ -29,10 +28,10 @@ type Registry struct {
 }
 
 // NewRegistry returns an empty registry. dialer connects to rate limit services; nil is
-// for proxies that have none.
-func NewRegistry(dialer Dialer) *Registry {
+// for proxies that have none. counters may be nil, too.
+func NewRegistry(dialer Dialer, counters Counters) *Registry {
 	return &Registry{
-		dialer: dialer, epoch: time.Now(),
+		dialer: dialer, counters: counters, epoch: time.Now(),
 		limits: map[limitKey]weak.Pointer[limit]{}, clients: map[clientKey]weak.Pointer[client]{}, totals: map[totalKey]*totals{},
 	}
 }
@@ -125,48 +124,40 @@ type totalKey struct {
 	name   string
 }
 
-// totals count what a limit did, from the proxy's beginning.
-type totals struct{ refused, dryRun, failed, asked atomic.Uint64 }
+// Counter is one series of a metric.
+type Counter interface{ Inc() }
 
-// maxTotals bounds the counters of policies that came and went.
+// Counters makes the series of a limit's result: one of "limited", "dry_run", and, for global limits, whose
+// name is "", "asked" and "unanswered".
+type Counters func(policy mesh.Name, limit, result string) Counter
+
+// totals count what a limit did, from the proxy's beginning.
+type totals struct{ refused, dryRun, asked, failed Counter }
+
+type uncounted struct{}
+
+func (uncounted) Inc() {}
+
+// maxTotals bounds the series of policies that came and went.
 const maxTotals = 10_000
 
 // total is kept when its limit is not: counters only ever grow. r is locked.
 func (r *Registry) total(policy mesh.Name, name string) *totals {
 	k := totalKey{policy, name}
 	t := r.totals[k]
-	if t == nil {
-		t = new(totals)
-		if len(r.totals) < maxTotals {
-			r.totals[k] = t
-		}
+	if t != nil {
+		return t
 	}
+	t = &totals{uncounted{}, uncounted{}, uncounted{}, uncounted{}}
+	if len(r.totals) >= maxTotals || r.counters == nil {
+		return t
+	}
+	t.refused, t.dryRun = r.counters(policy, name, "limited"), r.counters(policy, name, "dry_run")
+	if name == "" {
+		t.asked, t.failed = r.counters(policy, name, "asked"), r.counters(policy, name, "unanswered")
+	}
+	r.totals[k] = t
 	return t
-}
-
-// Total is what a limit did since the proxy began.
-type Total struct {
-	Policy mesh.Name
-	// Limit is the name of a local limit; "" for the policy's global one.
-	Limit string
-	// Refused requests, and those that a limit in dry run would have refused.
-	Refused, DryRun uint64
-	// Asked counts questions to the rate limit service, Failed those without an answer.
-	Asked, Failed uint64
-}
-
-// Totals returns what all limits did, in the order of their names.
-func (r *Registry) Totals() []Total {
-	r.mu.Lock()
-	out := make([]Total, 0, len(r.totals))
-	for k, t := range r.totals {
-		out = append(out, Total{k.policy, k.name, t.refused.Load(), t.dryRun.Load(), t.asked.Load(), t.failed.Load()})
-	}
-	r.mu.Unlock()
-	slices.SortFunc(out, func(a, b Total) int {
-		return cmp.Or(strings.Compare(a.Policy.Namespace, b.Policy.Namespace), strings.Compare(a.Policy.Name, b.Policy.Name), strings.Compare(a.Limit, b.Limit))
-	})
-	return out
 }
 
 // Close ends the questions under way and the connections to rate limit services, and

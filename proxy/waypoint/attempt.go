@@ -8,22 +8,30 @@ import (
 )
 
 // attempt is one try of a request at one endpoint. An exchange has one of its own, which
-// serves one try after another; only hedges (hedge.go) are others beside it.
+// serves one try after another; hedges (hedge.go) are beside it.
 type attempt struct {
 	up          endpointSide // nil: none yet, or no more
 	dest        *destination
 	ep          *upstream.Endpoint // acquired; nil: none
 	upStart     time.Time          // when the endpoint got the request
 	tryDeadline timer
-	upReady     bool // the endpoint takes bytes
-	idleReuse   bool // it went out on a connection that had been idle
-	again       bool // its connection had no room after all: another is looked for when the turn ends
+	upReady     bool    // the endpoint takes bytes
+	idleReuse   bool    // it went out on a connection that had been idle
+	again       bool    // its connection had no room after all: another is looked for when the turn ends
+	paid        payment // what it holds of the cluster's budget
 }
 
 // tryOf returns the attempt that up serves, nil when the exchange has turned away from it.
 func (x *exchange) tryOf(up endpointSide) *attempt {
 	if x.up == up {
 		return &x.attempt
+	}
+	if x.extra != nil {
+		for _, a := range x.extra.rivals {
+			if a.up == up {
+				return a
+			}
+		}
 	}
 	return nil
 }
@@ -33,20 +41,31 @@ func (x *exchange) connect(t *loop.Turn) {
 	if x.rule.mirrors != nil {
 		x.startMirrors(t)
 	}
-	x.attempts++
-	if !x.launch(t, &x.attempt) {
-		x.flag, x.details = flagNoHealthy, "no_healthy_upstream"
-		x.reply(t, 503, "no healthy upstream")
-	}
-}
-
-// launch sends a try on its way. It reports false when there is no endpoint to be had.
-func (x *exchange) launch(t *loop.Turn, a *attempt) bool {
 	cl := x.backend.cluster
 	ep := cl.c.Pick(&x.hint)
 	if ep == nil {
-		return false
+		x.noEndpoint(t, &x.attempt)
+		return
 	}
+	if x.paid == paidNothing {
+		x.paid = cl.beginRequest(t.Now)
+	}
+	x.launch(t, &x.attempt, ep)
+}
+
+// noEndpoint ends a try that has nowhere to go.
+func (x *exchange) noEndpoint(t *loop.Turn, a *attempt) {
+	x.leave(a)
+	if x.others(a) {
+		return
+	}
+	x.flag, x.details = flagNoHealthy, "no_healthy_upstream"
+	x.reply(t, 503, "no healthy upstream")
+}
+
+// launch sends a try on its way to an endpoint.
+func (x *exchange) launch(t *loop.Turn, a *attempt, ep *upstream.Endpoint) {
+	cl := x.backend.cluster
 	ep.Acquire()
 	a.ep = ep
 	a.dest = x.tun.p.dest(cl, ep)
@@ -55,18 +74,16 @@ func (x *exchange) launch(t *loop.Turn, a *attempt) bool {
 	} else {
 		a.dest.callHTTP1(t, x, a)
 	}
-	return true
 }
 
 // relaunch looks for another connection after one that looked free was not.
 // Nothing was tried yet, so it does not count.
 func (x *exchange) relaunch(t *loop.Turn, a *attempt) {
-	x.leave(a)
-	a.upReady = false
-	x.phase = connecting
-	if !x.launch(t, a) {
-		x.flag, x.details = flagNoHealthy, "no_healthy_upstream"
-		x.reply(t, 503, "no healthy upstream")
+	x.leaveEndpoint(a)
+	if ep := x.backend.cluster.c.Pick(&x.hint); ep != nil {
+		x.launch(t, a, ep)
+	} else {
+		x.noEndpoint(t, a)
 	}
 }
 
@@ -85,8 +102,16 @@ func (x *exchange) relaunchLater(t *loop.Turn, a *attempt) {
 	})
 }
 
-// leave gives back what launch took, once. The connection has been let go before.
+// leave gives back what a try has taken, once. Its connection has been let go before.
 func (x *exchange) leave(a *attempt) {
+	x.leaveEndpoint(a)
+	if a.paid != paidNothing {
+		x.backend.cluster.giveBack(a.paid)
+		a.paid = paidNothing
+	}
+}
+
+func (x *exchange) leaveEndpoint(a *attempt) {
 	a.tryDeadline.stop()
 	a.again = false
 	if a.ep != nil {
@@ -97,14 +122,26 @@ func (x *exchange) leave(a *attempt) {
 
 // abortTries takes the request back from all endpoints that have it.
 func (x *exchange) abortTries(t *loop.Turn) {
-	if up := x.up; up != nil {
-		x.up = nil
-		up.abort(t)
+	abort := func(a *attempt) {
+		if up := a.up; up != nil {
+			a.up = nil
+			up.abort(t)
+		}
+	}
+	abort(&x.attempt)
+	if x.extra != nil {
+		for _, a := range x.extra.rivals {
+			abort(a)
+		}
 	}
 }
 
-// endTries gives back what the exchange has taken for its tries, when it ends.
+// endTries gives back what the exchange has taken for its tries, and stops its
+// clocks, when it ends.
 func (x *exchange) endTries() {
 	x.deadline.stop()
 	x.leave(&x.attempt)
+	if x.extra != nil {
+		x.extra.end(x)
+	}
 }

@@ -22,8 +22,7 @@ func (c *compiler) direct(sp *servicePort) *rule {
 	if sp.requests == nil {
 		return ru
 	}
-	timeouts := timeoutsOf(sp.requests)
-	ru.timeout, ru.backendTimeout = timeouts.Request, timeouts.PerTry
+	ru.res = resilienceOf(sp.requests)
 	var err error
 	ru.chain, err = c.chain(noPolicies, filters.BuildContext{Level: filters.LevelRule, Requests: sp.requests, Service: sp.service, Port: sp.port})
 	if err != nil {

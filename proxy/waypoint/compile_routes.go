@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"time"
 
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
@@ -140,8 +139,7 @@ func (c *compiler) lead(to mesh.ServiceKey) {
 
 func (c *compiler) rule(key ruleKey) *rule {
 	r, requests := key.route, key.route.Requests.Over(key.port)
-	timeouts := timeoutsOf(requests)
-	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, timeout: timeouts.Request, backendTimeout: timeouts.PerTry}
+	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, res: resilienceOf(requests)}
 	if ru.broken != "" {
 		c.problem("%s %s rule %s: %s", r.Kind, r.Object, ruleName(r), ru.broken)
 		return ru
@@ -170,7 +168,7 @@ func (c *compiler) mirrors(ru *rule, r *mesh.Route) {
 			c.problem("HTTPRoute %s rule %s: mirror: %s", r.Object, ruleName(r), b.broken)
 			continue
 		}
-		to := &rule{name: ru.name, split: all, backends: []*backend{b}, timeout: ru.timeout, backendTimeout: ru.backendTimeout}
+		to := &rule{name: ru.name, split: all, backends: []*backend{b}, res: ru.res}
 		ru.mirrors = append(ru.mirrors, mirror{rule: to, num: m.Numerator, den: m.Denominator})
 	}
 }
@@ -219,18 +217,6 @@ func (c *compiler) backend(b *mesh.Backend) *backend {
 		out.broken = out.cluster.broken()
 	}
 	return out
-}
-
-// timeoutsOf is what a policy says of timeouts, with 0 for none.
-func timeoutsOf(p *mesh.RequestPolicy) mesh.Timeouts {
-	if p == nil || p.Timeouts == nil {
-		return mesh.Timeouts{}
-	}
-	t := *p.Timeouts
-	for _, d := range []*time.Duration{&t.Request, &t.PerTry, &t.Idle, &t.MaxDuration} {
-		*d = max(*d, 0)
-	}
-	return t
 }
 
 // stale reports whether a service that the rule leads to is another than before.

@@ -72,9 +72,9 @@ func newDestination(p *Proxy, key destKey, cl *cluster, ep *upstream.Endpoint) *
 
 // callHTTP1 gives the exchange a connection that speaks HTTP/1.1.
 func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
-	// A second try goes out on a fresh connection: when one idle connection
-	// turned out to be dead, the others are likely to be, too.
-	if x.attempts == 1 {
+	// When one idle connection turned out to be dead, the others are likely to
+	// be, too: the next try goes out on a fresh one.
+	if !x.stale {
 		for c := d.unpark(); c != nil; c = d.unpark() {
 			if c.attach(x) {
 				a.up, a.idleReuse = c, true
@@ -90,15 +90,18 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 }
 
 // opener is a handler that Peer.Open can tell.
-type opener interface {
-	tunnel.Opener
-	// version is of the HTTP that it will speak; 0 is for bytes.
-	version() uint32
-}
+type opener interface{ tunnel.Opener }
 
-func (c *h1Client) version() uint32 { return 1 }
-func (c *h2Client) version() uint32 { return 2 }
-func (u *tcpUp) version() uint32    { return 0 }
+// versionOf is which version of HTTP h will speak; 0 is for bytes.
+func versionOf(h opener) uint32 {
+	switch h.(type) {
+	case *h1Client:
+		return 1
+	case *h2Client:
+		return 2
+	}
+	return 0
+}
 
 // errInnerTLS refuses what would otherwise leave in plain text.
 var errInnerTLS = errors.New("TLS to an endpoint inside the mesh is not supported: its policy is for endpoints outside")
@@ -133,7 +136,7 @@ func (d *destination) dialPlain(h opener, plain func(t *loop.Turn, out *plainPip
 	switch {
 	case err != nil:
 	case d.tls != nil:
-		sock, err = d.secure(ctx, nc, h.version())
+		sock, err = d.secure(ctx, nc, versionOf(h))
 	default:
 		sock, err = loop.New(nc)
 	}

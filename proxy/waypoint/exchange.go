@@ -53,6 +53,7 @@ type exchange struct {
 	hint    upstream.Hint // which endpoints failed already
 	mirrors *mirrorSet    // copies on their way; nil: none yet
 	attempt               // the try under way
+	extra   *extra        // nil: was never needed
 
 	reqDone     bool // the client has sent everything
 	reqSent     bool // and the upstream codec was given all of it
@@ -66,8 +67,9 @@ type exchange struct {
 	replay      []byte      // request bytes sent so far, for another try
 	held        int         // of both, what the budget knows of
 	noReplay    bool        // more were sent than replay may hold
-	attempts    int
-	interim     int // 1xx heads so far
+	retries     uint8       // by the retry policy
+	interim     uint8       // 1xx heads so far
+	stale       bool        // a connection that had been idle was dead
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
 
@@ -84,7 +86,8 @@ type exchange struct {
 	deadline      timer
 	onDeadline    func(*loop.Turn) // routeTimedOut and tryTimedOut, made once
 	onTryDeadline func(*loop.Turn)
-	seq           uint32 // counts exchanges of this struct, for what is late
+	grpcTimeout   time.Duration // the client's; 0: none
+	seq           uint32        // counts exchanges of this struct, for what is late
 }
 
 type phase uint8
@@ -142,10 +145,12 @@ func (x *exchange) reset() {
 	x.account()
 	x.reqTrailers = nil
 	x.path = shrink(x.path)
+	x.fx.ForgetNotes()
 	if cap(x.fx.Append()) > 4<<10 {
 		x.fx = filters.Exchange{}
 	}
-	x.attempts, x.interim, x.local, x.useHTTP1 = 0, 0, false, false
+	x.retries, x.interim, x.stale, x.local, x.useHTTP1 = 0, 0, false, false, false
+	x.grpcTimeout = 0
 	x.owedReq, x.owedResp = 0, 0
 	x.bytesIn, x.bytesOut = 0, 0
 	x.upDuration = 0
@@ -194,6 +199,7 @@ func (x *exchange) begin(t *loop.Turn, body []byte, end bool) {
 
 // requestData takes more of the request's content.
 func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
+	x.touch(t)
 	x.mirrorData(t, b, end)
 	x.bytesIn += uint64(len(b))
 	x.reqDone = x.reqDone || end
@@ -241,11 +247,9 @@ func (x *exchange) creditRequest(t *loop.Turn) {
 func (x *exchange) upstreamReady(t *loop.Turn, a *attempt) {
 	x.phase = open
 	a.upReady, a.upStart = true, t.Now
-	if d := x.rule.backendTimeout; d > 0 {
-		if x.onTryDeadline == nil {
-			x.onTryDeadline = x.tryTimedOut
-		}
-		x.tun.p.timers.start(&a.tryDeadline, x.tun.shard, t.Now, d, x.onTryDeadline)
+	x.startTryDeadline(t, a)
+	if x.grpcTimeout > 0 {
+		x.forwardGRPCTimeout(t)
 	}
 	body := x.reqBuf
 	trailers := x.reqTrailers
@@ -270,7 +274,8 @@ func (x *exchange) upstreamReady(t *loop.Turn, a *attempt) {
 
 // responseInterim passes a 1xx response on.
 func (x *exchange) responseInterim(t *loop.Turn, resp *mesh.Response) {
-	if !x.respStarted {
+	x.touch(t)
+	if !x.respStarted && (x.extra == nil || len(x.extra.rivals) == 0) {
 		x.down.sendInterim(t, resp)
 	}
 }
@@ -290,7 +295,12 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 // reports false when the exchange has turned away from this endpoint or is over:
 // the codec has nothing more to say then.
 func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end bool) bool {
-	x.tryDeadline.stop()
+	x.touch(t)
+	a := x.tryOf(up)
+	if x.rejects(t, a, end) {
+		return false
+	}
+	x.win(t, a)
 	x.noReplay = true // there is no other try
 	x.forgetReplay()
 	x.account()
@@ -315,6 +325,7 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 
 // responseData passes content on.
 func (x *exchange) responseData(t *loop.Turn, b []byte, end bool) {
+	x.touch(t)
 	x.bytesOut += uint64(len(b))
 	x.upFinished = end
 	x.down.sendData(t, b, end)
@@ -393,10 +404,16 @@ func (x *exchange) downstreamGone(t *loop.Turn) {
 }
 
 // downstreamWritable is called when the client takes bytes again.
-func (x *exchange) downstreamWritable(t *loop.Turn) { x.creditResponse(t) }
+func (x *exchange) downstreamWritable(t *loop.Turn) {
+	x.touch(t)
+	x.creditResponse(t)
+}
 
 // upstreamWritable is called when the endpoint takes bytes again.
-func (x *exchange) upstreamWritable(t *loop.Turn) { x.creditRequest(t) }
+func (x *exchange) upstreamWritable(t *loop.Turn) {
+	x.touch(t)
+	x.creditRequest(t)
+}
 
 // abandon ends an exchange whose client was told by abort.
 func (x *exchange) abandon(t *loop.Turn) {
@@ -404,38 +421,6 @@ func (x *exchange) abandon(t *loop.Turn) {
 	x.endTries()
 	x.report(t)
 	x.reset()
-}
-
-// routeTimedOut fires when the whole has taken too long.
-func (x *exchange) routeTimedOut(t *loop.Turn) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.deadline.expired() {
-		x.timedOut(t, "response_timeout")
-	}
-}
-
-// tryTimedOut fires when an endpoint has not begun to answer.
-func (x *exchange) tryTimedOut(t *loop.Turn) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.tryDeadline.expired() && !x.respStarted {
-		x.timedOut(t, "upstream_per_try_timeout")
-	}
-}
-
-func (x *exchange) timedOut(t *loop.Turn, details string) {
-	if x.phase == idle || x.phase == upgraded {
-		return
-	}
-	x.abortTries(t)
-	x.flag, x.details = flagTimeout, details
-	if x.respStarted {
-		x.down.abort(t)
-		x.abandon(t)
-		return
-	}
-	x.reply(t, 504, "upstream request timeout")
 }
 
 func (x *exchange) setGRPCStatus(v string) {

@@ -27,6 +27,7 @@ type h1Client struct {
 	// The rest belongs to the exchange that is served and is guarded by its
 	// lock; answered is written by the connection's reader, which alone reads
 	// it without.
+	left     int  // bytes of a response that nobody wants which are still read; 0: none is
 	answered bool // CONNECT was answered with 200
 	raw      bool // after 101, or a TCP service's bytes
 	gotHead  bool
@@ -195,6 +196,10 @@ func (c *h1Client) lost(t *loop.Turn, f failure) {
 
 // Data implements h2.StreamHandler.
 func (c *h1Client) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
+	if c.left > 0 {
+		c.skip(t, b, end)
+		return
+	}
 	x, dropped := c.served(true)
 	if x == nil { // idle: the endpoint closes, or speaks out of turn
 		if dropped {
@@ -290,6 +295,13 @@ func (c *h1Client) content(t *loop.Turn, x *exchange, b []byte, first bool) bool
 		case first:
 			c.in = c.in[:0]
 			if !x.responseHead(t, c, data, end) {
+				if c.left > 0 { // it was discarded
+					if c.credit(t, len(data)); done {
+						c.skipped(t, len(b) == 0)
+					} else {
+						c.skip(t, b, false)
+					}
+				}
 				return false
 			}
 			first = false

@@ -491,7 +491,7 @@ func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 	case !se.Remote: // it broke the rules
 		f.flag, f.reason, f.status = flagProtocolError, "protocol error", 502
 	case se.Code == h2.RefusedStream: // RFC 9113 section 8.7: it was not processed
-		f.sent = false
+		f.sent, f.refused = false, true
 	}
 	x.upstreamFailed(t, k, f)
 }

@@ -80,7 +80,7 @@ func (x *exchange) startMirror(t *loop.Turn, m *mirror) *mirrorSide {
 	}
 	c.account()
 	s.pending = len(c.reqBuf)
-	d := x.rule.timeout
+	d := x.rule.policy().timeouts.Request
 	if d <= 0 {
 		d = mirrorTimeout
 	}

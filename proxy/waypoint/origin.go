@@ -209,6 +209,22 @@ func (d *destination) secure(ctx context.Context, nc *net.TCPConn, version uint3
 
 const handshakeTimeout = 10 * time.Second
 
+// client speaks TLS on c, for clients that block. On error c is closed.
+func (o *originTLS) client(ctx context.Context, c net.Conn, protos ...string) (net.Conn, error) {
+	if o.broken != "" {
+		c.Close()
+		return nil, errors.New(o.broken)
+	}
+	cfg := o.config.Clone()
+	cfg.NextProtos = protos
+	tc := tls.Client(c, cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("tls handshake with %s: %w", c.RemoteAddr(), err)
+	}
+	return tc, nil
+}
+
 // version is which HTTP the endpoints of cl are spoken to with, if the certificate's
 // owner has said: 0 leaves it to the client.
 func (d *destination) version() uint32 {

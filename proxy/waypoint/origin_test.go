@@ -183,7 +183,7 @@ func TestTLSOriginationFailsClosed(t *testing.T) {
 			if !strings.Contains(line, tc.log) || strings.Contains(line, "SECRET-KEY") {
 				t.Errorf("access log %q has no %q", line, tc.log)
 			}
-			if tc.status == 503 && !strings.Contains(line, " 503 UF ") {
+			if tc.status == 503 && !strings.Contains(line, " 503 UF") {
 				t.Errorf("access log %q has no UF", line)
 			}
 		})

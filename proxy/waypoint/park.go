@@ -121,6 +121,7 @@ func (x *exchange) proceed(t *loop.Turn, s stage, at int) {
 			}
 		}
 	}
+	x.startHedging(t)
 	x.connect(t)
 }
 

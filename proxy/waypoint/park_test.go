@@ -285,8 +285,8 @@ func TestPortPolicyIsCompiled(t *testing.T) {
 	}
 	check := func(v *mesh.Service, request, perTry time.Duration) {
 		t.Helper()
-		if ru := rule(v); ru.timeout != request || ru.backendTimeout != perTry {
-			t.Errorf("%s: timeouts %v and %v, want %v and %v", v.Name, ru.timeout, ru.backendTimeout, request, perTry)
+		if ru := rule(v); ru.policy().timeouts.Request != request || ru.policy().timeouts.PerTry != perTry {
+			t.Errorf("%s: timeouts %v and %v, want %v and %v", v.Name, ru.policy().timeouts.Request, ru.policy().timeouts.PerTry, request, perTry)
 		}
 	}
 	check(a, 3*time.Second, 0)

@@ -28,7 +28,7 @@ func (x *exchange) route(t *loop.Turn) {
 		x.supplyHost()
 	}
 	x.fx.Reset()
-	x.fx.Req, x.fx.Resp, x.fx.Host, x.fx.Now = &x.req, nil, x, t.Now
+	x.fx.Req, x.fx.Resp, x.fx.Host, x.fx.Now, x.fx.Service = &x.req, nil, x, t.Now, x.port.service
 	x.proceed(t, stageService, 0)
 }
 
@@ -48,12 +48,7 @@ func (x *exchange) matchRule(t *loop.Turn) bool {
 		x.reply(t, 500, "")
 		return false
 	}
-	if x.rule.timeout > 0 {
-		if x.onDeadline == nil {
-			x.onDeadline = x.routeTimedOut
-		}
-		x.tun.p.timers.start(&x.deadline, x.tun.shard, t.Now, x.rule.timeout, x.onDeadline)
-	}
+	x.startTimes(t)
 	return true
 }
 
@@ -118,7 +113,7 @@ func (x *exchange) keepPath() {
 // what a client must not claim.
 func (x *exchange) identify() {
 	f := &x.req.Fields
-	id, proto, xfcc := "", false, false
+	id, proto, xfcc, timeout := "", false, false, ""
 	for i := range *f {
 		switch (*f)[i].Name {
 		case "x-request-id":
@@ -127,7 +122,12 @@ func (x *exchange) identify() {
 			proto = true
 		case "x-forwarded-client-cert":
 			xfcc = true
+		case "grpc-timeout":
+			timeout = (*f)[i].Value
 		}
+	}
+	if timeout != "" && isGRPC(&x.req) {
+		x.grpcTimeout = parseGRPCTimeout(timeout)
 	}
 	if xfcc {
 		// The client's word: only a proxy that checked a certificate may say this.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/filters/builtin"
+	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel"
@@ -89,7 +91,8 @@ type Proxy struct {
 	tunnels   atomic.Int64
 	nextShard atomic.Uint32
 	runtimes  atomic.Uint64
-	deps      builtin.Deps // what filters need, apart from policies
+	deps      builtin.Deps                      // what filters need, apart from policies
+	below     func(time.Duration) time.Duration // a random one below another
 	ready     chan struct{}
 
 	// ctx ends when Run is over, for dials of plain connections.
@@ -138,7 +141,9 @@ func New(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter))
 	p.timers.wake = make(chan struct{}, 1)
+	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
 	p.peer = func(tg tunnel.Target) peer { return p.pool.Peer(tg) }
 	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
@@ -166,6 +171,7 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 // error if it cannot listen.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.pool.Close()
+	defer p.deps.Limits.Close()
 	defer p.cancel()
 	first, cancelWait := context.WithCancel(ctx)
 	updates := p.o.Snapshots.Updates(first)

@@ -25,7 +25,10 @@ const (
 	flagDownstreamGone        = "DC"    // downstream connection termination
 	flagDownstreamProtocol    = "DPE"   // downstream protocol error
 	flagIdleTimeout           = "SI"    // stream idle timeout
+	flagDelayed               = "DI"    // delayed by a fault
 	flagMaxDuration           = "UMSDR" // max stream duration reached
+	flagRetryLimit            = "URX"   // retry limit exceeded
+	flagOverflow              = "UO"    // upstream overflow
 )
 
 // reply answers a request ourselves, with text or nothing. A gRPC call gets a
@@ -140,6 +143,11 @@ func (x *exchange) send(t *loop.Turn, body string) {
 
 // replyFailure answers for an endpoint that did not.
 func (x *exchange) replyFailure(t *loop.Turn, f failure) {
+	if f.late {
+		x.details = f.details
+		x.reply(t, f.status, "upstream request timeout")
+		return
+	}
 	x.details = "upstream_reset_before_response_started{" + f.reason + "}"
 	status := f.status
 	if status == 0 {

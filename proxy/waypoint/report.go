@@ -3,6 +3,7 @@ package waypoint
 import (
 	"net/netip"
 
+	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel/loop"
@@ -32,7 +33,8 @@ func (x *exchange) report(t *loop.Turn) {
 	if grpc {
 		g = x.grpcStatus
 	}
-	flag := x.flag
+	flags := x.flags()
+	flag := flags
 	if flag == "" {
 		flag = "-"
 	}
@@ -42,13 +44,14 @@ func (x *exchange) report(t *loop.Turn) {
 	}
 	r := telemetry.Record{
 		Start: x.start, Method: x.req.Method, Protocol: "HTTP/1.1",
-		ResponseCode: status, ResponseFlags: x.flag, ResponseCodeDetails: x.details, GRPCStatus: g,
+		ResponseCode: status, ResponseFlags: flags, ResponseCodeDetails: x.details, GRPCStatus: g,
 		UpstreamTransportFailureReason: x.cause,
 		BytesReceived:                  x.bytesIn, BytesSent: x.bytesOut, Duration: d, UpstreamServiceTime: -1,
 		RequestID: viewString(x.requestID), Authority: x.req.Authority,
 		DownstreamLocalAddress: x.tun.dst, DownstreamRemoteAddress: x.tun.peer.Addr,
 		SourcePrincipal: x.tun.principalURI,
 	}
+	r.DryRun = x.dryRun()
 	x.tun.logPath(x, &r)
 	if x.req.Proto == 2 {
 		r.Protocol = "HTTP/2"
@@ -71,6 +74,43 @@ func (x *exchange) report(t *loop.Turn) {
 		r.UpstreamServiceTime = x.upDuration
 	}
 	x.tun.p.o.AccessLog.HTTP(&r)
+}
+
+// flags are the exchange's response flags: a delay is no answer, and is told beside one.
+func (x *exchange) flags() string {
+	switch n := x.fx.Noted(); {
+	case n == nil || !n.Delayed:
+		return x.flag
+	case x.flag == "":
+		return flagDelayed
+	}
+	return flagDelayed + "," + x.flag
+}
+
+// dryRun says what policies in dry run would have done, "" for nothing.
+func (x *exchange) dryRun() string {
+	n := x.fx.Noted()
+	if n == nil {
+		return ""
+	}
+	out := ""
+	if n.WouldDeny != (mesh.Name{}) {
+		out = "denied by " + n.WouldDeny.String()
+	}
+	if n.WouldLimit != "" {
+		if out != "" {
+			out += ", "
+		}
+		out += "limited by " + n.WouldLimit
+	}
+	return out
+}
+
+// limitCounter makes a series of what rate limits do.
+func (p *Proxy) limitCounter(policy mesh.Name, limit, result string) ratelimit.Counter {
+	return p.o.Metrics.Counter("cairn_ratelimit_total", "Requests that a rate limit refused, or would have refused in dry run; questions to rate limit services, and those without an answer.",
+		telemetry.Label{Name: "policy_namespace", Value: policy.Namespace}, telemetry.Label{Name: "policy", Value: policy.Name},
+		telemetry.Label{Name: "limit", Value: limit}, telemetry.Label{Name: "result", Value: result})
 }
 
 // logPath puts the path with its query into r. The client's path is the

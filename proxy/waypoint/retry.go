@@ -1,37 +1,55 @@
 package waypoint
 
 import (
+	"net/http"
+	"strconv"
 	"sync"
+	"time"
 
+	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel/loop"
 )
-
-// maxReplay is how much of a request body is kept for another try.
-const maxReplay = 64 << 10
-
-// maxAttempts is Istio's default of two retries.
-const maxAttempts = 3
 
 // failure is why an endpoint did not answer.
 type failure struct {
 	flag     string // Envoy's response flag
 	reason   string // the words of Envoy's "reset reason"
 	cause    string // for the log
+	details  string // "": they follow from reason
 	sent     bool   // the endpoint may have seen the request
 	answered bool   // a part of the response had come
+	refused  bool   // the endpoint refused the stream, and did nothing
+	late     bool   // it did not begin to answer in time
 	status   int    // 0: 503
 	text     string // what the client is told; "" is Envoy's words for reason
 }
 
-// upstreamFailed is called when the connection to the endpoint could not be
-// made, or ended before the response did. sent is false when the endpoint
-// cannot have seen the request.
-func (x *exchange) upstreamFailed(t *loop.Turn, up endpointSide, f failure) {
-	a := x.tryOf(up)
-	if a == nil {
-		return
+// reasons are those of a retry policy that the failure is covered by.
+func (f *failure) reasons() mesh.RetryOn {
+	switch {
+	case f.late:
+		return mesh.RetryPerTryTimeout
+	case f.refused:
+		return mesh.RetryRefusedStream | mesh.RetryResetBeforeRequest | mesh.RetryReset
+	case f.sent:
+		return mesh.RetryReset
+	case f.flag == flagConnectFailure:
+		return mesh.RetryConnectFailure | mesh.RetryResetBeforeRequest | mesh.RetryReset
 	}
-	a.up = nil
+	return mesh.RetryResetBeforeRequest | mesh.RetryReset
+}
+
+// upstreamFailed is called when the connection to the endpoint could not be
+// made, or ended before the response did.
+func (x *exchange) upstreamFailed(t *loop.Turn, up endpointSide, f failure) {
+	if a := x.tryOf(up); a != nil {
+		a.up = nil
+		x.tryFailed(t, a, f)
+	}
+}
+
+// tryFailed ends a try whose connection has been let go.
+func (x *exchange) tryFailed(t *loop.Turn, a *attempt, f failure) {
 	x.cause = f.cause
 	if x.respStarted {
 		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
@@ -39,26 +57,151 @@ func (x *exchange) upstreamFailed(t *loop.Turn, up endpointSide, f failure) {
 		x.abandon(t)
 		return
 	}
-	if x.mayRetry(f) {
-		x.retry(t)
+	// A connection that had been idle may have been dead for long: no endpoint has
+	// failed then, and to do it again where that does no harm counts as no retry.
+	stale := a.idleReuse && !f.answered && !f.late && !x.stale && !x.noReplay && idempotent(x.req.Method)
+	if !a.idleReuse {
+		x.avoid(a)
+	}
+	x.leave(a)
+	if x.others(a) {
+		return // one of them may do better
+	}
+	if stale {
+		x.stale = true
+		x.tryAgain(t, 0)
 		return
 	}
+	p := &x.rule.policy().retry
 	x.flag = f.flag
+	if f.reasons()&p.on != 0 {
+		pause := x.backoff(p)
+		if paid, ok := x.mayRetry(t, p, pause); ok {
+			x.flag = ""
+			x.retry(t, paid, pause)
+			return
+		}
+	}
 	x.replyFailure(t, f)
 }
 
-// mayRetry decides about another try: Istio's default retry policy, which
-// names connect-failure, refused-stream and resets before the request was
-// sent, plus connections that had been idle and turn out to be dead under an
-// idempotent request.
-func (x *exchange) mayRetry(f failure) bool {
-	if x.attempts >= maxAttempts || x.noReplay || x.phase == upgraded {
+// avoid keeps the tries that follow away from a's endpoint.
+func (x *exchange) avoid(a *attempt) {
+	if a.ep != nil && !x.rule.policy().retry.sameEndpoint {
+		x.hint.Exclude(a.ep)
+	}
+}
+
+// rejects looks at the head of a response: it reports true when the policy
+// wants another try instead and there may be one, or is one under way. The response is let go
+// then; otherwise it is the client's, whatever it says.
+func (x *exchange) rejects(t *loop.Turn, a *attempt, end bool) bool {
+	p := &x.rule.policy().retry
+	if !p.wants(x) {
 		return false
 	}
-	if !f.sent {
+	if x.others(a) {
+		x.avoid(a)
+		x.discard(t, a, end)
 		return true
 	}
-	return x.idleReuse && !f.answered && idempotent(x.req.Method)
+	pause := x.backoff(p)
+	if p.retryAfterMax >= 0 {
+		if v, ok := x.resp.Fields.Get("retry-after"); ok {
+			d := parseRetryAfter(v, t.Now)
+			if d > p.retryAfterMax {
+				return false
+			}
+			if d > 0 {
+				pause += d // those that were sent away together do not come back together
+			}
+		}
+	}
+	if a.paid > paidFirst { // its place is for the next one
+		x.backend.cluster.giveBack(a.paid)
+		a.paid = paidNothing
+	}
+	paid, ok := x.mayRetry(t, p, pause)
+	if !ok {
+		return false
+	}
+	x.avoid(a)
+	x.discard(t, a, end)
+	x.retry(t, paid, pause)
+	return true
+}
+
+// wants reports whether the response in x is one to try again after.
+func (p *retryPolicy) wants(x *exchange) bool {
+	if p.codes.has(x.resp.Status) {
+		return true
+	}
+	if p.grpc == 0 || !isGRPC(&x.req) {
+		return false
+	}
+	v, ok := x.resp.Fields.Get("grpc-status")
+	return ok && p.wantsGRPC(v)
+}
+
+func (p *retryPolicy) wantsGRPC(status string) bool {
+	n, err := strconv.ParseUint(status, 10, 5)
+	return err == nil && p.grpc&(1<<n) != 0
+}
+
+// mayRetry decides whether another try follows after pause, and takes its place in the
+// retry budget if so. What speaks against it becomes part of the response flags, as in Envoy.
+func (x *exchange) mayRetry(t *loop.Turn, p *retryPolicy, pause time.Duration) (payment, bool) {
+	if x.noReplay || x.phase == upgraded || p.attempts == 0 {
+		return paidNothing, false
+	}
+	if int(x.retries) >= p.attempts {
+		x.flag = joinFlags(x.flag, flagRetryLimit)
+		return paidNothing, false
+	}
+	if x.deadline.shard != nil && !t.Now.Add(pause).Before(x.deadline.at) {
+		return paidNothing, false // what we have says more than a timeout would
+	}
+	paid, ok := x.backend.cluster.takeRetry(t.Now)
+	if !ok {
+		x.flag = joinFlags(x.flag, flagOverflow)
+	}
+	return paid, ok
+}
+
+// joinFlags joins response flags in Envoy's order.
+func joinFlags(a, b string) string {
+	switch a {
+	case "":
+		return b
+	case flagProtocolError:
+		return b + "," + a
+	}
+	return a + "," + b
+}
+
+// backoff is the pause before the next try: random, below a bound that doubles
+// from try to try. Policies without a base do not wait.
+func (x *exchange) backoff(p *retryPolicy) time.Duration {
+	if p.base <= 0 {
+		return 0
+	}
+	bound := p.max
+	if n := uint(x.retries); n < 30 && p.base<<n < p.max {
+		bound = p.base << n
+	}
+	return x.tun.p.below(bound)
+}
+
+// parseRetryAfter is the time that a Retry-After asks for: seconds, or a date
+// (RFC 9110 section 10.2.3). What cannot be understood asks for none.
+func parseRetryAfter(v string, now time.Time) time.Duration {
+	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
 }
 
 func idempotent(method string) bool {
@@ -69,23 +212,62 @@ func idempotent(method string) bool {
 	return false
 }
 
-// retry sends the request again, to another endpoint where there is one.
-func (x *exchange) retry(t *loop.Turn) {
-	if x.ep != nil && !x.idleReuse {
-		x.hint.Exclude(x.ep)
+// discarder is an endpointSide that can let go of a response and be used again.
+type discarder interface {
+	// discard is abort, called with the response's head at hand.
+	discard(t *loop.Turn)
+}
+
+// discard lets go of a response whose head has come, and ends its try.
+func (x *exchange) discard(t *loop.Turn, a *attempt, end bool) {
+	up := a.up
+	a.up = nil
+	d, ok := up.(discarder)
+	switch {
+	case end && x.reqSent:
+		up.release(t)
+	case ok && x.reqSent:
+		d.discard(t)
+	default:
+		up.abort(t)
 	}
-	x.leave(&x.attempt)
-	if x.upReady {
-		// What was sent comes again, before what has come since.
+	x.leave(a)
+}
+
+// retry is a try by the policy, which has its place in the retry budget.
+func (x *exchange) retry(t *loop.Turn, paid payment, pause time.Duration) {
+	x.retries++
+	x.paid = paid
+	x.tryAgain(t, pause)
+}
+
+// tryAgain sends the request again after a pause, to another endpoint where there is one.
+func (x *exchange) tryAgain(t *loop.Turn, pause time.Duration) {
+	if len(x.replay) > 0 {
+		// What was sent comes again, before what has come since. These bytes
+		// were credited or are owed already.
+		x.owedReq -= len(x.replay)
 		x.reqBuf = append(append([]byte(nil), x.replay...), x.reqBuf...)
-		x.replay = x.replay[:0]
-		// These bytes were credited or are owed already.
-		x.owedReq -= len(x.reqBuf)
+		x.forgetReplay()
 		x.account()
 	}
 	x.upReady, x.reqSent, x.idleReuse = false, false, false
 	x.phase = connecting
-	x.connect(t)
+	if pause <= 0 {
+		x.connect(t)
+		return
+	}
+	e := x.more()
+	x.tun.p.timers.pause(&e.pause, x.tun.shard, t.Now, pause, e.onPause)
+}
+
+// pauseOver goes on after a pause.
+func (x *exchange) pauseOver(t *loop.Turn) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.extra.pause.expired() {
+		x.connect(t)
+	}
 }
 
 // keepReplay keeps what is sent for another try, as long as it is little.
@@ -93,12 +275,13 @@ func (x *exchange) keepReplay(b []byte) {
 	if x.noReplay || len(b) == 0 {
 		return
 	}
-	if len(x.replay)+len(b) > maxReplay || x.respStarted {
+	limit := x.rule.policy().retry.bodyLimit
+	if len(x.replay)+len(b) > limit || x.respStarted {
 		x.noReplay = true
 		x.forgetReplay()
 		return
 	}
-	if n := len(x.replay) + len(b); n > smallReplay && cap(x.replay) < maxReplay {
+	if n := len(x.replay) + len(b); n > smallReplay && n <= maxReplay && cap(x.replay) < maxReplay {
 		x.replay = append(replayPool.Get().(*[maxReplay]byte)[:0], x.replay...)
 	}
 	x.replay = append(x.replay, b...)
@@ -107,14 +290,17 @@ func (x *exchange) keepReplay(b []byte) {
 // smallReplay is up to where a body is kept in memory of the exchange's own.
 const smallReplay = 4 << 10
 
-// replayPool has the memory for longer ones: each upload would leave it as
-// garbage a moment later.
+// replayPool has the memory for longer ones up to maxReplay: each upload would leave it as
+// garbage a moment later. Those that are longer still, where a policy allows it, do.
 var replayPool = sync.Pool{New: func() any { return new([maxReplay]byte) }}
 
 // forgetReplay lets go of what was kept.
 func (x *exchange) forgetReplay() {
-	if cap(x.replay) == maxReplay {
+	switch {
+	case cap(x.replay) == maxReplay:
 		replayPool.Put((*[maxReplay]byte)(x.replay[:maxReplay]))
+		x.replay = nil
+	case cap(x.replay) > smallReplay:
 		x.replay = nil
 	}
 	x.replay = x.replay[:0]

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
@@ -123,14 +122,13 @@ type servicePort struct {
 
 // rule is a compiled route rule.
 type rule struct {
-	name           string
-	broken         string
-	timeout        time.Duration
-	backendTimeout time.Duration
-	chain          filters.Chain
-	split          *upstream.Split
-	backends       []*backend
-	mirrors        []mirror
+	name     string
+	broken   string
+	res      *resilience // nil: nothing is said; see policy
+	chain    filters.Chain
+	split    *upstream.Split
+	backends []*backend
+	mirrors  []mirror
 }
 
 // backend is one destination of a rule.

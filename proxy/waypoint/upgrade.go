@@ -175,6 +175,7 @@ func (x *exchange) tunnelData(t *loop.Turn, b []byte, end bool) {
 		x.down.credit(t, len(b))
 		return
 	}
+	x.touch(t)
 	x.bytesIn += uint64(len(b))
 	x.up.sendData(t, b, end)
 	x.owedReq += len(b)
@@ -187,6 +188,7 @@ func (x *exchange) tunnelData(t *loop.Turn, b []byte, end bool) {
 
 // tunnelResponse takes the endpoint's bytes after an upgrade.
 func (x *exchange) tunnelResponse(t *loop.Turn, b []byte, end bool) {
+	x.touch(t)
 	x.bytesOut += uint64(len(b))
 	x.down.sendData(t, b, end)
 	x.oweResponse(t, len(b))

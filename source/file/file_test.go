@@ -379,11 +379,11 @@ func TestRefresh(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	dir := t.TempDir()
-	write(t, dir+"/a.yaml", service("a")+"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")
+	write(t, dir+"/a.yaml", service("a")+"---\napiVersion: v1\nkind: LimitRange\nmetadata: {name: c}\n")
 	var b strings.Builder
 	rep := file.Check([]string{dir}, object.Options{})
 	must(t, rep.Write(&b))
-	want := "notice: " + dir + "/a.yaml:6: kind ConfigMap is not used by Cairn: 1 object is ignored\n" +
+	want := "notice: " + dir + "/a.yaml:6: kind LimitRange is not used by Cairn: 1 object is ignored\n" +
 		"1 object in 1 file: 1 service, 0 workloads, 0 waypoints, 0 route rules, 0 policies: good\n"
 	if b.String() != want || !rep.OK() {
 		t.Errorf("OK is %v, report:\n%swant:\n%s", rep.OK(), &b, want)

@@ -197,6 +197,9 @@ func (f *File) object(n *yaml.Node, apiVersion, kind string, at place) {
 	}
 	o := &Object{Kind: k, Value: k.value(), Origin: mesh.Origin{Source: "file", File: f.Path, Line: n.Line}, file: f, place: at}
 	errs := strictyaml.Decode(n, o.Value)
+	if k.Kind == "Secret" {
+		hide(errs)
+	}
 	o.Name = nameOf(k, o.Value.(metav1.Object))
 	if !slices.Contains(k.versions, version) {
 		errs = append(errs, strictyaml.Error{

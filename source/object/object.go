@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwx "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 )
 
 // API groups that Cairn reads.
@@ -17,6 +18,8 @@ const (
 	groupGateway  = "gateway.networking.k8s.io"
 	groupNet      = "networking.istio.io"
 	groupSecurity = "security.istio.io"
+	groupGatewayX = "gateway.networking.x-k8s.io"
+	groupPolicy   = "policy.cairnproxy.dev" // Cairn's own kinds
 )
 
 // Kind is one kind of object that Cairn uses.
@@ -34,6 +37,8 @@ var kinds = []*Kind{
 	{groupCore, "Node", []string{"v1"}, true, func() any { return new(corev1.Node) }},
 	{groupCore, "Service", []string{"v1"}, false, func() any { return new(corev1.Service) }},
 	{groupCore, "ServiceAccount", []string{"v1"}, false, func() any { return new(corev1.ServiceAccount) }},
+	{groupCore, "ConfigMap", []string{"v1"}, false, func() any { return new(corev1.ConfigMap) }},
+	{groupCore, "Secret", []string{"v1"}, false, func() any { return new(corev1.Secret) }},
 	{groupCore, "Pod", []string{"v1"}, false, func() any { return new(corev1.Pod) }},
 	{groupApps, "Deployment", []string{"v1"}, false, func() any { return new(appsv1.Deployment) }},
 	{groupGateway, "Gateway", []string{"v1", "v1beta1"}, false, func() any { return new(gwv1.Gateway) }},
@@ -42,9 +47,13 @@ var kinds = []*Kind{
 	{groupGateway, "GRPCRoute", []string{"v1", "v1alpha2"}, false, func() any { return new(gwv1.GRPCRoute) }},
 	{groupGateway, "TCPRoute", []string{"v1", "v1alpha2"}, false, func() any { return new(gwv1.TCPRoute) }},
 	{groupGateway, "TLSRoute", []string{"v1", "v1alpha3", "v1alpha2"}, false, func() any { return new(gwv1.TLSRoute) }},
+	{groupGateway, "BackendTLSPolicy", []string{"v1", "v1alpha3"}, false, func() any { return new(gwv1.BackendTLSPolicy) }},
+	{groupGatewayX, "XBackendTrafficPolicy", []string{"v1alpha1"}, false, func() any { return new(gwx.XBackendTrafficPolicy) }},
 	{groupGateway, "ReferenceGrant", []string{"v1", "v1beta1"}, false, func() any { return new(gwv1.ReferenceGrant) }},
 	{groupNet, "ServiceEntry", []string{"v1", "v1beta1", "v1alpha3"}, false, func() any { return new(ServiceEntry) }},
 	{groupNet, "WorkloadEntry", []string{"v1", "v1beta1", "v1alpha3"}, false, func() any { return new(WorkloadEntry) }},
+	{groupNet, "DestinationRule", []string{"v1", "v1beta1", "v1alpha3"}, false, func() any { return new(DestinationRule) }},
+	{groupPolicy, "TrafficPolicy", []string{"v1alpha1"}, false, func() any { return new(TrafficPolicy) }},
 	{groupSecurity, "AuthorizationPolicy", []string{"v1", "v1beta1"}, false, func() any { return new(AuthorizationPolicy) }},
 	{groupSecurity, "PeerAuthentication", []string{"v1", "v1beta1"}, false, func() any { return new(PeerAuthentication) }},
 }
@@ -140,6 +149,10 @@ func (o *Object) compact(in *interner) {
 		o.Value = newPodObject(o, v, in)
 	case *corev1.Service:
 		o.Value = newServiceObject(v, in)
+	case *corev1.ConfigMap:
+		o.Value = newConfigMap(v)
+	case *corev1.Secret:
+		o.Value = newSecret(v)
 	}
 }
 

@@ -187,8 +187,8 @@ func TestNew(t *testing.T) {
 	if len(res.Problems) != 1 || res.Problems[0].Line != 0 || res.Problems[0].Field != "spec.clusterIP" {
 		t.Errorf("problems: %v, want one without a line", res.Problems)
 	}
-	if got := object.New(&corev1.Secret{}, mesh.Origin{}); got != nil {
-		t.Errorf("New of a Secret gives %v, want nil", got)
+	if got := object.New(&corev1.Event{}, mesh.Origin{}); got != nil {
+		t.Errorf("New of an Event gives %v, want nil", got)
 	}
 }
 

@@ -20,6 +20,10 @@ type past struct {
 	routing    *surroundings            // all that routes refer to
 	routes     map[any]madeRoute        // by the objects' values
 	statuses   map[objectKey]*mesh.Status
+	policies   *surroundings            // routing, and what policies of traffic refer to
+	extensions map[string]*surroundings // a namespace's TrafficPolicies, with what they refer to
+	traffic    pastTraffic
+	cel        map[celCheck]error
 }
 
 // surroundings are objects that the translation of others depends on. Two states
@@ -28,7 +32,7 @@ type surroundings struct{ values []any }
 
 // look compares the objects with those of the last translation.
 func (p *past) look(objects []*Object) {
-	var all, routing []any
+	var all, routing, policies []any
 	each := map[string][]any{}
 	for _, o := range objects {
 		switch o.Value.(type) {
@@ -39,10 +43,15 @@ func (p *past) look(objects []*Object) {
 			routing = append(routing, o.Value)
 		case *gwv1.ReferenceGrant:
 			routing = append(routing, o.Value)
+		case *configMap, *secret:
+			policies = append(policies, o.Value)
 		}
 	}
 	if p.routing == nil || !slices.Equal(p.routing.values, routing) {
-		p.routing = &surroundings{routing}
+		p.routing, p.policies = &surroundings{routing}, nil
+	}
+	if p.policies == nil || !slices.Equal(p.policies.values, policies) {
+		p.policies = &surroundings{policies}
 	}
 	if p.mesh == nil || !slices.Equal(p.mesh.values, all) {
 		p.mesh, p.namespaces = &surroundings{all}, nil
@@ -81,6 +90,7 @@ type madeService struct {
 // madeRoute is what became of a route in some surroundings.
 type madeRoute struct {
 	in      *surroundings
+	policy  *surroundings
 	origin  mesh.Origin
 	created time.Time
 	parents []attachedParent
@@ -148,7 +158,7 @@ func (t *translator) translateRoutes(objects []*Object) {
 	routes := map[any]madeRoute{}
 	var attached []attachedRoute
 	for _, o := range objects {
-		if m, ok := t.past.routes[o.Value]; ok && m.in == t.past.routing && m.origin == o.Origin {
+		if m, ok := t.past.routes[o.Value]; ok && m.in == t.past.routing && m.policy == t.past.extensions[o.Name.Namespace] && m.origin == o.Origin {
 			routes[o.Value] = m
 			attached = append(attached, attachedRoute{o, m.created, m.parents})
 			t.statuses[objectKey{o.Kind, o.Name}] = m.status
@@ -163,7 +173,7 @@ func (t *translator) translateRoutes(objects []*Object) {
 		attached = append(attached, attachedRoute{o, r.created, parents})
 		// Whom the waypoint of a service account serves depends on the pods.
 		if t.quiet(said, notices) && len(t.accountWps) == 0 {
-			routes[o.Value] = madeRoute{t.past.routing, o.Origin, r.created, parents, t.statuses[objectKey{o.Kind, o.Name}]}
+			routes[o.Value] = madeRoute{t.past.routing, t.past.extensions[o.Name.Namespace], o.Origin, r.created, parents, t.statuses[objectKey{o.Kind, o.Name}]}
 		}
 	}
 	t.past.routes = routes

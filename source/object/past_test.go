@@ -36,10 +36,11 @@ var documents = [][]string{
 		"apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: a, labels: {app: t}}\nspec: {containers: [{name: c, image: i, ports: [{containerPort: 0}]}]}\nstatus: {podIP: x}\n",
 	},
 	{"", "apiVersion: v1\nkind: Pod\nmetadata: {name: q, namespace: b, labels: {app: s}}\nspec: {containers: [{name: c, image: i}]}\nstatus: {phase: Succeeded}\n", "apiVersion: v1\nkind: Pod\nmetadata: {name: q, namespace: b, labels: {app: s, istio.io/use-waypoint: none}}\nspec: {containers: [{name: c, image: i}]}\n"},
-	{"", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n", "apiVersion: v1\nkind: Servce\nmetadata: {name: c}\n", "a: [\n"},
+	{"", "apiVersion: v1\nkind: LimitRange\nmetadata: {name: c}\n", "apiVersion: v1\nkind: Servce\nmetadata: {name: c}\n", "a: [\n"},
 	{
 		"", "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{kind: Gateway, name: w}], rules: [{backendRefs: [{name: s, port: 80}]}]}\n",
 		"apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{group: '', kind: Service, name: s}], rules: [{backendRefs: [{name: t, namespace: b, port: 80}]}]}\n",
+		"apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{group: '', kind: Service, name: s}], rules: [{filters: [{type: ExtensionRef, extensionRef: {group: policy.cairnproxy.dev, kind: TrafficPolicy, name: p}}], backendRefs: [{name: s, port: 80, filters: [{type: ExtensionRef, extensionRef: {group: policy.cairnproxy.dev, kind: TrafficPolicy, name: p}}]}]}]}\n",
 	},
 	{"", "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: b}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: a}], to: [{group: '', kind: Service}]}\n"},
 	{
@@ -50,7 +51,30 @@ var documents = [][]string{
 		"", "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{kind: Gateway, name: w}, {group: '', kind: Service, name: s}], hostnames: [\"*.example\"], rules: [{backendRefs: [{name: s, port: 80}]}]}\n",
 		"apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: r, namespace: b}\nspec: {parentRefs: [{group: '', kind: Service, name: s, namespace: a}], rules: [{backendRefs: [{name: t, port: 80}]}]}\n",
 	},
+		"", trafficDoc("p", "2020-01-01", "{group: '', kind: Service, name: s}", "timeout: {request: 1s}"),
+		trafficDoc("p", "2020-01-01", "{group: '', kind: Service, name: s, sectionName: http}", "timeout: {request: 2s}, circuitBreaker: {maxRequests: 5}"),
+		trafficDoc("p", "2022-01-01", "{group: '', kind: Service, name: s}", "timeout: {request: 3s}, loadBalancer: {subsetName: v1}"),
+		trafficDoc("p", "2020-01-01", "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}", "retry: {attempts: 3}"),
+	},
+	{
+		"", trafficDoc("q", "2021-01-01", "{group: '', kind: Service, name: s}", "timeout: {request: 4s, idle: 1s}"),
+		trafficDoc("q", "2021-01-01", "{group: gateway.networking.k8s.io, kind: Gateway, name: w}", "timeout: {request: 5s}"),
+		trafficDoc("q", "2021-01-01", "{group: networking.istio.io, kind: ServiceEntry, name: e}", "loadBalancer: {policy: Random}"),
+		trafficDoc("q", "2021-01-01", "{group: '', kind: Service, name: s}", "rateLimit: {global: {backendRef: {name: t, namespace: b, port: 80}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]}}"),
+	},
+	{
+		"", "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d, namespace: a, creationTimestamp: '2020-01-01T00:00:00Z'}\nspec: {host: s, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v1, labels: {version: v1}}]}\n",
+		"apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d, namespace: a}\nspec: {host: '*.svc.cluster.local', trafficPolicy: {portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]}}\n",
+	},
+	{"", "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: f, namespace: a}\nspec: {host: s, trafficPolicy: {tls: {mode: SIMPLE, credentialName: k}}, subsets: [{name: v1, labels: {version: v2}}]}\n"},
+	{"", "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: b, namespace: a}\nspec: {targetRefs: [{group: '', kind: Service, name: s}], validation: {hostname: s.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: c}]}}\n"},
+	{"", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: a}\ndata: {ca.crt: nothing}\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: a}\ndata: {}\n"},
+	{"", "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: x, namespace: a}\nspec: {targetRefs: [{group: '', kind: Service, name: s}], retryConstraint: {budget: {percent: 10}}}\n"},
 	{"", "# a comment\n\n", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ServiceAccount, metadata: {name: x, namespace: a}}\n"},
+}
+
+func trafficDoc(name, created, target, spec string) string {
+	return "apiVersion: policy.cairnproxy.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: " + name + ", namespace: a, creationTimestamp: '" + created + "T00:00:00Z'}\nspec: {targetRefs: [" + target + "], " + spec + "}\n"
 }
 
 // byName gives each name an address of its own.

@@ -185,7 +185,7 @@ func (t *translator) rule(r *routeObject, i int) *mesh.Route {
 		t.incompatible(r.Object, path+".backendRefs", "a rule that redirects sends nothing on; remove the backendRefs or the RequestRedirect")
 	}
 	out.Broken = t.brokenSince(first)
-	out.Requests = own.Over(f.requests.Over(t.routePolicy(r.Object, out.RuleName)))
+	out.Requests = own.Over(f.extension.requestPolicy().Over(t.routePolicy(r.Object, out.RuleName)))
 	for j := range in.backends {
 		out.Backends = append(out.Backends, t.backend(r, elem(path+".backendRefs", j), &in.backends[j], in))
 	}

@@ -22,7 +22,8 @@ func (t *translator) backend(r *routeObject, path string, in *gwv1.HTTPBackendRe
 	}
 	b.Service, b.Port = t.backendPort(r, path, &in.BackendObjectReference)
 	f := t.filters(r, path+".filters", in.Filters, rule)
-	b.Filters, b.Policy = f.RouteFilters, f.backend
+	b.Filters = f.RouteFilters
+	b.Policy = t.backendPolicy(r.Object, path+".filters", t.byHost[b.Service], f.extension)
 	b.Broken = t.brokenSince(first)
 	return b
 }

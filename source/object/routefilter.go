@@ -11,9 +11,8 @@ import (
 // filterSet is what the filters of a rule or a backend come to.
 type filterSet struct {
 	mesh.RouteFilters
-	// requests and backend are what the extensions among them say, the first one above the others.
-	requests *mesh.RequestPolicy
-	backend  *mesh.BackendPolicy
+	// extension is what the extensions among them say, the first one above the others; nil for none.
+	extension *policyBody
 }
 
 // filters translates the filters of a rule or a backend. rule is the one that they are in.
@@ -66,8 +65,8 @@ func (t *translator) filter(r *routeObject, path string, f *gwv1.HTTPRouteFilter
 		case gwv1.HTTPRouteFilterCORS:
 			out.CORS = t.cors(o, path, f.CORS)
 		case gwv1.HTTPRouteFilterExtensionRef:
-			if requests, backend, ok := t.extension(o, path, f.ExtensionRef); ok {
-				out.requests, out.backend = out.requests.Over(requests), out.backend.Over(backend)
+			if b, ok := t.extension(o, path, f.ExtensionRef); ok {
+				out.extension = out.extension.over(b)
 			}
 		case gwv1.HTTPRouteFilterExternalAuth:
 			t.bad(o, path, "filter %s is not supported yet; remove it", f.Type)

@@ -103,6 +103,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 	t.gatherWorkloads(objects)
 	t.finishWaypoints()
 	t.indexAccounts()
+	t.translateTraffic(objects)
 	t.translateRoutes(objects)
 	t.translatePolicies(objects)
 	t.finishStatuses()
@@ -157,6 +158,8 @@ type translator struct {
 	byAccount  map[mesh.ServiceKey]map[mesh.Name]bool           // the waypoints that serve an endpoint for its account
 	grants     []*Object
 	statuses   map[objectKey]*mesh.Status
+	traffic    traffic
+	celSeen    map[celCheck]error
 	expanded   int // pods made from Deployments so far
 }
 

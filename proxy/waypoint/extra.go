@@ -1,0 +1,44 @@
+package waypoint
+
+import (
+	"time"
+
+	"cairnproxy.dev/cairn/tunnel/loop"
+)
+
+// extra is what few exchanges need: pauses between tries, hedges, long timeouts. It is
+// made when it is first wanted, and kept for the exchanges of the same struct that follow.
+type extra struct {
+	pause timer // before the next try
+	idle  timer // of mesh.Timeouts.Idle
+	max   timer // of mesh.Timeouts.MaxDuration
+	hedge timer // before the next hedge
+
+	// What the timers fire, made once.
+	onPause, onIdle, onMax, onHedge func(*loop.Turn)
+
+	last   time.Time  // when a byte moved, either way
+	rivals []*attempt // hedges under way
+	hedges int        // that went out
+}
+
+// more is x.extra, made if there is none.
+func (x *exchange) more() *extra {
+	if x.extra == nil {
+		x.extra = &extra{onPause: x.pauseOver, onIdle: x.idleFor, onMax: x.tooLong, onHedge: x.hedgeDue}
+	}
+	return x.extra
+}
+
+// end stops everything when the exchange ends.
+func (e *extra) end(x *exchange) {
+	e.pause.stop()
+	e.idle.stop()
+	e.max.stop()
+	e.hedge.stop()
+	for i, a := range e.rivals {
+		x.leave(a)
+		e.rivals[i] = nil
+	}
+	e.rivals, e.hedges, e.last = e.rivals[:0], 0, time.Time{}
+}
