@@ -2,7 +2,6 @@ package waypoint
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -86,7 +85,7 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 	c := &h1Client{d: d, x: x}
 	a.up = c
 	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
-	d.open(t, c, func(out pipe) { c.out = out }, c.readyPlain)
+	d.open(t, c, func(out pipe) { c.out = out }, c.ready)
 }
 
 // opener is a handler that Peer.Open can tell.
@@ -103,21 +102,23 @@ func versionOf(h opener) uint32 {
 	return 0
 }
 
-// errInnerTLS refuses what would otherwise leave in plain text.
-var errInnerTLS = errors.New("TLS to an endpoint inside the mesh is not supported: its policy is for endpoints outside")
-
 // open asks for a byte stream to the workload. opened gets it at once when
-// there is a connection; plain gets it later when it is plain TCP.
-func (d *destination) open(t *loop.Turn, h opener, opened func(pipe), plain func(t *loop.Turn, out *plainPipe)) {
-	if d.peer == nil {
+// there is a connection in the mesh; ready gets any other, when it is made.
+func (d *destination) open(t *loop.Turn, h opener, opened func(pipe), ready func(t *loop.Turn, out pipe)) {
+	switch {
+	case d.peer == nil:
 		d.p.wg.Add(1)
-		go d.dialPlain(h, plain)
-		return
+		go d.dialPlain(h, ready)
+	case d.tls != nil:
+		d.p.wg.Add(1)
+		go d.dialInner(h, ready)
+	default:
+		d.openStream(t, h, opened)
 	}
-	if d.tls != nil {
-		t.Defer(func(t *loop.Turn) { h.Opened(t, nil, errInnerTLS) })
-		return
-	}
+}
+
+// openStream is open for a stream through the workload's node proxy.
+func (d *destination) openStream(t *loop.Turn, h opener, opened func(pipe)) {
 	req := tunnel.Request{Authority: d.authority}
 	if st := d.peer.TryOpen(t, req, h); st != nil {
 		opened(st)
@@ -127,7 +128,7 @@ func (d *destination) open(t *loop.Turn, h opener, opened func(pipe), plain func
 }
 
 // dialPlain connects to a workload outside the mesh, and is the connection's reader.
-func (d *destination) dialPlain(h opener, plain func(t *loop.Turn, out *plainPipe)) {
+func (d *destination) dialPlain(h opener, ready func(t *loop.Turn, out pipe)) {
 	defer d.p.wg.Done()
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTimeout)
 	defer cancel()
@@ -146,7 +147,7 @@ func (d *destination) dialPlain(h opener, plain func(t *loop.Turn, out *plainPip
 	}
 	out := newPlainPipe(sock, h)
 	sock.Start(out)
-	loop.Run(func(t *loop.Turn) { plain(t, out) })
+	loop.Run(func(t *loop.Turn) { ready(t, out) })
 	stop := context.AfterFunc(d.p.ctx, sock.Abort)
 	defer stop()
 	out.serve(d.p.ctx)
@@ -264,7 +265,7 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 	c.mu.Lock()
 	d.p.timers.start(&c.timer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
 	c.mu.Unlock()
-	d.open(t, c, func(out pipe) { c.opened(t, out) }, c.readyPlain)
+	d.open(t, c, func(out pipe) { c.opened(t, out) }, c.established)
 }
 
 // forgetH2 takes a connection that has ended out of use.
@@ -273,10 +274,5 @@ func (d *destination) forgetH2(c *h2Client) {
 	defer d.mu.Unlock()
 	d.h2s = slices.DeleteFunc(d.h2s, func(o *h2Client) bool { return o == c })
 }
-
-// readyPlain is ready for a connection outside the mesh.
-func (c *h1Client) readyPlain(t *loop.Turn, out *plainPipe) { c.ready(t, out) }
-
-func (c *h2Client) readyPlain(t *loop.Turn, out *plainPipe) { c.established(t, out) }
 
 var _ pipe = (*h2.Stream)(nil)

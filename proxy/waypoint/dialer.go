@@ -61,7 +61,11 @@ func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint, origin 
 	if err != nil || origin == nil {
 		return c, err
 	}
-	return origin.client(ctx, c, "h2")
+	tc, err := origin.client(ctx, c, "h2")
+	if err != nil {
+		return nil, err
+	}
+	return tc, nil
 }
 
 func (p *Proxy) dialBytes(ctx context.Context, ep *upstream.Endpoint) (net.Conn, error) {
@@ -70,18 +74,11 @@ func (p *Proxy) dialBytes(ctx context.Context, ep *upstream.Endpoint) (net.Conn,
 	if d.peer == nil {
 		return d.dialTCP(ctx)
 	}
-	c := newStreamConn(d.addr)
-	loop.Run(func(t *loop.Turn) { d.open(t, c, func(out pipe) { c.opened(t, out, nil) }, nil) })
-	select {
-	case err := <-c.answer:
-		if err != nil {
-			return nil, err
-		}
-		return c, nil
-	case <-ctx.Done():
-		c.Close()
-		return nil, context.Cause(ctx)
+	c, err := d.dialStream(ctx)
+	if err != nil {
+		return nil, err // not c, a nil pointer in an interface
 	}
+	return c, nil
 }
 
 // Opened implements tunnel.Opener.

@@ -19,8 +19,8 @@ import (
 	"cairnproxy.dev/cairn/tunnel/loop"
 )
 
-// originTLS is TLS that begins at the waypoint, to endpoints outside the mesh,
-// compiled from a mesh.BackendTLS. It does not change.
+// originTLS is TLS that begins at the waypoint, to endpoints outside the mesh and, inside
+// their tunnels, to those in it, compiled from a mesh.BackendTLS. It does not change.
 //
 // It fails closed: what cannot be verified gets nothing, and settings that cannot
 // be used (broken) answer 500 before anything is dialled. Nothing ever goes in plain
@@ -195,22 +195,27 @@ func (d *destination) secure(ctx context.Context, nc *net.TCPConn, version uint3
 	if len(cfg.NextProtos) < 2 {
 		return sock, nil // it was asked for one, and takes it or says nothing
 	}
-	got := uint32(1)
-	if cs.NegotiatedProtocol == "h2" {
-		got = 2
-	}
-	d.spoken.v.Store(got)
-	if got != version {
+	if d.learn(cs.NegotiatedProtocol) != version {
 		sock.Close()
 		return nil, errOtherVersion
 	}
 	return sock, nil
 }
 
+// learn notes what an endpoint has chosen, and returns the version of HTTP.
+func (d *destination) learn(protocol string) uint32 {
+	got := uint32(1)
+	if protocol == "h2" {
+		got = 2
+	}
+	d.spoken.v.Store(got)
+	return got
+}
+
 const handshakeTimeout = 10 * time.Second
 
 // client speaks TLS on c, for clients that block. On error c is closed.
-func (o *originTLS) client(ctx context.Context, c net.Conn, protos ...string) (net.Conn, error) {
+func (o *originTLS) client(ctx context.Context, c net.Conn, protos ...string) (*tls.Conn, error) {
 	if o.broken != "" {
 		c.Close()
 		return nil, errors.New(o.broken)

@@ -240,26 +240,127 @@ func TestTLSOriginationForTCP(t *testing.T) {
 	}
 }
 
-// An endpoint in the mesh is not spoken to in plain text when TLS is asked for.
+// Endpoints in the mesh get TLS inside their tunnels, and nothing in plain text.
 func TestTLSOriginationInsideTheMesh(t *testing.T) {
-	cert, _ := selfSigned(t, "x")
-	roots, _ := pemOf(t, cert)
-	for _, proto := range []mesh.AppProtocol{mesh.ProtocolHTTP, mesh.ProtocolHTTP2} {
-		parts, v := oneService(proto)
-		v.Ports[0].Backend = &mesh.BackendPolicy{TLS: &mesh.BackendTLS{Hostname: "x", Roots: roots}}
-		s := newScript(t, parts)
-		c := s.tunnel(vip(v), true)
-		s.send(c, getRequest, false)
-		s.want(c.take(), "HTTP/1.1 503")
-		if len(s.works) > 0 {
-			t.Error("the workload was reached")
+	for _, proto := range []mesh.AppProtocol{mesh.ProtocolHTTP, mesh.ProtocolHTTP2, mesh.ProtocolSniff, mesh.ProtocolTCP} {
+		for _, good := range []bool{true, false} {
+			t.Run(fmt.Sprint(proto, "-good=", good), func(t *testing.T) {
+				srv := newTLSServer(t, "h2", "http/1.1")
+				b := &mesh.BackendTLS{Hostname: "ext.example.com", Roots: srv.roots}
+				if !good {
+					b.Hostname = "other.example.com"
+				}
+				var v *mesh.Service
+				r := newRig(t, func(r *rig) mesh.Parts {
+					ln, err := net.Listen("tcp", "127.0.0.1:0")
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { ln.Close() })
+					if proto == mesh.ProtocolTCP {
+						go func() {
+							for {
+								c, err := ln.Accept()
+								if err != nil {
+									return
+								}
+								tc := tls.Server(c, srv.config)
+								go func() { io.Copy(tc, tc); tc.Close() }()
+							}
+						}()
+					} else {
+						go srv.serve(ln)
+					}
+					w := r.node("secure", ln.Addr().String())
+					v = r.service("secure", 443, proto, w)
+					v.Ports[0].Backend = &mesh.BackendPolicy{TLS: b}
+					return mesh.Parts{Workloads: []*mesh.Workload{w}, Services: []*mesh.Service{v}}
+				})
+				if proto == mesh.ProtocolTCP {
+					if !good {
+						if c, err := r.dial(t.Context(), netip.AddrPortFrom(v.VIPs[0], 443).String()); err == nil {
+							c.Close()
+							t.Error("the connection was accepted")
+						}
+						return
+					}
+					c := r.conn(v)
+					data := strings.Repeat("ping", 500_000)
+					go func() { io.WriteString(c, data); c.(*net.TCPConn).CloseWrite() }()
+					if got, err := io.ReadAll(c); err != nil || string(got) != data {
+						t.Errorf("%d bytes came back, %v", len(got), err)
+					}
+					return
+				}
+				for _, http2 := range []bool{false, true} {
+					c := r.client(v, http2)
+					for i := range 4 {
+						body := strings.Repeat("x", i*300_000)
+						resp, err := c.Post("http://secure/", "text/plain", strings.NewReader(body))
+						if err != nil {
+							t.Fatal(err)
+						}
+						got, _ := io.ReadAll(resp.Body)
+						resp.Body.Close()
+						spoken := "HTTP/2.0"
+						if proto == mesh.ProtocolHTTP {
+							spoken = "HTTP/1.1"
+						}
+						want := fmt.Sprintf("%s sni=ext.example.com client= body=%d", spoken, len(body))
+						if good && (resp.StatusCode != 200 || string(got) != want) || !good && resp.StatusCode != 503 {
+							t.Fatalf("h2=%v: got %d %q, want %q", http2, resp.StatusCode, got, want)
+						}
+					}
+				}
+				if n := srv.plain.Load(); n > 0 {
+					t.Errorf("%d connections came in plain text", n)
+				}
+			})
 		}
 	}
-	parts, v := oneService(mesh.ProtocolTCP)
-	v.Ports[0].Backend = &mesh.BackendPolicy{TLS: &mesh.BackendTLS{Hostname: "x", Roots: roots}}
-	s := newScript(t, parts)
-	if c := s.tunnel(vip(v), true); c.status != 503 || len(s.works) > 0 {
-		t.Errorf("TCP: status %d, %d connections", c.status, len(s.works))
+}
+
+// Many slow exchanges share connections with TLS inside tunnels.
+func TestTLSPipeStops(t *testing.T) {
+	srv := newTLSServer(t, "http/1.1")
+	const size = 8 << 20
+	srv.handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		chunk := make([]byte, 64<<10)
+		for range size / len(chunk) {
+			w.Write(chunk)
+		}
+	})
+	var v *mesh.Service
+	r := newRig(t, func(r *rig) mesh.Parts {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		go srv.serve(ln)
+		w := r.node("secure", ln.Addr().String())
+		v = r.service("secure", 443, mesh.ProtocolHTTP, w)
+		v.Ports[0].Backend = &mesh.BackendPolicy{TLS: &mesh.BackendTLS{Hostname: "ext.example.com", Roots: srv.roots}}
+		return mesh.Parts{Workloads: []*mesh.Workload{w}, Services: []*mesh.Service{v}}
+	})
+	c := r.client(v, true)
+	var bodies []io.ReadCloser
+	for range 4 {
+		resp, err := c.Get("http://secure/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		bodies = append(bodies, resp.Body)
+	}
+	settle(t, func() uint64 { return uint64(r.proxy.o.Budget.Used()) })
+	if used := r.proxy.o.Budget.Used(); used > 4<<20 {
+		t.Errorf("%d KiB wait", used>>10)
+	}
+	bodies[0].Close() // goes away
+	for _, b := range bodies[1:] {
+		if n, err := io.Copy(io.Discard, b); n != size || err != nil {
+			t.Errorf("%d bytes came, %v", n, err)
+		}
 	}
 }
 
