@@ -31,6 +31,7 @@ type originTLS struct {
 	// digest tells settings apart, those of the client's key included, which it does not tell.
 	digest string
 	config *tls.Config
+	names  []string // one of which the certificate must have
 	// sniff is set where the port does not say which HTTP its endpoints speak: they are
 	// offered both, and what they take decides.
 	sniff bool
@@ -82,9 +83,21 @@ func (o *originTLS) compile(b *mesh.BackendTLS, host string) error {
 		}
 		cfg.Certificates = []tls.Certificate{cert}
 	}
-	o.config = cfg
+	o.config, o.names = cfg, names
 	o.digest = digestOf([]byte(host), b.Roots, b.Certificate, b.Key, []byte(strings.Join(names, "\x00")), []byte{byte(len(names))})
 	return nil
+}
+
+// String says for people what is spoken, and no secret.
+func (o *originTLS) String() string {
+	if o.broken != "" {
+		return "broken: " + o.broken
+	}
+	s := "SNI " + o.config.ServerName + ", verifies " + strings.Join(o.names, " or ")
+	if len(o.config.Certificates) > 0 {
+		s += ", with a client certificate"
+	}
+	return s
 }
 
 func firstOf(names ...string) string {

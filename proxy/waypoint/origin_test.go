@@ -178,6 +178,9 @@ func TestTLSOriginationFailsClosed(t *testing.T) {
 			if err != nil || strings.Contains(string(dump), "SECRET-KEY") {
 				t.Errorf("the dump tells the key, or %v", err)
 			}
+			if broken := strings.Contains(string(dump), `"tls":"broken: `); broken != (tc.status == 500) || !broken && !strings.Contains(string(dump), `"tls":"SNI `) {
+				t.Errorf("the dump says %s", dump)
+			}
 			r.stop()
 			line := r.log.String()
 			if !strings.Contains(line, tc.log) || strings.Contains(line, "SECRET-KEY") {

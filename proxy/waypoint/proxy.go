@@ -399,6 +399,7 @@ type ConfigBackend struct {
 // ConfigCluster is a set of endpoints.
 type ConfigCluster struct {
 	Name      string           `json:"name"`
+	TLS       string           `json:"tls,omitempty"`
 	Endpoints []ConfigEndpoint `json:"endpoints"`
 }
 
@@ -433,6 +434,9 @@ func (p *Proxy) ConfigDump() any {
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
 	for cl := range rt.allClusters() {
 		cc := ConfigCluster{Name: cl.name}
+		if cl.tls != nil {
+			cc.TLS = cl.tls.String()
+		}
 		for _, ep := range cl.c.Endpoints() {
 			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active()})
 		}
