@@ -38,7 +38,7 @@ type rule struct {
 	consumer string // namespace of the clients that it is for; empty: all
 	action   object
 
-	rank [5]int // kind of path, its length, method, headers, queries: more is first
+	rank [5]int    // kind of path, its length, method, headers, queries: more is first
 	made time.Time // of the route
 	name string    // of the route
 	n    int

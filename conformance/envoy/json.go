@@ -49,7 +49,8 @@ type (
 func Named(name, kind string, fields Object) Object { return named(name, kind, fields) }
 
 // Merge puts over's fields into o, object by object, and returns o. Lists are
-// replaced. Objects of over are copied.
+// replaced. Objects
+// within are copied, so that both may share theirs with others.
 func Merge(o, over Object) Object {
 	for k, v := range over {
 		from, ok := v.(object)
@@ -57,12 +58,8 @@ func Merge(o, over Object) Object {
 			o[k] = v
 			continue
 		}
-		into, ok := o[k].(object)
-		if !ok {
-			into = object{}
-			o[k] = into
-		}
-		Merge(into, from)
+		into, _ := o[k].(object) // may be shared
+		o[k] = Merge(Merge(object{}, into), from)
 	}
 	return o
 }

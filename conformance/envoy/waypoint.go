@@ -22,6 +22,7 @@ type Waypoint struct {
 	AccessLog string         // file; empty: none
 	Stats     bool           // Istio's standard metrics, by what stands in for Istio's filter
 	Clusters  List           // that no service has
+	Inspect   bool           // TLS inside the tunnels is looked at for its server name
 	Collector netip.AddrPort // of one in a hundred requests' spans; zero: no tracing
 }
 
@@ -41,7 +42,16 @@ type Service struct {
 	Manager  Object            // over the connection manager
 	Cluster  Object            // over the cluster
 	Chain    List              // the network filters, in place of all of them
+	Groups   []Group           // of endpoints, in place of Endpoints
 	Metadata map[string]Object // of endpoints by address and port: what goes over each
+}
+
+// Group is the endpoints of one locality.
+type Group struct {
+	Endpoints []netip.AddrPort
+	Zone      string
+	Priority  int // 0 is the first
+	Weight    int // of the locality among those of its priority; 0: none is said
 }
 
 // RBAC is one ALLOW rule: these principals with these methods.
@@ -117,9 +127,13 @@ func (w Waypoint) mainInternal() object {
 		}
 		ports[vip][strconv.Itoa(int(s.Addr.Port()))] = object{"action": named(s.clusterName(), kindString, object{"value": s.clusterName()})}
 	}
+	filters := list{originalDst()}
+	if w.Inspect {
+		filters = append(filters, named("envoy.filters.listener.tls_inspector", "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector", nil))
+	}
 	return object{
 		"name": "main_internal", "internal_listener": object{}, "traffic_direction": "INBOUND",
-		"listener_filters": list{originalDst()},
+		"listener_filters": filters,
 		"filter_chains":    chains,
 		"filter_chain_matcher": object{"matcher_tree": object{
 			"input":        named("ip", "envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput", nil),
@@ -266,8 +280,43 @@ func (s Service) clusterName() string {
 
 // cluster leads to connect_originate with the endpoint in metadata.
 func (s Service) cluster() object {
-	var endpoints list
-	for _, e := range s.Endpoints {
+	groups := s.Groups
+	if groups == nil {
+		groups = []Group{{Endpoints: s.Endpoints}}
+	}
+	var localities list
+	for _, g := range groups {
+		o := object{"lb_endpoints": s.endpoints(g.Endpoints)}
+		if g.Zone != "" {
+			o["locality"] = object{"zone": g.Zone}
+		}
+		if g.Priority > 0 {
+			o["priority"] = g.Priority
+		}
+		if g.Weight > 0 {
+			o["load_balancing_weight"] = g.Weight
+		}
+		localities = append(localities, o)
+	}
+	host := func(name string) object { return object{"kind": object{"host": object{}}, "name": name} }
+	cluster := object{
+		"name": s.clusterName(), "type": "STATIC", "connect_timeout": "10s", "lb_policy": "LEAST_REQUEST",
+		"circuit_breakers": unlimited, "common_lb_config": object{"healthy_panic_threshold": object{}},
+		"load_assignment": object{"cluster_name": s.clusterName(), "endpoints": localities},
+		"transport_socket": named("internal_upstream", kindInternal, object{
+			"passthrough_metadata": list{host("envoy.filters.listener.original_dst"), host("istio")},
+			"transport_socket":     named("raw_buffer", kindRaw, nil),
+		}),
+	}
+	if s.HTTP2 {
+		cluster["typed_extension_protocol_options"] = h2Options()
+	}
+	return Merge(cluster, s.Cluster)
+}
+
+func (s Service) endpoints(addrs []netip.AddrPort) list {
+	endpoints := list{}
+	for _, e := range addrs {
 		endpoints = append(endpoints, Merge(object{
 			"endpoint": object{"address": object{"envoy_internal_address": object{
 				"server_listener_name": "connect_originate", "endpoint_id": e.String(),
@@ -279,20 +328,7 @@ func (s Service) cluster() object {
 			}},
 		}, s.Metadata[e.String()]))
 	}
-	host := func(name string) object { return object{"kind": object{"host": object{}}, "name": name} }
-	cluster := object{
-		"name": s.clusterName(), "type": "STATIC", "connect_timeout": "10s", "lb_policy": "LEAST_REQUEST",
-		"circuit_breakers": unlimited, "common_lb_config": object{"healthy_panic_threshold": object{}},
-		"load_assignment": object{"cluster_name": s.clusterName(), "endpoints": list{object{"lb_endpoints": endpoints}}},
-		"transport_socket": named("internal_upstream", kindInternal, object{
-			"passthrough_metadata": list{host("envoy.filters.listener.original_dst"), host("istio")},
-			"transport_socket":     named("raw_buffer", kindRaw, nil),
-		}),
-	}
-	if s.HTTP2 {
-		cluster["typed_extension_protocol_options"] = h2Options()
-	}
-	return Merge(cluster, s.Cluster)
+	return endpoints
 }
 
 func (s Service) routes() list {
@@ -323,4 +359,12 @@ func (s Service) routes() list {
 		routes = append(routes, route(fmt.Sprintf("route-%d", i), match))
 	}
 	return routes
+}
+
+// NamedCluster is the service's cluster with another name.
+func NamedCluster(s Service, name string) Object {
+	c := s.cluster()
+	c["name"] = name
+	Merge(c, object{"load_assignment": object{"cluster_name": name}})
+	return c
 }

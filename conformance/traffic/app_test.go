@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/health"
+
 	"cairnproxy.dev/cairn/conformance/node"
 )
 
@@ -24,6 +26,7 @@ type app struct {
 	handler http.HandlerFunc            // nil: describe
 	tcp     func(net.Conn)              // nil: echo
 	call    func(context.Context) error // before each unary gRPC call
+	health  []*health.Server
 	seen    []seen
 	count   atomic.Int64 // requests that have come
 	conns   atomic.Int64 // HTTP connections
@@ -39,13 +42,11 @@ type seen struct {
 	at                             time.Time
 }
 
-// serve starts the applications.
-func (p *pod) serve(nodes *node.Server) {
+// serve starts the applications: on what the node proxies carry to them, and with
+// plain on the ports of their address, too.
+func (p *pod) serve(nodes *node.Server, plain bool) error {
 	p.app.pod = p
 	p.listeners = map[uint16]*node.Listener{}
-	for _, port := range []uint16{appHTTP, appGRPC, appTCP, officialGRPC, officialTCP} {
-		p.listeners[port] = nodes.Listen(netip.AddrPortFrom(p.addr, port))
-	}
 	srv := &http.Server{Handler: &p.app, Protocols: new(http.Protocols), ConnState: func(_ net.Conn, s http.ConnState) {
 		if s == http.StateNew {
 			p.conns.Add(1)
@@ -53,13 +54,23 @@ func (p *pod) serve(nodes *node.Server) {
 	}}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
-	go srv.Serve(p.listeners[appHTTP])
-	for _, port := range []uint16{appGRPC, officialGRPC} {
-		go p.serveGRPC(p.listeners[port])
+	for port, serve := range map[uint16]func(net.Listener){
+		appHTTP: func(ln net.Listener) { srv.Serve(ln) },
+		appGRPC: p.serveGRPC, officialGRPC: p.serveGRPC, appTCP: p.serveTCP, officialTCP: p.serveTCP,
+	} {
+		at := netip.AddrPortFrom(p.addr, port)
+		p.listeners[port] = nodes.Listen(at)
+		go serve(p.listeners[port])
+		if !plain {
+			continue
+		}
+		ln, err := net.Listen("tcp", at.String())
+		if err != nil {
+			return err
+		}
+		go serve(ln) // until the program ends
 	}
-	for _, port := range []uint16{appTCP, officialTCP} {
-		go p.serveTCP(p.listeners[port])
-	}
+	return nil
 }
 
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -28,8 +28,9 @@ type testCase struct {
 
 	// What the manifests mean to Envoy where the translation has no words, and why
 	// Envoy is not asked at all.
-	envoy patch
-	alone string
+	envoy     patch
+	envoyTwin patch // of the twin
+	alone     string
 
 	// prove sends requests and returns what is not as it must be.
 	prove func(x *trial) error
@@ -41,6 +42,7 @@ type testCase struct {
 
 // patch is a fragment of Envoy's configuration.
 type patch struct {
+	port    uint16       // of the services; 0: all
 	route   envoy.Object // over the action of each route that forwards
 	entry   envoy.Object // over each route
 	cluster envoy.Object // over each cluster

@@ -25,8 +25,24 @@ func (p *pod) serveGRPC(ln net.Listener) {
 	srv := grpc.NewServer(grpc.UnaryInterceptor(p.unary), grpc.StreamInterceptor(p.stream))
 	testpb.RegisterTestServiceServer(srv, interop.NewTestServer())
 	h := health.NewServer()
+	p.mu.Lock()
+	p.health = append(p.health, h)
+	p.mu.Unlock()
 	healthpb.RegisterHealthServer(srv, h)
 	srv.Serve(ln)
+}
+
+// serving says whether the pod's health service says so.
+func (p *pod) serving(yes bool) {
+	state := healthpb.HealthCheckResponse_NOT_SERVING
+	if yes {
+		state = healthpb.HealthCheckResponse_SERVING
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, h := range p.health {
+		h.SetServingStatus("", state)
+	}
 }
 
 func (p *pod) head(ctx context.Context) metadata.MD {
@@ -42,15 +58,16 @@ func (p *pod) head(ctx context.Context) metadata.MD {
 }
 
 func (p *pod) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	grpc.SetHeader(ctx, p.head(ctx))
+	head := p.head(ctx)
 	p.mu.Lock()
 	hook := p.call
 	p.mu.Unlock()
 	if hook != nil {
 		if err := hook(ctx); err != nil {
-			return nil, err
+			return nil, err // without a head, which would come before the status
 		}
 	}
+	grpc.SetHeader(ctx, head)
 	return next(ctx, req)
 }
 

@@ -5,7 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -33,7 +34,7 @@ type lab struct {
 	net      *loopback.Network
 	nodes    *node.Server
 	waypoint netip.Addr
-	admin    string // of Cairn
+	admin    string
 	metrics  string
 	access   string // file
 	process  *proc.Process
@@ -77,7 +78,8 @@ func newLab(t *testing.T, peer string) *lab {
 	return l
 }
 
-// gatewayManifest is the waypoint that all namespaces use.
+// gatewayManifest is the waypoint that all namespaces use, and the nodes that pods may be
+// on: it is on "near" itself, "beside" is in its zone, "around" in its region.
 const gatewayManifest = `
 apiVersion: v1
 kind: Namespace
@@ -93,6 +95,39 @@ spec:
     port: 15008
     protocol: HBONE
     allowedRoutes: {namespaces: {from: All}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: waypoint, namespace: mesh, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}
+spec:
+  serviceAccountName: waypoint
+  nodeName: near
+  containers: [{name: proxy, image: example.com/proxy}]
+status:
+  phase: Running
+  podIP: $WAYPOINT
+  podIPs: [{ip: $WAYPOINT}]
+  conditions: [{type: Ready, status: "True"}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: near, labels: {topology.kubernetes.io/region: r1, topology.kubernetes.io/zone: z1}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: beside, labels: {topology.kubernetes.io/region: r1, topology.kubernetes.io/zone: z1}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: around, labels: {topology.kubernetes.io/region: r1, topology.kubernetes.io/zone: z2}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: far, labels: {topology.kubernetes.io/region: r2, topology.kubernetes.io/zone: z3}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: farther, labels: {topology.kubernetes.io/region: r3, topology.kubernetes.io/zone: z4}}
 `
 
 // start runs the waypoint for the trials that have been added.
@@ -117,6 +152,7 @@ func (l *lab) start(t *testing.T) {
 			t.Errorf("the waypoint ended before it was told to: %v", err)
 			return
 		}
+		l.keep(t)
 		if err := l.process.Stop(20 * time.Second); err != nil {
 			t.Errorf("stopping the waypoint: %v", err)
 		}
@@ -124,7 +160,7 @@ func (l *lab) start(t *testing.T) {
 }
 
 func (l *lab) startCairn(t *testing.T, files ca.Files) {
-	if err := os.WriteFile(filepath.Join(l.folder, "mesh.yaml"), []byte(gatewayManifest), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(l.folder, "mesh.yaml"), []byte(strings.ReplaceAll(gatewayManifest, "$WAYPOINT", l.waypoint.String())), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, x := range l.trials {
@@ -145,6 +181,28 @@ func (l *lab) startCairn(t *testing.T, files ca.Files) {
 	var err error
 	if l.process, err = w.Start(t.Context(), l.dir, "waypoint", proc.Options{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// keep copies what a lab wrote, and Envoy's statistics, into the folder that
+// $TRAFFIC_KEEP names, for those who look for the reason of a failure.
+func (l *lab) keep(t *testing.T) {
+	dir := os.Getenv("TRAFFIC_KEEP")
+	if dir == "" {
+		return
+	}
+	dir = filepath.Join(dir, l.peer)
+	if err := os.CopyFS(dir, os.DirFS(l.dir)); err != nil {
+		t.Log(err)
+	}
+	for _, page := range []string{"clusters", "stats", "config_dump"} {
+		resp, err := http.Get("http://" + l.admin + "/" + page)
+		if err != nil {
+			continue
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		os.WriteFile(filepath.Join(dir, page+".txt"), text, 0o644)
 	}
 }
 
@@ -205,9 +263,17 @@ func (l *lab) startEnvoy(t *testing.T, files ca.Files) {
 		}
 		w.Services = append(w.Services, services...)
 		w.Clusters = append(w.Clusters, x.clusters...)
+		w.Inspect = w.Inspect || strings.HasPrefix(x.c.name, "tls-")
 	}
+	l.admin = w.Admin.String()
 	var err error
 	if l.process, err = envoy.Start(t.Context(), l.dir, "waypoint", w, proc.Options{}); err != nil {
+		log, _ := os.ReadFile(filepath.Join(l.dir, "waypoint.log"))
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, "rror") {
+				t.Log(line[:min(len(line), 600)])
+			}
+		}
 		t.Fatal(err)
 	}
 }
@@ -231,7 +297,7 @@ func (l *lab) client(namespace, account string, from netip.Addr) (*node.Client, 
 }
 
 // dial opens a connection as a client's node proxy does.
-func (l *lab) dial(ctx context.Context, namespace, account string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+func (l *lab) dial(ctx context.Context, namespace, account string, from netip.Addr, to netip.AddrPort) (*node.Conn, error) {
 	c, err := l.client(namespace, account, from)
 	if err != nil {
 		return nil, err

@@ -34,11 +34,13 @@ func (x *trial) toEnvoy() ([]envoy.Service, error) {
 			out = append(out, e)
 		}
 	}
-	if !x.twin || x.c.untold {
-		x.c.envoy.apply(out)
-		if f := x.c.envoy.services; f != nil {
-			out = f(x, out)
-		}
+	p := x.c.envoy
+	if x.twin && !x.c.untold {
+		p = x.c.envoyTwin
+	}
+	p.apply(out)
+	if p.services != nil {
+		out = p.services(x, out)
 	}
 	return out, nil
 }
@@ -77,6 +79,9 @@ func selects(selector, labels map[string]string) bool {
 func (p patch) apply(services []envoy.Service) {
 	for i := range services {
 		s := &services[i]
+		if p.port != 0 && p.port != s.Addr.Port() {
+			continue
+		}
 		for _, r := range s.Routes {
 			route := r.(envoy.Object)
 			if action, ok := route["route"].(envoy.Object); ok {

@@ -26,6 +26,7 @@ type svc struct {
 	spec   string            // further lines of the Service's spec
 	local  []string          // nodes of the pods, in turn
 	pick   map[string]string // labels to select; nil: the pods made for it
+	plain  bool              // pods listen on real ports, too
 	ports  []svcPort         // nil: portHTTP, portGRPC and portTCP
 }
 
@@ -139,7 +140,9 @@ func (x *trial) addPod(s svc) (*pod, error) {
 	if err := x.nodes.Add(p.addr, leaf); err != nil {
 		return nil, err
 	}
-	p.serve(x.nodes)
+	if err := p.serve(x.nodes, s.plain); err != nil {
+		return nil, err
+	}
 	x.pods = append(x.pods, p)
 	return p, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel"
@@ -26,19 +27,21 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 	case v.Port(port) == nil:
 		return nil, fmt.Errorf("dialing service %s: it has no port %d", key, port)
 	}
-	var origin *originTLS
+	target := &cluster{protocol: mesh.ProtocolGRPC}
 	if b := v.Port(port).Backend; b != nil {
-		origin = newOriginTLS(b.TLS, key.Hostname, mesh.ProtocolGRPC)
+		target.tls = newOriginTLS(b.TLS, key.Hostname, target.protocol)
 	}
 	cl := upstream.ForService(rt.snapshot, v, port, upstream.Options{Registry: &p.registry})
 	var hint upstream.Hint
 	var failed error
+	var last *upstream.Endpoint
 	for range maxAttempts {
 		ep := cl.Pick(&hint)
-		if ep == nil {
+		if ep == nil || ep == last {
 			break
 		}
-		c, err := p.dialEndpoint(ctx, ep, origin)
+		last = ep
+		c, err := newDestination(p, target.destKey(ep), target, ep).dial(ctx, "h2")
 		if err == nil {
 			return c, nil
 		}
@@ -54,43 +57,61 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 	return nil, failed
 }
 
-// dialEndpoint opens a connection to an endpoint, for clients that block: through its
-// node proxy, or as plain TCP to one outside the mesh; with TLS inside where it is asked for.
-func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint, origin *originTLS) (net.Conn, error) {
-	c, err := p.dialBytes(ctx, ep)
-	if err != nil || origin == nil {
+// dial opens a connection to the endpoint, for clients that block: through its node
+// proxy, or as TCP to one outside the mesh; with TLS inside where there is to be
+// some, that offers protos by ALPN.
+func (d *destination) dial(ctx context.Context, protos ...string) (net.Conn, error) {
+	c, err := d.dialBytes(ctx)
+	if err != nil || d.tls == nil {
 		return c, err
 	}
-	tc, err := origin.client(ctx, c, "h2")
+	tc, err := d.tls.client(ctx, c, protos...)
 	if err != nil {
-		return nil, err
+		return nil, err // not tc, a nil pointer in an interface
 	}
 	return tc, nil
 }
 
-func (p *Proxy) dialBytes(ctx context.Context, ep *upstream.Endpoint) (net.Conn, error) {
-	cl := &cluster{} // without TLS: it comes on top
-	d := newDestination(p, cl.destKey(ep), cl, ep)
+func (d *destination) dialBytes(ctx context.Context) (net.Conn, error) {
 	if d.peer == nil {
-		return d.dialTCP(ctx)
+		c, err := d.dialTCP(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
 	}
-	c, err := d.dialStream(ctx)
+	c, err := dialStream(ctx, d.peer, d.authority, d.addr)
 	if err != nil {
-		return nil, err // not c, a nil pointer in an interface
+		return nil, err
 	}
 	return c, nil
 }
 
-// Opened implements tunnel.Opener.
-func (c *streamConn) Opened(t *loop.Turn, st *h2.Stream, err error) {
-	if err != nil {
-		c.opened(t, nil, err)
-		return
+// dialStream opens a CONNECT stream and waits for its answer.
+func dialStream(ctx context.Context, pe peer, authority string, remote netip.AddrPort) (*streamConn, error) {
+	c := newStreamConn(remote)
+	loop.Run(func(t *loop.Turn) {
+		req := tunnel.Request{Authority: authority}
+		if st := pe.TryOpen(t, req, c); st != nil {
+			c.Opened(t, st, nil)
+		} else {
+			pe.Open(t, req, c)
+		}
+	})
+	select {
+	case err := <-c.answer:
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	case <-ctx.Done():
+		c.Close()
+		return nil, context.Cause(ctx)
 	}
-	c.opened(t, st, nil)
 }
 
-func (c *streamConn) opened(t *loop.Turn, out pipe, err error) {
+// Opened implements tunnel.Opener.
+func (c *streamConn) Opened(t *loop.Turn, out *h2.Stream, err error) {
 	if err != nil {
 		c.tell(err)
 		return

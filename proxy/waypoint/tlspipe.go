@@ -45,7 +45,7 @@ func (d *destination) dialInner(h opener, ready func(t *loop.Turn, out pipe)) {
 	version := versionOf(h)
 	protos := d.offer(version)
 	var tc *tls.Conn
-	raw, err := d.dialStream(ctx)
+	raw, err := dialStream(ctx, d.peer, d.authority, d.addr)
 	if err == nil {
 		tc, err = d.tls.client(ctx, raw, protos...)
 	}
@@ -66,22 +66,6 @@ func (d *destination) dialInner(h opener, ready func(t *loop.Turn, out pipe)) {
 	p.read()
 	wg.Wait()
 	p.leave()
-}
-
-// dialStream opens a stream to the endpoint through its node proxy.
-func (d *destination) dialStream(ctx context.Context) (*streamConn, error) {
-	c := newStreamConn(d.addr)
-	loop.Run(func(t *loop.Turn) { d.openStream(t, c, func(out pipe) { c.opened(t, out, nil) }) })
-	select {
-	case err := <-c.answer:
-		if err != nil {
-			return nil, err
-		}
-		return c, nil
-	case <-ctx.Done():
-		c.Close()
-		return nil, context.Cause(ctx)
-	}
 }
 
 // read takes what comes to the handler.

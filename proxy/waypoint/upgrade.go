@@ -118,6 +118,9 @@ func (x *exchange) switched(t *loop.Turn) bool {
 		x.answer(t, &x.fx.Reply)
 		return false
 	}
+	if x.adm() != nil {
+		x.judge(t, &x.attempt)
+	}
 	x.respStarted = true
 	x.upDuration = t.Now.Sub(x.upStart)
 	x.deadline.stop()
