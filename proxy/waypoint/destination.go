@@ -250,7 +250,7 @@ func (d *destination) retire(t *loop.Turn) {
 
 // callHTTP2 gives the exchange a call on a connection that speaks HTTP/2.
 func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
-	call := &h2Call{x: x}
+	call := &h2Call{x: x, connects: x.webSocket()}
 	a.up = call
 	d.mu.Lock()
 	for _, c := range d.h2s {

@@ -61,7 +61,7 @@ func (c *h2Client) submit(call *h2Call) submission {
 	case !c.ready && len(c.waiting) < h2ClientStreams:
 		c.waiting = append(c.waiting, call)
 		return submitLater
-	case c.ready && !c.settled && call.x.webSocket(): // it depends on settings
+	case c.ready && !c.settled && call.connects: // it depends on settings
 		if len(c.waiting) < h2ClientStreams {
 			c.waiting = append(c.waiting, call)
 			return submitLater
@@ -231,11 +231,10 @@ func (c *h2Client) established(t *loop.Turn, out pipe) {
 	calls, draining := c.waiting, c.draining
 	c.waiting = nil
 	calls = slices.DeleteFunc(calls, func(call *h2Call) bool {
-		later := call.x.webSocket()
-		if later {
+		if call.connects {
 			c.waiting = append(c.waiting, call)
 		}
-		return later
+		return call.connects
 	})
 	c.mu.Unlock()
 	if draining {
@@ -324,6 +323,7 @@ type h2Call struct {
 	c        *h2Client
 	st       *h2.Stream
 	gotHead  bool
+	connects bool  // it is an extended CONNECT
 	left     int64 // of the declared content; negative: none was declared
 	trailers mesh.Fields
 }
@@ -350,7 +350,7 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 		path += "?" + x.req.Query
 	}
 	f := requestToH2(buf[:0], &x.req, &x.reqF, path, x.requestLent())
-	if x.webSocket() {
+	if k.connects {
 		if _, ok := k.c.inner.conn.PeerConnect(); !ok {
 			x.useHTTP1 = true
 			x.relaunchLater(t, x.tryOf(k))
@@ -455,7 +455,7 @@ func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 		return
 	}
 	k.gotHead = true
-	if x.webSocket() && x.resp.Status/100 == 2 {
+	if k.connects && x.resp.Status/100 == 2 {
 		if x.switched(t) && h.End {
 			x.tunnelResponse(t, nil, true)
 		}

@@ -367,6 +367,36 @@ func TestTLSPipeStops(t *testing.T) {
 	}
 }
 
+// Health is asked for as requests are sent: with TLS, to who has the right name.
+func TestHealthChecksWithTLS(t *testing.T) {
+	for _, good := range []bool{true, false} {
+		srv := newTLSServer(t, "http/1.1")
+		b := &mesh.BackendTLS{Roots: srv.roots}
+		if !good {
+			b.Hostname = "other.example.com"
+		}
+		var v *mesh.Service
+		r := newRig(t, func(r *rig) mesh.Parts {
+			w := r.outside("ext", 8080, srv.serve)
+			v = r.service("ext", 443, mesh.ProtocolHTTP)
+			v.Key.Hostname = "ext.example.com"
+			w.Services = map[mesh.ServiceKey]map[uint16]uint16{v.Key: {443: 8080}}
+			v.Ports[0].Backend = &mesh.BackendPolicy{TLS: b, Health: &mesh.HealthCheck{Interval: 20 * time.Millisecond, Unhealthy: 1}}
+			return mesh.Parts{Workloads: []*mesh.Workload{w}, Services: []*mesh.Service{v}}
+		})
+		until(t, "three checks", func() bool { return srv.conns.Load() >= 3 })
+		want := ""
+		if !good {
+			want = "unhealthy"
+		}
+		until(t, "the condition is "+want, func() bool { return strings.HasPrefix(r.conditions(), want) && (r.conditions() == "") == good })
+		if n := srv.plain.Load(); n > 0 {
+			t.Errorf("%d checks came in plain text", n)
+		}
+		r.stop()
+	}
+}
+
 // A change of the settings makes new connections; what does not change keeps them.
 func TestTLSOriginationChanges(t *testing.T) {
 	srv := newTLSServer(t, "http/1.1")
