@@ -84,6 +84,7 @@ func (c *checks) ask(ctx context.Context, p *Proxy, ep *upstream.Endpoint) error
 		return nil
 	case mesh.HealthGRPC:
 		return c.askGRPC(ctx, conn)
+	case mesh.HealthHTTP:
 	}
 	return c.askHTTP(ctx, conn)
 }

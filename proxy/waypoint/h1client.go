@@ -106,7 +106,7 @@ func (c *h1Client) served(drop bool) (x *exchange, dropped bool) {
 
 // Opened implements tunnel.Opener: the connection is there and CONNECT was sent.
 func (c *h1Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
-	if err == errOtherVersion {
+	if errors.Is(err, errOtherVersion) {
 		c.redirect(t)
 		return
 	}

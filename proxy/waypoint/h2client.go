@@ -143,7 +143,7 @@ func (c *h2Client) opened(t *loop.Turn, st pipe) {
 
 // Opened implements tunnel.Opener.
 func (c *h2Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
-	if err == errOtherVersion {
+	if errors.Is(err, errOtherVersion) {
 		c.redirect(t)
 		return
 	}
