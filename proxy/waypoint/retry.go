@@ -21,6 +21,7 @@ type failure struct {
 	refused  bool   // the endpoint refused the stream, and did nothing
 	late     bool   // it did not begin to answer in time
 	status   int    // 0: 503
+	text     string // what the client is told; "" is Envoy's words for reason
 }
 
 // reasons are those of a retry policy that the failure is covered by.
