@@ -3,6 +3,7 @@ module cairnproxy.dev/cairn/conformance
 go 1.26.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	golang.org/x/net v0.62.0
 	golang.org/x/sys v0.49.0
 	google.golang.org/grpc v1.85.0
