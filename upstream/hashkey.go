@@ -29,10 +29,10 @@ func (c *Cluster) Fill(h *Hint, r *mesh.Request, now time.Time) *MadeCookie {
 	if c.Timed() {
 		h.SetNow(now)
 	}
-	if c.asks&asksAddr != 0 {
+	if c.asks&asksAddr != 0 && h.Wanted() == nil {
 		c.dialled(h, r.Destination)
 	}
-	if c.asks&asksKey == 0 || h.keyed {
+	if c.asks&asksKey == 0 || h.Wish != nil && h.Wish.keyed {
 		return nil
 	}
 	key, ok, made := c.more.keys.of(r)

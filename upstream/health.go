@@ -1,12 +1,49 @@
 package upstream
 
-import "cairnproxy.dev/cairn/mesh"
+import (
+	"math/rand/v2"
+	"time"
+
+	"cairnproxy.dev/cairn/mesh"
+)
 
 // healthMonitor is what health checks know of an endpoint. It is guarded by the
 // state's lock.
 type healthMonitor struct {
 	good, bad uint32 // answers in a row
 	detail    string // of the last bad one
+	next      time.Time
+	asked     bool // and has not answered
+}
+
+// DueChecks returns the endpoints to be checked now, at most so many, and when to ask again. Each of
+// them is next due after the interval, more or less a tenth of it, once Checked was called for it. An endpoint
+// that is new is due at once. It is safe for concurrent use.
+func (c *Cluster) DueChecks(now time.Time, interval time.Duration, most int) (due []*Endpoint, next time.Time) {
+	c.state.mu.Lock()
+	defer c.state.mu.Unlock()
+	next = now.Add(interval)
+	for _, e := range c.endpoints {
+		h := &e.monitor.health
+		if h.asked {
+			continue
+		}
+		if now.Before(h.next) && h.next.Before(now.Add(2*interval)) { // and not of a policy of before
+			if h.next.Before(next) {
+				next = h.next
+			}
+			continue
+		}
+		if len(due) >= most {
+			return due, now.Add(20 * time.Millisecond)
+		}
+		h.asked, h.next = true, now.Add(interval*9/10+rand.N(interval/5+1))
+		if h.next.Before(next) {
+			next = h.next
+		}
+		due = append(due, e)
+	}
+	return due, next
 }
 
 // Checked notes the answer to a health check of e, an endpoint of the cluster: detail says
@@ -25,6 +62,7 @@ func (c *Cluster) Checked(e *Endpoint, p *mesh.HealthCheck, detail string) (chan
 	defer c.state.mu.Unlock()
 	m := e.monitor
 	h := &m.health
+	h.asked = false
 	if h.detail = detail; detail == "" {
 		h.good, h.bad = h.good+1, 0
 		if h.good >= need(p.Healthy, 1) && c.state.set(m, unhealthy, false) {

@@ -66,6 +66,13 @@ type outlierMonitor struct {
 	rate  float64 // of success in the last interval that had enough requests, in percent
 }
 
+// begin forgets what speaks against an endpoint: what it did before an ejection is atoned.
+func (m *outlierMonitor) begin() {
+	for _, n := range []*atomic.Uint32{&m.fives, &m.gateway, &m.local, &m.all.total, &m.all.good, &m.unreached.total, &m.unreached.good} {
+		n.Store(0)
+	}
+}
+
 // window counts the outcomes of one interval.
 type window struct{ total, good atomic.Uint32 }
 
@@ -211,6 +218,7 @@ func (o *Outlier) Tick(now time.Time) (next time.Time) {
 				m.times--
 			}
 		case !now.Before(m.until):
+			m.outlierMonitor.begin()
 			o.s.set(m, ejected, false)
 			o.s.tell(Event{Endpoint: e, What: "returned"})
 		}

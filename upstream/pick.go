@@ -10,24 +10,31 @@ import (
 // Hint is what a request knows about which endpoint it wants. The zero Hint
 // wants any.
 type Hint struct {
-	excluded [4]*Endpoint
-	wanted   *Endpoint
-	key      uint64
-	now      int64
-	n        uint8
-	keyed    bool
+	excluded [4]*Endpoint // the last one first
+	// Wish is what few requests have; nil for none. Whoever wants no allocation
+	// brings memory for it.
+	Wish *Wish
+}
+
+// Wish is what a session or a policy makes a request ask for.
+type Wish struct {
+	wanted *Endpoint
+	key    uint64
+	now    int64
+	keyed  bool
 }
 
 // Exclude asks for endpoints other than e, which did not work. The last four count.
 func (h *Hint) Exclude(e *Endpoint) {
-	h.excluded[int(h.n)%len(h.excluded)] = e
-	if h.n++; int(h.n) == 2*len(h.excluded) {
-		h.n -= uint8(len(h.excluded))
-	}
+	copy(h.excluded[1:], h.excluded[:])
+	h.excluded[0] = e
 }
 
 func (h *Hint) excludes(e *Endpoint) bool {
-	for _, x := range h.excluded[:min(int(h.n), len(h.excluded))] {
+	for _, x := range h.excluded {
+		if x == nil {
+			return false
+		}
 		if x.Same(e) {
 			return true
 		}
@@ -35,17 +42,29 @@ func (h *Hint) excludes(e *Endpoint) bool {
 	return false
 }
 
-// Want asks for e, if it is healthy and works: the endpoint of a session. nil asks for any.
-func (h *Hint) Want(e *Endpoint) { h.wanted = e }
+func (h *Hint) wish() *Wish {
+	if h.Wish == nil {
+		h.Wish = &Wish{}
+	}
+	return h.Wish
+}
 
-// Wanted returns what Want was told.
-func (h *Hint) Wanted() *Endpoint { return h.wanted }
+// Want asks for e, if it is healthy and works: the endpoint of a session.
+func (h *Hint) Want(e *Endpoint) { h.wish().wanted = e }
+
+// Wanted returns what Want was told, nil for nothing.
+func (h *Hint) Wanted() *Endpoint {
+	if h.Wish == nil {
+		return nil
+	}
+	return h.Wish.wanted
+}
 
 // SetKey asks for the endpoint that key leads to, where the policy goes by keys.
-func (h *Hint) SetKey(key uint64) { h.key, h.keyed = key, true }
+func (h *Hint) SetKey(key uint64) { w := h.wish(); w.key, w.keyed = key, true }
 
 // SetNow tells the time, where the policy goes by latencies.
-func (h *Hint) SetNow(now time.Time) { h.now = now.UnixNano() }
+func (h *Hint) SetNow(now time.Time) { h.wish().now = now.UnixNano() }
 
 // Pick returns an endpoint, or nil when there is none to be had: the caller
 // answers 503 with the flag UH. hint may be nil. When all endpoints are excluded, one of
@@ -53,20 +72,22 @@ func (h *Hint) SetNow(now time.Time) { h.now = now.UnixNano() }
 func (c *Cluster) Pick(hint *Hint) *Endpoint {
 	picker := *c.picker.Load()
 	var w lb.Want
-	if hint != nil {
-		if e := hint.wanted; e != nil && c.has(e) && e.Healthy() && !hint.excludes(e) {
+	keyed := false
+	if hint != nil && hint.Wish != nil {
+		wish := hint.Wish
+		if e := wish.wanted; e != nil && c.has(e) && e.Healthy() && !hint.excludes(e) {
 			return e
 		}
-		w = lb.Want{Key: hint.key, Now: hint.now}
+		w, keyed = lb.Want{Key: wish.key, Now: wish.now}, wish.keyed
 	}
-	if c.asks&asksKey != 0 && (hint == nil || !hint.keyed) {
+	if c.asks&asksKey != 0 && !keyed {
 		w.Key = rand.Uint64()
 	}
 	i := picker.Pick(w)
 	if i < 0 {
 		return nil
 	}
-	if hint == nil || hint.n == 0 || !hint.excludes(c.endpoints[i]) {
+	if hint == nil || !hint.excludes(c.endpoints[i]) {
 		return c.endpoints[i]
 	}
 	return c.another(picker, w, hint, i)
@@ -100,6 +121,9 @@ func (c *Cluster) another(picker lb.Picker, w lb.Want, hint *Hint, i int) *Endpo
 	}
 	return c.endpoints[i]
 }
+
+// Usable reports whether the cluster has any endpoint to pick now.
+func (c *Cluster) Usable() bool { return (*c.picker.Load()).Pick(lb.Want{Key: rand.Uint64()}) >= 0 }
 
 // has reports whether e is c's own.
 func (c *Cluster) has(e *Endpoint) bool {

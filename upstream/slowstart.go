@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"math"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -21,6 +22,7 @@ type slowStart struct {
 	since  []int64 // by position, nanoseconds of the Unix clock; 0: for long
 	ill    []bool
 	now    int64 // of the weights in force
+	warm   atomic.Bool
 }
 
 // begin takes over what prev, which may be nil, knows of c's endpoints.
@@ -67,6 +69,7 @@ func (s *slowStart) tick(c *Cluster, now time.Time) {
 			s.since[i] = 0
 		}
 	}
+	s.warm.Store(s.ramping())
 }
 
 func (s *slowStart) ramping() bool {
@@ -91,10 +94,5 @@ func (s *slowStart) factor(i int) float64 {
 // Warming reports whether endpoints of the cluster are new, so that Refresh is
 // to be called now and then to raise their weights.
 func (c *Cluster) Warming() bool {
-	if c.more == nil || c.more.slow.since == nil {
-		return false
-	}
-	c.refresh.Lock()
-	defer c.refresh.Unlock()
-	return c.more.slow.ramping()
+	return c.more != nil && c.more.slow.warm.Load()
 }

@@ -112,15 +112,14 @@ func (r *ruleRow) print(b *strings.Builder) {
 		line("at", s)
 	}
 	for _, to := range r.Backends {
-		s := fmt.Sprintf("%s:%d weight=%d", to.Service, to.Port, to.Weight)
-		for _, x := range append([]string{to.Policy}, to.Filters...) {
-			if x != "" {
-				s += ", " + x
-			}
+		parts := []string{fmt.Sprintf("%s:%d weight=%d", to.Service, to.Port, to.Weight)}
+		if to.Policy != "" {
+			parts = append(parts, to.Policy)
 		}
+		parts = append(parts, to.Filters...)
 		if to.Broken != "" {
-			s += " BROKEN: " + to.Broken
+			parts = append(parts, "BROKEN: "+to.Broken)
 		}
-		line("to", s)
+		line("to", strings.Join(parts, ", "))
 	}
 }

@@ -17,7 +17,7 @@ var sectionColumns = map[string][]string{
 	"policies":     {"hostname", "address", "namespace", "name", "scope", "action", "rules"},
 	"certificates": {"identity", "state", "certChain"},
 	"statuses":     {"kind", "name", "parents"},
-	"clusters":     {"name", "endpoints"},
+	"clusters":     {"name", "endpoints", "state"},
 }
 
 // columnsOf returns the columns of a section: those that are listed for it and
@@ -93,7 +93,11 @@ func listCell(column string, v []any) string {
 		case column == "parents":
 			parts = append(parts, parentCell(o))
 		case column == "endpoints" && o["address"] != nil:
-			parts = append(parts, fmt.Sprint(o["address"]))
+			at := fmt.Sprint(o["address"])
+			if c, ok := o["condition"].(string); ok {
+				at += "(" + c + ")"
+			}
+			parts = append(parts, at)
 		case isObject:
 			return fmt.Sprint(len(v))
 		default:
@@ -108,12 +112,12 @@ func listCell(column string, v []any) string {
 
 // parentCell renders what became of an object at one parent: "Service a/b Accepted=True".
 func parentCell(p map[string]any) string {
-	s := fmt.Sprint(p["parent"])
+	parts := []string{fmt.Sprint(p["parent"])}
 	list, _ := p["conditions"].([]any)
 	for _, e := range list {
 		if c, ok := e.(map[string]any); ok {
-			s += fmt.Sprintf(" %v=%v", c["type"], c["status"])
+			parts = append(parts, fmt.Sprintf("%v=%v", c["type"], c["status"]))
 		}
 	}
-	return s
+	return strings.Join(parts, " ")
 }

@@ -544,8 +544,8 @@ func checkEndpoints(t *testing.T, m *testMesh) {
 }
 
 type configSeen struct {
-	Event    string
-	Accepted int
+	Event                string
+	Accepted             int
 	Rejected, Unresolved []problemSeen
 }
 

@@ -40,10 +40,12 @@ var packages = map[string]string{
 	"h2load":   "nghttp2-client",
 	"nghttp":   "nghttp2-client",
 	"iptables": "iptables",
-	"ip":       "iproute2",
+	// The server of Redis, for the rate limit service.
+	"redis-server": "redis-server",
+	"ip":           "iproute2",
 }
 
-// Program returns the path of one of curl, h2load, nghttp, iptables and ip,
+// Program returns the path of one of curl, h2load, nghttp, iptables, ip and redis-server,
 // installing its package with apt-get when the machine lacks it.
 func Program(ctx context.Context, name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {

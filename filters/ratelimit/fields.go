@@ -17,6 +17,7 @@ func (*step) Response(x *filters.Exchange) filters.Result {
 		return filters.Continue
 	}
 	f := &x.Resp.Fields
+	*f = append(*f, n.ResponseFields...) // first: the service may have been told to write these fields itself
 	if q := &n.Quota; q.Limit != "" && !f.Has("ratelimit-limit") {
 		*f = append(*f,
 			mesh.Field{Name: "ratelimit-limit", Value: q.Limit},
@@ -26,7 +27,6 @@ func (*step) Response(x *filters.Exchange) filters.Result {
 			f.Add("retry-after", decimal(x, q.RetryAfter))
 		}
 	}
-	*f = append(*f, n.ResponseFields...)
 	return filters.Continue
 }
 

@@ -47,7 +47,7 @@ const (
 	// defaultTimeout is Envoy's.
 	defaultTimeout = 20 * time.Millisecond
 	// maxDescriptors and maxEntries bound a question.
-	maxDescriptors, maxEntries = 16, 16
+	maxDescriptors, maxEntries = 32, 16
 	// maxValue bounds an entry's value; longer ones are cut. It is a key in the service's store.
 	maxValue = 1024
 )

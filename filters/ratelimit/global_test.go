@@ -118,7 +118,7 @@ func TestAnswers(t *testing.T) {
 			"passed []", "[{ratelimit-limit 5, 5;w=60} {ratelimit-remaining 2} {ratelimit-reset 7}]", "map[asked:1]"},
 		{"unknown_code", nil, &rls.RateLimitResponse{}, nil, "passed []", "[]", "map[asked:1]"},
 		{"over", nil, &rls.RateLimitResponse{OverallCode: over, Statuses: []*rls.RateLimitResponse_DescriptorStatus{status(ok, 10, 0, 3*time.Second), status(over, 5, 0, 7*time.Second)}, RawBody: []byte("slow down")}, nil,
-			"429 RL request_rate_limited 8 slow down", "[{ratelimit-limit 5, 5;w=60} {ratelimit-remaining 0} {ratelimit-reset 7} {retry-after 7} {x-envoy-ratelimited true}]", "map[asked:1 limited:1]"},
+			"429 RL request_rate_limited 8 slow down", "[{x-envoy-ratelimited true} {ratelimit-limit 5, 5;w=60} {ratelimit-remaining 0} {ratelimit-reset 7} {retry-after 7}]", "map[asked:1 limited:1]"},
 		{"status", func(g *mesh.GlobalLimit) { g.Status = 503 }, &rls.RateLimitResponse{OverallCode: over}, nil, "503 RL request_rate_limited 8 ", "[{x-envoy-ratelimited true}]", "map[asked:1 limited:1]"},
 		{"fields", nil, &rls.RateLimitResponse{
 			OverallCode: ok, RequestHeadersToAdd: []*corev3.HeaderValue{value("X-Tier", "gold"), value("Host", "evil"), value(":path", "/evil")},

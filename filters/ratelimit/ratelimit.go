@@ -12,7 +12,7 @@ import (
 )
 
 // maxLimits bounds the local limits of a policy.
-const maxLimits = 16
+const maxLimits = 32
 
 // Spec is the filter, with r as its memory. It works at the level of the rule, for which the policy
 // in force is known: requests that no rule matches are not limited. A nil r limits

@@ -18,6 +18,7 @@ type attempt struct {
 	upReady     bool    // the endpoint takes bytes
 	idleReuse   bool    // it went out on a connection that had been idle
 	again       bool    // its connection had no room after all: another is looked for when the turn ends
+	taken       taken   // of the circuit breaker's bounds
 	paid        payment // what it holds of the cluster's budget
 }
 
@@ -42,7 +43,10 @@ func (x *exchange) connect(t *loop.Turn) {
 		x.startMirrors(t)
 	}
 	cl := x.backend.cluster
-	ep := cl.c.Pick(&x.hint)
+	if cl.adm != nil && !x.admit(t, cl.adm) {
+		return
+	}
+	ep := x.pick(t, cl)
 	if ep == nil {
 		x.noEndpoint(t, &x.attempt)
 		return
@@ -69,7 +73,12 @@ func (x *exchange) launch(t *loop.Turn, a *attempt, ep *upstream.Endpoint) {
 	ep.Acquire()
 	a.ep = ep
 	a.dest = x.tun.p.dest(cl, ep)
-	if x.useHTTP2(cl.protocol) {
+	x.call(t, a)
+}
+
+// call asks the destination of a try for a connection.
+func (x *exchange) call(t *loop.Turn, a *attempt) {
+	if x.useHTTP2(x.backend.cluster.protocol) {
 		a.dest.callHTTP2(t, x, a)
 	} else {
 		a.dest.callHTTP1(t, x, a)
@@ -80,7 +89,7 @@ func (x *exchange) launch(t *loop.Turn, a *attempt, ep *upstream.Endpoint) {
 // Nothing was tried yet, so it does not count.
 func (x *exchange) relaunch(t *loop.Turn, a *attempt) {
 	x.leaveEndpoint(a)
-	if ep := x.backend.cluster.c.Pick(&x.hint); ep != nil {
+	if ep := x.pick(t, x.backend.cluster); ep != nil {
 		x.launch(t, a, ep)
 	} else {
 		x.noEndpoint(t, a)
@@ -117,6 +126,9 @@ func (x *exchange) leaveEndpoint(a *attempt) {
 	if a.ep != nil {
 		a.ep.Release()
 		a.ep = nil
+	}
+	if a.taken != 0 {
+		x.leaveBreaker(a)
 	}
 }
 

@@ -20,7 +20,8 @@ type compiler struct {
 	prev     *Runtime // nil for none
 	rt       *Runtime
 	policies *policy.Attachments
-	general  *policy.L7 // of what has no policies of its own
+	general  *policy.L7     // of what has no policies of its own
+	source   *mesh.Workload // where we are; nil: not known
 
 	// The indexes of rt in the making.
 	services, ports *mesh.IndexEdit[netip.AddrPort, *servicePort]
@@ -47,6 +48,8 @@ func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
 	if c.rt.waypoint == nil {
 		return c.rt
 	}
+	c.source = c.place()
+	c.rt.place = describe(c.source)
 	c.policies = policy.NewAttachments(snap, c.rt.waypoint)
 	c.general = policy.CompileL7(c.policies.Of(nil))
 	c.rt.policies = c.policies
@@ -81,11 +84,12 @@ func (rt *Runtime) likens(prev *Runtime) bool {
 type terms struct {
 	waypoint                                                *mesh.Waypoint
 	trustDomain, clusterDomain, rootNamespace, cluster, net string
+	place                                                   string
 }
 
 func (rt *Runtime) terms() terms {
 	s := rt.snapshot
-	return terms{rt.waypoint, s.TrustDomain, s.ClusterDomain, s.RootNamespace, s.ClusterID, s.Network}
+	return terms{rt.waypoint, s.TrustDomain, s.ClusterDomain, s.RootNamespace, s.ClusterID, s.Network, rt.place}
 }
 
 // edit begins with the indexes of from.

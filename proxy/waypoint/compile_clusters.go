@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
@@ -23,6 +24,7 @@ func (c *compiler) direct(sp *servicePort) *rule {
 		return ru
 	}
 	ru.res = resilienceOf(sp.requests)
+	ru.session = newSessionRule(sp.requests, sp.requests, nil, ru)
 	var err error
 	ru.chain, err = c.chain(noPolicies, filters.BuildContext{Level: filters.LevelRule, Requests: sp.requests, Service: sp.service, Port: sp.port})
 	if err != nil {
@@ -69,9 +71,9 @@ func (c *compiler) serviceCluster(v *mesh.Service, port uint16, own *mesh.Backen
 func (c *compiler) newServiceCluster(v *mesh.Service, key clusterKey, policy *mesh.BackendPolicy) *cluster {
 	sp := v.Port(key.port)
 	old := c.previous(key, policy)
-	o := upstream.Options{Registry: &c.p.registry, Only: c.only(), Backend: policy, State: c.stateOf(key, policy)}
+	o := upstream.Options{Registry: &c.p.registry, Only: c.only(), Backend: policy, State: c.stateOf(key, policy), Source: c.source}
 	if old != nil {
-		o.Previous = old.c
+		o.Previous, o.Now = old.c, time.Now()
 	}
 	uc := upstream.ForService(c.snap, v, key.port, o)
 	if old != nil && old.c == uc && old.protocol == sp.Protocol && samePolicy(old.policy, policy) {
@@ -81,10 +83,12 @@ func (c *compiler) newServiceCluster(v *mesh.Service, key clusterKey, policy *me
 	if key.variant != "" {
 		kind += "/" + key.variant
 	}
-	return newCluster(&cluster{
+	cl := c.newCluster(&cluster{
 		key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v), c: uc, policy: policy,
 		name: fmt.Sprintf("inbound-vip|%d|%s|%s", key.port, kind, v.Key.Hostname),
 	})
+	c.p.watchWarming(cl)
+	return cl
 }
 
 // variantOf is what sets a backend's cluster apart from that of its service port:
@@ -126,8 +130,8 @@ func (c *compiler) stateOf(key clusterKey, p *mesh.BackendPolicy) *upstream.Clus
 }
 
 // newCluster makes room for cl's connections.
-func newCluster(cl *cluster) *cluster {
-	cl.adm = newAdmission(cl)
+func (c *compiler) newCluster(cl *cluster) *cluster {
+	cl.adm = newAdmission(c.p.watch, cl)
 	cl.dests = make([]atomic.Pointer[destination], len(cl.c.Endpoints()))
 	return cl
 }
@@ -236,7 +240,7 @@ func (c *compiler) workloadPort(w *mesh.Workload, port uint16, proto mesh.AppPro
 	}
 	cl := old
 	if uc := upstream.ForWorkload(c.snap, w, port, o); old == nil || old.c != uc || old.protocol != proto {
-		cl = newCluster(&cluster{key: key, protocol: proto, name: fmt.Sprintf("inbound-pod|%d||%s", port, w.Name), c: uc})
+		cl = c.newCluster(&cluster{key: key, protocol: proto, name: fmt.Sprintf("inbound-pod|%d||%s", port, w.Name), c: uc})
 	}
 	if c.serviceChain(sp) {
 		sp.fallback = single(cl)

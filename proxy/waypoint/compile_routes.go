@@ -154,6 +154,7 @@ func (c *compiler) rule(key ruleKey) *rule {
 		ru.backends = append(ru.backends, c.backend(&r.Backends[i]))
 	}
 	ru.split = upstream.NewSplit(weights)
+	ru.session = newSessionRule(requests, key.port, r, ru)
 	c.mirrors(ru, r)
 	return ru
 }

@@ -37,6 +37,10 @@ func TestInstructionsPerRequest(t *testing.T) {
 			b := newBench(t, benchRequest, benchResponse+body, nil)
 			return func() { b.round() }
 		}, 24_000},
+		{"resilient", func(t *testing.T) func() {
+			b := newBench(t, benchRequest, benchResponse+body, resilient)
+			return func() { b.round() }
+		}, 27_500},
 		{"everything", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, everything)
 			return func() { b.round() }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -94,8 +95,19 @@ func benchRoutes(parts *mesh.Parts, v *mesh.Service) {
 	}}
 }
 
+// resilient is all that can be said of times and tries, and does not happen.
+func resilient(parts *mesh.Parts, v *mesh.Service) {
+	benchRoutes(parts, v)
+	v.Ports[0].Requests = &mesh.RequestPolicy{
+		Timeouts: &mesh.Timeouts{Request: 10 * time.Second, PerTry: 5 * time.Second, Idle: time.Minute, MaxDuration: time.Hour},
+		Retry:    &mesh.Retry{Attempts: 3, Codes: []int{502, 503}, GRPCStatuses: []int{14}, On: mesh.RetryReset, BodyLimit: 128 << 10},
+		Hedging:  &mesh.Hedging{Delay: time.Second, Max: 2},
+	}
+	v.Ports[0].Backend = &mesh.BackendPolicy{Budget: &mesh.RetryBudget{Percent: 20, Interval: 10 * time.Second, MinRate: 10, MinRateInterval: time.Second}}
+}
+
 // A small request on warm connections allocates nothing, with a route, its
-// timeout and a policy neither.
+// timeout and a policy neither, nor with retries, budgets and hedges that it could have.
 func TestAllocationsPerRequest(t *testing.T) {
 	if raceDetector {
 		t.Skip("pools forget under the race detector")
@@ -108,6 +120,7 @@ func TestAllocationsPerRequest(t *testing.T) {
 	}{
 		{"plain", nil, 0},
 		{"routed", benchRoutes, 0},
+		{"resilient", resilient, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBench(t, benchRequest, benchResponse+body, tc.change)
@@ -132,7 +145,7 @@ func BenchmarkRequest(b *testing.B) {
 	for _, tc := range []struct {
 		name   string
 		change func(*mesh.Parts, *mesh.Service)
-	}{{"plain", nil}, {"routed", benchRoutes}} {
+	}{{"plain", nil}, {"routed", benchRoutes}, {"resilient", resilient}} {
 		b.Run(tc.name, func(b *testing.B) {
 			x := newBench(b, benchRequest, benchResponse+body, tc.change)
 			b.ReportAllocs()

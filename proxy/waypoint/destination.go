@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/tunnel"
@@ -29,6 +30,8 @@ type destination struct {
 	idle    []idleClient // the one used last is last
 	h2s     []*h2Client
 	retired bool
+	line    line
+	inLine  atomic.Int32 // how many stand in it
 }
 
 // peer opens CONNECT streams to a node proxy: *tunnel.Peer.
@@ -69,7 +72,7 @@ func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
 func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 	// When one idle connection turned out to be dead, the others are likely to
 	// be, too: the next try goes out on a fresh one.
-	if !x.stale {
+	if !x.stale || a.taken&heldTight != 0 {
 		for c := d.unpark(); c != nil; c = d.unpark() {
 			if c.attach(x) {
 				a.up, a.idleReuse = c, true
@@ -78,7 +81,14 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 			}
 		}
 	}
-	c := &h1Client{d: d, x: x}
+	switch d.room(t, x, a) {
+	case roomLater:
+		return
+	case roomAgain:
+		d.callHTTP1(t, x, a)
+		return
+	}
+	c := &h1Client{d: d, x: x, adm: x.adm()}
 	a.up = c
 	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
 	d.open(t, c, func(out pipe) { c.out = out }, c.readyPlain)
@@ -163,6 +173,7 @@ func (d *destination) park(t *loop.Turn, c *h1Client) {
 	if !keep {
 		c.dropIdle(t)
 	}
+	d.wake(t)
 }
 
 // forget takes a connection that has ended out of the idle ones.
@@ -228,11 +239,26 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 			return
 		case submitLater:
 			d.mu.Unlock()
+			x.awaits(t, a)
 			return
 		case submitFull:
 		}
 	}
+	if x.adm() != nil {
+		d.mu.Unlock()
+		a.up = nil
+		switch d.room(t, x, a) {
+		case roomLater:
+			return
+		case roomAgain:
+			d.callHTTP2(t, x, a)
+			return
+		}
+		a.up = call
+		d.mu.Lock()
+	}
 	c := newH2Client(d)
+	c.adm = x.adm()
 	c.waiting = append(c.waiting, call)
 	if c.draining = d.retired; !d.retired {
 		d.h2s = append(d.h2s, c)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel"
@@ -29,11 +30,13 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 	cl := upstream.ForService(rt.snapshot, v, port, upstream.Options{Registry: &p.registry})
 	var hint upstream.Hint
 	var failed error
+	var last *upstream.Endpoint
 	for range maxAttempts {
 		ep := cl.Pick(&hint)
-		if ep == nil {
+		if ep == nil || ep == last {
 			break
 		}
+		last = ep
 		c, err := p.dialEndpoint(ctx, ep)
 		if err == nil {
 			return c, nil
@@ -53,12 +56,32 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 // dialEndpoint opens a byte stream to an endpoint, for clients that block: through its
 // node proxy, or as plain TCP to one outside the mesh.
 func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint) (net.Conn, error) {
-	d := newDestination(p, destKeyOf(ep), ep)
+	return newDestination(p, destKeyOf(ep), ep).dial(ctx)
+}
+
+// dial is dialEndpoint for a destination.
+func (d *destination) dial(ctx context.Context) (net.Conn, error) {
 	if d.peer == nil {
-		return d.dialTCP(ctx)
+		c, err := d.dialTCP(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
 	}
-	c := newStreamConn(d.addr)
-	loop.Run(func(t *loop.Turn) { d.open(t, c, func(out pipe) { c.opened(t, out, nil) }, nil) })
+	return dialStream(ctx, d.peer, d.authority, d.addr)
+}
+
+// dialStream opens a CONNECT stream and waits for its answer.
+func dialStream(ctx context.Context, pe peer, authority string, remote netip.AddrPort) (net.Conn, error) {
+	c := newStreamConn(remote)
+	loop.Run(func(t *loop.Turn) {
+		req := tunnel.Request{Authority: authority}
+		if st := pe.TryOpen(t, req, c); st != nil {
+			c.Opened(t, st, nil)
+		} else {
+			pe.Open(t, req, c)
+		}
+	})
 	select {
 	case err := <-c.answer:
 		if err != nil {
@@ -72,15 +95,7 @@ func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint) (net.Co
 }
 
 // Opened implements tunnel.Opener.
-func (c *streamConn) Opened(t *loop.Turn, st *h2.Stream, err error) {
-	if err != nil {
-		c.opened(t, nil, err)
-		return
-	}
-	c.opened(t, st, nil)
-}
-
-func (c *streamConn) opened(t *loop.Turn, out pipe, err error) {
+func (c *streamConn) Opened(t *loop.Turn, out *h2.Stream, err error) {
 	if err != nil {
 		c.tell(err)
 		return

@@ -50,7 +50,8 @@ type exchange struct {
 	port    *servicePort
 	rule    *rule
 	backend *backend
-	hint    upstream.Hint // which endpoints failed already
+	hint    upstream.Hint // which endpoints failed already, and which one is wanted
+	stick   *sticky       // what keeps the client with it; nil for most
 	mirrors *mirrorSet    // copies on their way; nil: none yet
 	attempt               // the try under way
 	extra   *extra        // nil: was never needed
@@ -69,6 +70,8 @@ type exchange struct {
 	retries     uint8       // by the retry policy
 	interim     uint8       // 1xx heads so far
 	stale       bool        // a connection that had been idle was dead
+	slotted     bool        // it has a slot of adaptive concurrency
+	slotAt      uint32      // when a slot was taken, in microseconds since start
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
 
@@ -135,6 +138,9 @@ func (x *exchange) reset() {
 	x.attempt = attempt{}
 	x.unpark()
 	x.hint = upstream.Hint{}
+	if x.stick != nil {
+		*x.stick = sticky{}
+	}
 	// Heads are memory of the codecs: an idle exchange keeps none of it alive.
 	x.req, x.reqF = mesh.Request{Fields: forget(x.req.Fields)}, h1.Framing{}
 	x.resp, x.respF = mesh.Response{Fields: forget(x.resp.Fields)}, h1.Framing{}
@@ -244,6 +250,9 @@ func (x *exchange) creditRequest(t *loop.Turn) {
 
 // upstreamReady is called when the connection to the endpoint takes the request.
 func (x *exchange) upstreamReady(t *loop.Turn, a *attempt) {
+	if x.adm() != nil && !x.admitted(t, a) {
+		return
+	}
 	x.phase = open
 	a.upReady, a.upStart = true, t.Now
 	x.startTryDeadline(t, a)
@@ -296,7 +305,10 @@ var errInterim = errors.New("endpoint sends interim responses without end")
 func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end bool) bool {
 	x.touch(t)
 	a := x.tryOf(up)
-	if x.rejects(t, a, end) {
+	if x.adm() != nil {
+		x.judge(t, a)
+	}
+	if x.rejects(t, a, body, end) {
 		return false
 	}
 	x.win(t, a)
@@ -304,9 +316,13 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
+	x.backend.cluster.c.Observe(x.ep, x.upDuration, t.Now)
 	if !x.filterResponse(t) {
 		x.answer(t, &x.fx.Reply)
 		return false
+	}
+	if x.stick != nil || x.rule.session != nil {
+		x.keep(t)
 	}
 	if v, ok := x.resp.Fields.Get("grpc-status"); ok {
 		x.setGRPCStatus(v)

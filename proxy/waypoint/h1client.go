@@ -23,6 +23,7 @@ type h1Client struct {
 	mu   sync.Mutex
 	x    *exchange // nil: idle
 	dead bool
+	adm  *admission // what it counts for; nil: nothing, or no more
 
 	// The rest belongs to the exchange that is served and is guarded by its
 	// lock; answered is written by the connection's reader, which alone reads
@@ -111,6 +112,7 @@ func (c *h1Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
 	x, _ := c.served(true)
 	if x == nil { // the exchange gave up waiting
 		st.Reset(t, h2.Cancel)
+		c.gone(t)
 		return
 	}
 	c.out = st
@@ -146,6 +148,7 @@ func (c *h1Client) ready(t *loop.Turn, out pipe) {
 	if x == nil {
 		c.markDead()
 		out.Reset(t, h2.Cancel)
+		c.gone(t)
 		return
 	}
 	c.answered = true
@@ -163,6 +166,16 @@ func (c *h1Client) markDead() (first bool) {
 	return first
 }
 
+// gone gives back what a connection that has ended counted for. It may be called
+// more than once.
+func (c *h1Client) gone(t *loop.Turn) {
+	c.mu.Lock()
+	a := c.adm
+	c.adm = nil
+	c.mu.Unlock()
+	c.d.ended(t, a)
+}
+
 // lost ends the connection's use and tells the exchange, if one is served. It
 // fills in how far that one had come.
 func (c *h1Client) lost(t *loop.Turn, f failure) {
@@ -171,6 +184,7 @@ func (c *h1Client) lost(t *loop.Turn, f failure) {
 		return
 	}
 	c.d.forget(c)
+	c.gone(t)
 	if x, _ := c.served(false); x != nil {
 		c.connectTimer.stop()
 		f.sent = c.answered
@@ -191,6 +205,7 @@ func (c *h1Client) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 		if dropped {
 			c.d.forget(c)
 			c.out.Reset(t, h2.Cancel)
+			c.gone(t)
 		}
 		return
 	}
@@ -278,12 +293,12 @@ func (c *h1Client) content(t *loop.Turn, x *exchange, b []byte, first bool) bool
 		case first:
 			c.in = c.in[:0]
 			if !x.responseHead(t, c, data, end) {
-				if c.left > 0 { // it was discarded
-					if c.credit(t, len(data)); done {
-						c.skipped(t, len(b) == 0)
-					} else {
-						c.skip(t, b, false)
-					}
+				switch {
+				case c.left == 0:
+				case done: // it was discarded, see h1discard.go
+					c.skipped(t, len(b) == 0)
+				default:
+					c.skip(t, b, false)
 				}
 				return false
 			}
@@ -351,6 +366,7 @@ func (c *h1Client) fail(t *loop.Turn, x *exchange, f failure) {
 		return
 	}
 	c.out.Reset(t, h2.Cancel)
+	c.gone(t)
 	x.upstreamFailed(t, c, f)
 }
 
@@ -359,6 +375,7 @@ func (c *h1Client) dropIdle(t *loop.Turn) {
 	if first := c.markDead(); first {
 		c.d.forget(c)
 		c.out.Reset(t, h2.Cancel)
+		c.gone(t)
 	}
 }
 
@@ -454,10 +471,12 @@ func (c *h1Client) release(t *loop.Turn) {
 	}
 	c.mu.Unlock()
 	if c.raw { // both halves have ended; what waits to be sent still is
+		c.gone(t)
 		return
 	}
 	if !reuse {
 		c.out.Reset(t, h2.NoError)
+		c.gone(t)
 		return
 	}
 	c.in, c.arena, c.f = shrink(c.in), shrink(c.arena), h1.Framing{}
@@ -475,4 +494,5 @@ func (c *h1Client) abort(t *loop.Turn) {
 	if !dead && c.out != nil {
 		c.out.Reset(t, h2.Cancel)
 	}
+	c.gone(t)
 }

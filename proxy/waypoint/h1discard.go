@@ -58,6 +58,7 @@ func (c *h1Client) skipped(t *loop.Turn, reuse bool) {
 	case dead:
 	case !reuse:
 		c.out.Reset(t, h2.Cancel)
+		c.gone(t)
 	default:
 		c.in, c.arena, c.f = shrink(c.in), shrink(c.arena), h1.Framing{}
 		c.d.park(t, c)
@@ -72,5 +73,6 @@ func (c *h1Client) discardTimedOut(t *loop.Turn) {
 	c.mu.Unlock()
 	if late {
 		c.out.Reset(t, h2.Cancel)
+		c.gone(t)
 	}
 }

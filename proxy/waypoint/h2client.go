@@ -24,8 +24,9 @@ type h2Client struct {
 	ready     bool
 	draining  bool
 	dead      bool
-	idleSince time.Time // zero: has streams
-	timer     timer     // of CONNECT's answer
+	idleSince time.Time  // zero: has streams
+	timer     timer      // of CONNECT's answer
+	adm       *admission // what it counts for; nil: nothing, or no more
 
 	// Reader only.
 	answered bool
@@ -64,6 +65,20 @@ func (c *h2Client) submit(call *h2Call) submission {
 		}
 	}
 	return submitFull
+}
+
+// hasRoom reports whether submit would take a call.
+func (c *h2Client) hasRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead || c.draining {
+		return false
+	}
+	if !c.ready {
+		return len(c.waiting) < h2ClientStreams
+	}
+	ok, _ := c.inner.conn.CanOpen(h2ClientStreams)
+	return ok
 }
 
 // drain ends the connection after its calls, those that wait for it included.
@@ -227,8 +242,11 @@ func (c *h2Client) lost(t *loop.Turn, f failure) {
 	c.timer.stop()
 	calls := c.waiting
 	c.waiting = nil
+	a := c.adm
+	c.adm = nil
 	c.mu.Unlock()
 	c.d.forgetH2(c)
+	c.d.ended(t, a)
 	for _, call := range calls {
 		if x := call.served(); x != nil {
 			x.upstreamFailed(t, call, f)
@@ -311,11 +329,13 @@ func (k *h2Call) release(t *loop.Turn) {
 	if local, _ := k.st.Ended(); !local {
 		k.st.Reset(t, h2.Cancel)
 	}
+	k.c.d.wake(t)
 }
 
 func (k *h2Call) abort(t *loop.Turn) {
 	if k.st != nil {
 		k.st.Reset(t, h2.Cancel)
+		k.c.d.wake(t)
 	}
 }
 
@@ -388,6 +408,7 @@ func (k *h2Call) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 
 func (k *h2Call) fail(t *loop.Turn, x *exchange, err error) {
 	k.st.Reset(t, h2.ProtocolError)
+	k.c.d.wake(t)
 	x.upstreamFailed(t, k, failure{flag: flagProtocolError, reason: "protocol error", cause: err.Error(), sent: true, answered: true, status: 502})
 }
 
@@ -408,6 +429,7 @@ func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 	case se.Code == h2.RefusedStream: // RFC 9113 section 8.7: it was not processed
 		f.sent, f.refused = false, true
 	}
+	k.c.d.wake(t)
 	x.upstreamFailed(t, k, f)
 }
 

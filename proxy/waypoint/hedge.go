@@ -79,7 +79,9 @@ func (x *exchange) sendHedge(t *loop.Turn) bool {
 // inFlight reports whether any try is under way.
 func (x *exchange) inFlight() bool { return x.underWay(&x.attempt) || x.others(&x.attempt) }
 
-func (x *exchange) underWay(a *attempt) bool { return a.up != nil || a.again }
+func (x *exchange) underWay(a *attempt) bool {
+	return a.up != nil || a.again || a.taken&heldPlace != 0
+}
 
 // others reports whether a try other than a is under way.
 func (x *exchange) others(a *attempt) bool {
@@ -106,8 +108,8 @@ func (x *exchange) win(t *loop.Turn, a *attempt) {
 	x.abortTries(t)
 	if a != &x.attempt {
 		x.leave(&x.attempt)
-		x.attempt = attempt{dest: a.dest, ep: a.ep, upStart: a.upStart, upReady: true, idleReuse: a.idleReuse, paid: a.paid}
-		a.ep, a.paid = nil, paidNothing
+		x.attempt = attempt{dest: a.dest, ep: a.ep, upStart: a.upStart, upReady: true, idleReuse: a.idleReuse, taken: a.taken, paid: a.paid}
+		a.ep, a.taken, a.paid = nil, 0, paidNothing
 	}
 	x.up, x.reqSent = up, true
 	for i, r := range e.rivals {

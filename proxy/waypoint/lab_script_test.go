@@ -71,12 +71,22 @@ type script struct {
 	works []*tap
 	// accept says what workloads answer to CONNECT; 0 is nothing.
 	accept int
+	// refuse answers 503 in its place for one address, and counts that.
+	refuse   string
+	refusals int
+	hostOf   map[*tap]string // whose a tap is
 }
 
 func newScript(t testing.TB, parts mesh.Parts) *script {
-	s := &script{lab: newLab(t, parts), accept: 200}
-	s.lab.serve = func(t *loop.Turn, _ string, st *h2.Stream, _ *h2.Head) {
+	s := &script{lab: newLab(t, parts), accept: 200, hostOf: map[*tap]string{}}
+	s.lab.serve = func(t *loop.Turn, host string, st *h2.Stream, _ *h2.Head) {
 		p := &tap{st: st, read: true}
+		if host == s.refuse {
+			s.refusals++
+			st.WriteHeaders(t, []hpack.HeaderField{{Name: ":status", Value: "503"}}, true)
+			return
+		}
+		s.hostOf[p] = host
 		st.Handle(p)
 		s.works = append(s.works, p)
 		if s.accept != 0 {

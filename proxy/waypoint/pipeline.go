@@ -55,7 +55,13 @@ func (x *exchange) matchRule(t *loop.Turn) bool {
 // chooseBackend picks one of the rule's backends. It reports false when the request
 // was answered.
 func (x *exchange) chooseBackend(t *loop.Turn) bool {
-	i := x.rule.split.Pick()
+	i := -1
+	if x.rule.session != nil {
+		i = x.session(t)
+	}
+	if i < 0 {
+		i = x.rule.split.Pick()
+	}
 	if i < 0 {
 		x.details = "no_backend"
 		x.reply(t, 500, "")

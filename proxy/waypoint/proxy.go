@@ -84,6 +84,8 @@ type Proxy struct {
 	registry  upstream.Registry
 	runtime   atomic.Pointer[Runtime]
 	timers    timers
+	watch     *watch
+	checking  atomic.Int64 // health checks under way
 	draining  atomic.Bool
 	tunnels   atomic.Int64
 	nextShard atomic.Uint32
@@ -99,6 +101,7 @@ type Proxy struct {
 
 	mu           sync.Mutex
 	destinations map[destKey]*destination
+	warming      map[*upstream.Cluster]struct{} // those with slow start
 	h2Servers    map[*h2Server]struct{}
 }
 
@@ -132,6 +135,8 @@ func New(o Options) (*Proxy, error) {
 		o.Budget = &h2.Budget{Limit: 256 << 20}
 	}
 	p := &Proxy{o: o, ready: make(chan struct{}), destinations: map[destKey]*destination{}, h2Servers: map[*h2Server]struct{}{}}
+	p.watch = newWatch(p)
+	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter))
 	p.timers.wake = make(chan struct{}, 1)
@@ -191,6 +196,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	stopTicks := make(chan struct{})
 	wg.Go(func() { p.tick(stopTicks) })
+	wg.Go(func() { p.watch.run(stopTicks) })
 	wg.Go(func() { p.follow(first, updates) })
 	for _, ln := range listeners {
 		wg.Go(func() {
@@ -280,6 +286,7 @@ func (p *Proxy) tick(stop chan struct{}) {
 	defer quick.Stop()
 	quick.Stop()
 	last := time.Now()
+	warmed := last
 	for {
 		select {
 		case <-stop:
@@ -294,6 +301,10 @@ func (p *Proxy) tick(stop chan struct{}) {
 			})
 		case now := <-tk.C:
 			loop.Run(p.timers.sweep)
+			if now.Sub(warmed) >= warmInterval {
+				warmed = now
+				p.warm()
+			}
 			if now.Sub(last) >= time.Second {
 				last = now
 				p.closeIdle()
@@ -313,6 +324,7 @@ func (p *Proxy) closeIdle() {
 		for _, d := range ds {
 			d.closeIdle(t, t.Now.Add(-idleTimeout))
 			d.closeIdleH2(t, t.Now.Add(-idleTimeout))
+			d.wake(t) // nobody is to wait for what was missed
 		}
 		for _, s := range p.allH2Servers() {
 			s.inner.conn.Tick(t)
@@ -388,21 +400,6 @@ type ConfigBackend struct {
 	Filters []string `json:"filters,omitempty"`
 }
 
-// ConfigCluster is a set of endpoints.
-type ConfigCluster struct {
-	Name      string           `json:"name"`
-	Endpoints []ConfigEndpoint `json:"endpoints"`
-}
-
-// ConfigEndpoint is one endpoint with its requests in flight.
-type ConfigEndpoint struct {
-	Workload string   `json:"workload"`
-	Address  string   `json:"address"`
-	Tunnel   bool     `json:"hbone"`
-	Expect   []string `json:"expect,omitempty"`
-	Active   int64    `json:"active"`
-}
-
 // ConfigDump returns what the proxy believes now, a Config.
 func (p *Proxy) ConfigDump() any {
 	c := Config{Waypoint: p.o.Name.String(), Identity: p.o.Identity.String(), Tunnels: p.tunnels.Load(), BufferedByte: p.o.Budget.Used()}
@@ -423,14 +420,7 @@ func (p *Proxy) ConfigDump() any {
 		}
 	}
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
-	for cl := range rt.allClusters() {
-		cc := ConfigCluster{Name: cl.name}
-		for _, ep := range cl.c.Endpoints() {
-			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active()})
-		}
-		c.Clusters = append(c.Clusters, cc)
-	}
-	slices.SortFunc(c.Clusters, func(a, b ConfigCluster) int { return strings.Compare(a.Name, b.Name) })
+	c.Clusters = dumpClusters(rt)
 	return c
 }
 

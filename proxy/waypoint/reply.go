@@ -17,6 +17,7 @@ const (
 	flagNoRoute               = "NR"    // no route found
 	flagNoCluster             = "NC"    // no upstream cluster found
 	flagNoHealthy             = "UH"    // no healthy upstream
+	flagOverflow              = "UO"    // upstream overflow: the circuit breaker is open
 	flagConnectFailure        = "UF"    // upstream connection failure
 	flagConnectionTermination = "UC"    // upstream connection termination
 	flagRemoteReset           = "UR"    // upstream remote reset
@@ -28,7 +29,6 @@ const (
 	flagDelayed               = "DI"    // delayed by a fault
 	flagMaxDuration           = "UMSDR" // max stream duration reached
 	flagRetryLimit            = "URX"   // retry limit exceeded
-	flagOverflow              = "UO"    // upstream overflow
 )
 
 // reply answers a request ourselves, with text or nothing. A gRPC call gets a

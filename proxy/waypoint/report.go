@@ -19,6 +19,9 @@ type seriesKey struct {
 
 // report writes the exchange's record and counts it, once.
 func (x *exchange) report(t *loop.Turn) {
+	if x.slotted {
+		x.leaveSlot(t, x.upFinished && x.phase != upgraded)
+	}
 	if _, copied := x.down.(*mirrorSide); copied {
 		return
 	}

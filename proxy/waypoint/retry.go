@@ -50,6 +50,10 @@ func (x *exchange) upstreamFailed(t *loop.Turn, up endpointSide, f failure) {
 // tryFailed ends a try whose connection has been let go.
 func (x *exchange) tryFailed(t *loop.Turn, a *attempt, f failure) {
 	x.cause = f.cause
+	if x.adm() != nil && (!a.idleReuse || f.answered || f.late) {
+		x.judgeFailure(t, a, f.late || f.reason == errConnectTimeout.reason)
+	}
+	x.observeFailure(t, a)
 	if x.respStarted {
 		x.flag, x.details = f.flag, "upstream_reset_after_response_started{"+f.reason+"}"
 		x.down.abort(t)
@@ -94,14 +98,14 @@ func (x *exchange) avoid(a *attempt) {
 // rejects looks at the head of a response: it reports true when the policy
 // wants another try instead and there may be one, or is one under way. The response is let go
 // then; otherwise it is the client's, whatever it says.
-func (x *exchange) rejects(t *loop.Turn, a *attempt, end bool) bool {
+func (x *exchange) rejects(t *loop.Turn, a *attempt, body []byte, end bool) bool {
 	p := &x.rule.policy().retry
 	if !p.wants(x) {
 		return false
 	}
 	if x.others(a) {
 		x.avoid(a)
-		x.discard(t, a, end)
+		x.discard(t, a, body, end)
 		return true
 	}
 	pause := x.backoff(p)
@@ -125,7 +129,7 @@ func (x *exchange) rejects(t *loop.Turn, a *attempt, end bool) bool {
 		return false
 	}
 	x.avoid(a)
-	x.discard(t, a, end)
+	x.discard(t, a, body, end)
 	x.retry(t, paid, pause)
 	return true
 }
@@ -217,10 +221,11 @@ type discarder interface {
 	discard(t *loop.Turn)
 }
 
-// discard lets go of a response whose head has come, and ends its try.
-func (x *exchange) discard(t *loop.Turn, a *attempt, end bool) {
+// discard lets go of a response whose head has come, with the first of its content, and ends its try.
+func (x *exchange) discard(t *loop.Turn, a *attempt, body []byte, end bool) {
 	up := a.up
 	a.up = nil
+	up.credit(t, len(body))
 	d, ok := up.(discarder)
 	switch {
 	case end && x.reqSent:

@@ -32,6 +32,7 @@ type Runtime struct {
 	pods     mesh.Index[string, *compiledWorkload]
 	// users are the services whose routes lead to a service, beside itself.
 	users     mesh.Index[mesh.ServiceKey, []mesh.ServiceKey]
+	place     string // where we are, as endpoints' places are compared with it
 	contested bool   // several lay claim to one address or name
 	id        uint64 // of this Runtime among all of the Proxy's
 
@@ -128,6 +129,7 @@ type rule struct {
 	chain    filters.Chain
 	split    *upstream.Split
 	backends []*backend
+	session  *sessionRule // nil: clients have none
 	mirrors  []mirror
 }
 

@@ -38,6 +38,7 @@ type call struct {
 	epClose  bool
 	hello    int   // bytes after an upgrade that the workload sends unasked
 	early    bool  // it does not wait for the request
+	flaky    int   // tries that are answered with 503
 	fault    fault // only in schedules that break things
 	faultAt  int
 
@@ -54,7 +55,8 @@ type call struct {
 	hints    int    // 103s that came back
 	got      int    // bytes of the response's content
 	head     bool
-	local    int // status of a local reply
+	busy     bool // it got a 503 of a workload
+	local    int  // status of a local reply
 	done     bool
 	broken   bool
 }
@@ -79,6 +81,7 @@ type try struct {
 	before  int64 // bytes that had come out of the stream
 	reused  bool  // the connection had served another request
 	refused bool  // with REFUSED_STREAM
+	busy    bool  // with 503
 }
 
 // triedRightly reports whether all of a call's tries but one left room for
@@ -202,7 +205,14 @@ func (s *sim) newCall() *call {
 	if !s.breaks && c.reqLen < 2000 && !c.trailer && s.chance(5) {
 		c.fault = faultRefuse // once: nobody may notice
 	}
+	if s.pol.retries && s.chance(25) {
+		c.flaky = 1
+		if s.breaks {
+			c.flaky += s.rng.IntN(simRetries + 1)
+		}
+	}
 	if c.upgrade {
+		c.flaky = 0
 		c.early, c.declared, c.trailer, c.expect, c.http10, c.status = false, false, false, false, false, 200
 	}
 	s.calls = append(s.calls, c)

@@ -21,13 +21,13 @@ type workloadH2 struct {
 func (h *workloadH2) Closed(*loop.Turn, error) { h.e.over = true }
 
 func (h *workloadH2) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
-	r := &workloadCall{s: h.s, st: st}
+	y := &try{wire: h.e.wire, stream: h.e.st.ID}
+	r := &workloadCall{s: h.s, st: st, y: y}
 	var f h1.Framing
 	if _, err := requestFromH2(head, nil, &r.req, &f); err != nil {
 		h.s.fail("workload: request head: %v", err)
 		return
 	}
-	y := &try{wire: h.e.wire, stream: h.e.st.ID}
 	if r.x = h.s.arrived(&r.req, y); r.x == nil {
 		return
 	}
@@ -50,6 +50,7 @@ type workloadCall struct {
 	s       *sim
 	st      *h2.Stream
 	x       *call
+	y       *try
 	req     mesh.Request
 	got     int
 	owed    int
@@ -81,6 +82,10 @@ func (r *workloadCall) act(t *loop.Turn) {
 	if x.fault == faultReset && r.sent >= x.faultAt || x.fault == faultGarbage {
 		r.over = true
 		r.st.Reset(t, h2.InternalError)
+		return
+	}
+	if r.y.busy {
+		r.busy(t)
 		return
 	}
 	if !r.started {
@@ -116,6 +121,18 @@ func (r *workloadCall) act(t *loop.Turn) {
 	if r.ended && x.rtrailer {
 		r.st.WriteTrailers(t, []hpack.HeaderField{{Name: "x-sum", Value: fmt.Sprint("sum-", x.id)}})
 	}
+}
+
+// busy answers with 503, in a head alone or with some content.
+func (r *workloadCall) busy(t *loop.Turn) {
+	if !r.started {
+		r.started = true
+		r.ended = r.x.method == "HEAD" || r.s.chance(50)
+		r.st.WriteHeaders(t, []hpack.HeaderField{{Name: ":status", Value: "503"}, {Name: "x-id", Value: strconv.Itoa(r.x.id)}, {Name: "x-busy", Value: "1"}}, r.ended)
+		return
+	}
+	r.st.Write(t, make([]byte, r.s.rng.IntN(3000)), true)
+	r.ended = true
 }
 
 func (r *workloadCall) Headers(_ *loop.Turn, _ *h2.Stream, h *h2.Head) {

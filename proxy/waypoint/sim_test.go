@@ -63,6 +63,10 @@ type sim struct {
 	errs    []error
 	steps   int
 	conf    uint64 // the configuration in force
+	pol     simPolicy
+	waiting []*simWait
+	// instrumented are the ports that have the schedule's filters.
+	instrumented map[*servicePort]bool
 }
 
 // actor is something that can act on its own.
@@ -117,14 +121,24 @@ func (s *sim) piece(n int) int {
 
 func runSchedule(t testing.TB, seed uint64, verbose bool) {
 	s := &sim{rng: rand.New(rand.NewPCG(seed, 7)), seed: seed, verbose: verbose}
-	s.breaks = s.chance(50)
+	s.breaks, s.instrumented = s.chance(50), map[*servicePort]bool{}
+	s.plan()
 	for i := range 3 {
 		s.works = append(s.works, labWorkload(i+1))
+	}
+	if s.pol.hedges {
+		s.works = append(s.works, labWorkload(4), labWorkload(5))
 	}
 	for i, proto := range []mesh.AppProtocol{mesh.ProtocolHTTP, mesh.ProtocolHTTP2, mesh.ProtocolSniff} {
 		// One workload each: which of several is chosen is drawn elsewhere, and
 		// a schedule must repeat itself.
-		s.svcs = append(s.svcs, labService(i+1, proto, s.works[i]))
+		works := []*mesh.Workload{s.works[i]}
+		if s.pol.hedges && i < 2 { // see simPolicy
+			works = append(works, s.works[3+i])
+		}
+		v := labService(i+1, proto, works...)
+		v.Ports[0].Requests, v.Ports[0].Backend = s.policy(), s.backendPolicy()
+		s.svcs = append(s.svcs, v)
 	}
 	tcp := labService(4, mesh.ProtocolTCP, s.works[0])
 	parts := mesh.Parts{Services: append([]*mesh.Service{tcp}, s.svcs...), Workloads: s.works}
@@ -144,6 +158,8 @@ func runSchedule(t testing.TB, seed uint64, verbose bool) {
 	}
 	s.attach(&parts)
 	s.lab = newLab(t, parts)
+	s.p.below = func(d time.Duration) time.Duration { return time.Duration(s.rng.Int64N(int64(d))) }
+	s.instrument()
 	if s.chance(60) {
 		s.own = 128 << 10 // the least in which the largest head fits beside half a window that is not due yet
 	}
@@ -166,7 +182,7 @@ func runSchedule(t testing.TB, seed uint64, verbose bool) {
 		s.tcps = append(s.tcps, c)
 		s.actors = append(s.actors, c)
 	}
-	s.logf("breaks=%v timeouts=%v", s.breaks, s.limits)
+	s.logf("breaks=%v timeouts=%v policies=%v", s.breaks, s.limits, s.pol)
 	s.run()
 	s.end()
 	for _, err := range s.errs {
@@ -203,6 +219,7 @@ func (s *sim) attach(parts *mesh.Parts) {
 func (s *sim) publish() {
 	s.attach(&s.parts)
 	s.lab.publish()
+	s.instrument()
 }
 
 const maxSteps = 200_000
@@ -225,6 +242,10 @@ func (s *sim) run() {
 		}
 		s.bound()
 		if !s.step() {
+			if s.pauses() {
+				s.pass()
+				continue
+			}
 			if s.ending {
 				return
 			}

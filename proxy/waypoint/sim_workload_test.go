@@ -42,6 +42,7 @@ type workload struct {
 
 	// HTTP/1.1
 	x       *call
+	y       *try
 	req     mesh.Request
 	f       h1.Framing
 	body    h1.Body
@@ -156,6 +157,10 @@ func (e *workload) respond() {
 		e.endIt = true
 		return
 	}
+	if e.y.busy {
+		e.busy(b)
+		return
+	}
 	if x.upgrade {
 		e.out = fmt.Appendf(b, "HTTP/1.1 101 Switching Protocols\r\nX-Id: %d\r\nX-Pad: %s\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n", x.id, strings.Repeat("p", x.rpad))
 		e.out = appendPattern(e.out, x.id, 0, x.hello)
@@ -188,6 +193,31 @@ func (e *workload) respond() {
 	if x.fault == faultExtra && (mode != 2 || x.noContent()) {
 		b = append(b, "HTTP/1.1 200 OK\r\nX-Id: 9999\r\nContent-Length: 0\r\n\r\n"...)
 	}
+	e.out = b
+}
+
+// busy answers with 503.
+func (e *workload) busy(b []byte) {
+	b = fmt.Appendf(b, "HTTP/1.1 503 Busy\r\nX-Id: %d\r\nX-Busy: 1\r\n", e.x.id)
+	n := []int{0, 4, 4, 5000, 100_000}[e.s.rng.IntN(5)]
+	switch {
+	case e.x.method == "HEAD" || e.s.chance(50):
+		b = fmt.Appendf(b, "Content-Length: %d\r\n\r\n", n)
+		if e.x.method != "HEAD" {
+			b = append(b, make([]byte, n)...)
+		}
+	case e.s.chance(80):
+		b = append(b, "Transfer-Encoding: chunked\r\n\r\n"...)
+		for range 3 {
+			b = h1.AppendChunk(b, make([]byte, n/3))
+		}
+		b = h1.AppendLastChunk(b, nil)
+	default:
+		b = append(b, "Connection: close\r\n\r\n"...)
+		b = append(b, make([]byte, n)...)
+		e.endIt = true
+	}
+	e.s.logf("call %d is answered with 503 and %d bytes", e.x.id, len(b))
 	e.out = b
 }
 
@@ -282,7 +312,8 @@ func (e *workload) parse() {
 				e.s.fail("workload: request head: %v: %.300q", err, head)
 				return
 			}
-			e.x = e.s.arrived(&e.req, &try{wire: e.wire, stream: e.st.ID, reused: e.served > 0})
+			e.y = &try{wire: e.wire, stream: e.st.ID, reused: e.served > 0}
+			e.x = e.s.arrived(&e.req, e.y)
 			if e.x == nil {
 				return
 			}
@@ -329,8 +360,12 @@ func (s *sim) arrived(req *mesh.Request, y *try) *call {
 	x := s.calls[id-1]
 	x.seen++
 	y.before = y.wire.ledger.data[y.stream]
-	if x.tries = append(x.tries, y); len(x.tries) > maxAttempts {
+	y.busy = x.busyAt(x.seen - 1)
+	if x.tries = append(x.tries, y); len(x.tries) > s.mostTries() {
 		s.fail("call %d came %d times", x.id, len(x.tries))
+	}
+	if x.head && x.local == 0 && !s.pol.hedges {
+		s.fail("call %d came again after its response had begun: %s", x.id, x.story())
 	}
 	s.checkConf(x, req)
 	s.logf("call %d reached a workload on stream %d, reused %v", x.id, y.stream, y.reused)

@@ -234,8 +234,8 @@ func TestUnreachableEndpointIsSkipped(t *testing.T) {
 		t.Errorf("without a working endpoint: %d %q", status, body)
 	}
 	r.stop()
-	if !strings.Contains(r.log.String(), " UF ") {
-		t.Error("access log has no UF")
+	if !strings.Contains(r.log.String(), " UF,URX ") {
+		t.Error("access log has no UF,URX")
 	}
 }
 

@@ -44,10 +44,13 @@ func destKeyOf(ep *upstream.Endpoint) destKey {
 func (p *Proxy) succeed(old, rt *Runtime) {
 	if old == nil {
 		p.runtime.Store(rt)
+		for cl := range rt.allClusters() {
+			p.watch.add(cl.adm)
+		}
 		return
 	}
 	old.askedMu.Lock() // nobody asks the old one for another meanwhile
-	var gone []*cluster
+	var gone, fresh []*cluster
 	for dst, a := range old.asked {
 		if rt.likens(old) && rt.workloads.At(dst.Addr()) == a.port.workload && rt.ports.At(dst) == nil {
 			rt.asked[dst] = a
@@ -60,6 +63,7 @@ func (p *Proxy) succeed(old, rt *Runtime) {
 	old.askedMu.Unlock()
 	rt.clusters.Differ(&old.clusters, slices.Equal[[]*cluster], func(k mesh.ServiceKey) {
 		gone = append(gone, lost(old.clusters.At(k), rt.clusters.At(k))...)
+		fresh = append(fresh, lost(rt.clusters.At(k), old.clusters.At(k))...)
 	})
 	rt.pods.Differ(&old.pods, func(a, b *compiledWorkload) bool { return a == b }, func(uid string) {
 		if was := old.pods.At(uid); was != nil {
@@ -67,6 +71,9 @@ func (p *Proxy) succeed(old, rt *Runtime) {
 		}
 	})
 	p.release(gone, rt)
+	for _, cl := range fresh {
+		p.watch.add(cl.adm)
+	}
 }
 
 // lost returns the clusters of old that are not in now.
@@ -98,6 +105,10 @@ func (p *Proxy) release(gone []*cluster, rt *Runtime) {
 		next := rt.successor(cl)
 		var places map[destKey]int // of the successor's endpoints
 		cl.dead = true
+		p.watch.remove(cl.adm)
+		if next == nil || next.c != cl.c {
+			delete(p.warming, cl.c)
+		}
 		for i := range cl.dests {
 			d := cl.dests[i].Load()
 			if d == nil {

@@ -51,8 +51,9 @@ type tcpUp struct {
 	ep       *upstream.Endpoint
 	d        *destination
 	out      pipe
-	answered bool // by the connection's reader
-	dead     bool // guarded by s.mu
+	adm      *admission // what it counts for; nil: nothing
+	answered bool       // by the connection's reader
+	dead     bool       // guarded by s.mu
 }
 
 // connectTCP serves a CONNECT to a port that is not HTTP.
@@ -111,14 +112,20 @@ func (s *tcpSession) connect(t *loop.Turn) {
 	s.attempts++
 	var ep *upstream.Endpoint
 	if s.cl != nil {
-		ep = s.cl.c.Pick(&s.hint)
+		ep = s.pick(t)
 	}
 	if ep == nil {
 		s.refuse(t, flagNoHealthy, "no healthy upstream")
 		return
 	}
+	adm := s.cl.adm
+	if adm != nil && !adm.state.Connections.Acquire(adm.limits.MaxConnections) {
+		adm.state.Overflows.Connections.Add(1)
+		s.refuse(t, flagOverflow, "overflow")
+		return
+	}
 	ep.Acquire()
-	u := &tcpUp{s: s, ep: ep, d: s.tun.p.dest(s.cl, ep)}
+	u := &tcpUp{s: s, ep: ep, d: s.tun.p.dest(s.cl, ep), adm: adm}
 	s.up = u
 	s.tun.p.timers.start(&s.timer, s.tun.shard, t.Now, connectTimeout, u.timedOut)
 	u.d.open(t, u, func(out pipe) { u.out = out }, u.readyPlain)
@@ -161,11 +168,27 @@ func (u *tcpUp) timedOut(t *loop.Turn) {
 	if u.out != nil {
 		u.out.Reset(t, h2.Cancel)
 	}
-	u.failed(t, errors.New(errConnectTimeout.cause))
+	u.observe(t, upstream.Outcome{Timeout: true})
+	u.fail(t, errors.New(errConnectTimeout.cause))
 }
 
-// failed tries another endpoint, or gives up. s is locked.
+// observe tells outlier detection how the try ended.
+func (u *tcpUp) observe(t *loop.Turn, out upstream.Outcome) {
+	if u.adm != nil && u.adm.outlier != nil {
+		u.adm.report(t, u.ep, out)
+	}
+}
+
+// failed is fail for an endpoint that could not be reached. s is locked.
 func (u *tcpUp) failed(t *loop.Turn, err error) {
+	if !u.dead {
+		u.observe(t, upstream.Outcome{})
+		u.fail(t, err)
+	}
+}
+
+// fail tries another endpoint, or gives up. s is locked.
+func (u *tcpUp) fail(t *loop.Turn, err error) {
 	if u.dead {
 		return
 	}
@@ -186,6 +209,9 @@ func (u *tcpUp) release() {
 	if !u.dead {
 		u.dead = true
 		u.ep.Release()
+		if u.adm != nil {
+			u.adm.state.Connections.Release()
+		}
 	}
 }
 
@@ -236,6 +262,7 @@ func (u *tcpUp) ready(t *loop.Turn, out pipe) {
 	u.out = out
 	s.timer.stop()
 	s.ready = true
+	u.observe(t, upstream.Outcome{Status: 200})
 	s.opened = s.series()
 	s.opened.Opened()
 	if s.accept != nil {

@@ -96,6 +96,9 @@ func (x *exchange) lateStatus() int {
 
 // timedOut ends the exchange, with an answer if none has begun.
 func (x *exchange) timedOut(t *loop.Turn, status int, flag, details, body string) {
+	if flag == flagTimeout && !x.respStarted && x.adm() != nil {
+		x.judgeLate(t)
+	}
 	x.abortTries(t)
 	x.flag, x.details = flag, details
 	if x.respStarted {

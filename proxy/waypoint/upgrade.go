@@ -8,6 +8,9 @@ func (x *exchange) switched(t *loop.Turn) {
 		x.answer(t, &x.fx.Reply)
 		return
 	}
+	if x.adm() != nil {
+		x.judge(t, &x.attempt)
+	}
 	x.respStarted = true
 	x.upDuration = t.Now.Sub(x.upStart)
 	x.deadline.stop()

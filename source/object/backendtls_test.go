@@ -88,7 +88,7 @@ func TestBackendTLSPolicy(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			res, _ := translate(t, "f.yaml", served+tt.text, object.Options{})
+			res, _ := translate(t, "f.yaml", twoServed+tt.text, object.Options{})
 			tls := port(t, res, "two", 80).Backend.TLS
 			if tls == nil {
 				t.Fatal("the way is in plain text")
@@ -101,7 +101,7 @@ func TestBackendTLSPolicy(t *testing.T) {
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
-			if got := conditions(res, "BackendTLSPolicy", "b"); got != tt.conditions {
+			if got := policyConditions(res, "BackendTLSPolicy", "b"); got != tt.conditions {
 				t.Errorf("conditions: %s, want %s", got, tt.conditions)
 			}
 		})
@@ -109,7 +109,7 @@ func TestBackendTLSPolicy(t *testing.T) {
 }
 
 func TestOlderBackendTLSPolicyWins(t *testing.T) {
-	res, _ := translate(t, "f.yaml", served+tlsPolicy("new", 2, "wellKnownCACertificates: System", "")+
+	res, _ := translate(t, "f.yaml", twoServed+tlsPolicy("new", 2, "wellKnownCACertificates: System", "")+
 		strings.Replace(tlsPolicy("old", 1, "wellKnownCACertificates: System", ""), "two.example", "old.example", 1)+
 		strings.Replace(tlsPolicy("port", 3, "wellKnownCACertificates: System", ""), "name: two}", "name: two, sectionName: grpc}", 1), object.Options{})
 	if got := port(t, res, "two", 80).Backend.TLS.SNI; got != "old.example" {
@@ -118,13 +118,15 @@ func TestOlderBackendTLSPolicyWins(t *testing.T) {
 	if got := port(t, res, "two", 90).Backend.TLS.Policy.Name; got != "port" {
 		t.Errorf("port 90 has policy %s, want that of the port", got)
 	}
-	if got := conditions(res, "BackendTLSPolicy", "new"); got != "Service default/two Accepted false Conflicted; Service default/two ResolvedRefs true ResolvedRefs" {
+	if got := policyConditions(res, "BackendTLSPolicy", "new"); got != "Service default/two Accepted false Conflicted; Service default/two ResolvedRefs true ResolvedRefs" {
 		t.Errorf("conditions of the newer: %s", got)
 	}
 }
 
 func TestBackendTLSPolicyProblems(t *testing.T) {
-	one := func(validation string) string { return tlsPolicy("b", 1, validation, "") + mark + "\n---\n" + served }
+	one := func(validation string) string {
+		return tlsPolicy("b", 1, validation, "") + mark + "\n---\n" + twoServed
+	}
 	text := func(s string) string { // all on one line
 		return strings.Replace(s, "}}\n"+mark, "}} "+mark+"\n", 1)
 	}

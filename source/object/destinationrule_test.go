@@ -13,7 +13,7 @@ import (
 
 // rule is a DestinationRule for two.
 func rule(trafficPolicy string) string {
-	return "\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr}\nspec: {host: two, trafficPolicy: {" + trafficPolicy + "}} " + mark + "\n---\n" + served
+	return "\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr}\nspec: {host: two, trafficPolicy: {" + trafficPolicy + "}} " + mark + "\n---\n" + twoServed
 }
 
 func TestDestinationRule(t *testing.T) {
@@ -120,7 +120,7 @@ func TestDestinationRuleNotices(t *testing.T) {
 func TestDestinationRuleProblems(t *testing.T) {
 	const obj, tp = "DestinationRule default/dr", "spec.trafficPolicy."
 	whole := func(spec string) string {
-		return "\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr}\nspec: {" + spec + "} " + mark + "\n---\n" + served
+		return "\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr}\nspec: {" + spec + "} " + mark + "\n---\n" + twoServed
 	}
 	checkWrong(t, []wrong{
 		{"no-host", whole(""), obj, "spec.host", "for no host"},
@@ -200,25 +200,25 @@ func TestDestinationRulesOfService(t *testing.T) {
 	}
 	const full = "host: two.default.svc.cluster.local, "
 	lb := func(simple string) string { return "trafficPolicy: {loadBalancer: {simple: " + simple + "}}" }
-	far := strings.ReplaceAll(served, "metadata: {name: wp}", "metadata: {name: wp, namespace: infra}")
+	far := strings.ReplaceAll(twoServed, "metadata: {name: wp}", "metadata: {name: wp, namespace: infra}")
 	far = strings.Replace(far, "{istio.io/use-waypoint: wp}", "{istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: infra}", 1)
 	far = strings.Replace(far, "protocol: HBONE}", "protocol: HBONE, allowedRoutes: {namespaces: {from: All}}}", 1)
 	tests := []struct{ name, text, want string }{
-		{"service-namespace", served + dr("a", "default", "01", full+lb("RANDOM")), "a"},
-		{"other-namespace", served + dr("a", "other", "01", full+lb("RANDOM")), ""},
-		{"root-namespace", served + dr("a", "istio-system", "01", full+lb("RANDOM")), "a"},
-		{"service-before-root", served + dr("a", "istio-system", "01", full+lb("RANDOM")) + dr("b", "default", "02", full+lb("RANDOM")), "b"},
+		{"service-namespace", twoServed + dr("a", "default", "01", full+lb("RANDOM")), "a"},
+		{"other-namespace", twoServed + dr("a", "other", "01", full+lb("RANDOM")), ""},
+		{"root-namespace", twoServed + dr("a", "istio-system", "01", full+lb("RANDOM")), "a"},
+		{"service-before-root", twoServed + dr("a", "istio-system", "01", full+lb("RANDOM")) + dr("b", "default", "02", full+lb("RANDOM")), "b"},
 		{"waypoint-before-service", far + dr("a", "default", "01", full+lb("RANDOM")) + dr("b", "infra", "02", full+lb("RANDOM")), "b"},
 		{"private", far + dr("a", "default", "01", "exportTo: ['.'], "+full+lb("RANDOM")), ""},
 		{"exported", far + dr("a", "default", "01", "exportTo: [infra], "+full+lb("RANDOM")), "a"},
 		{"private-of-two", far + dr("a", "default", "01", "exportTo: ['.'], "+full+lb("RANDOM")) + dr("b", "default", "02", full+lb("RANDOM")), "b"},
-		{"wildcard", served + dr("a", "default", "01", "host: '*.svc.cluster.local', "+lb("RANDOM")), "a"},
-		{"star", served + dr("a", "default", "01", "host: '*', "+lb("RANDOM")), "a"},
-		{"longer-wildcard", served + dr("a", "default", "01", "host: '*.local', "+lb("RANDOM")) + dr("b", "default", "02", "host: '*.default.svc.cluster.local', "+lb("RANDOM")), "b"},
-		{"exact-before-wildcard", served + dr("a", "default", "01", "host: '*.default.svc.cluster.local', "+lb("RANDOM")) + dr("b", "default", "02", full+lb("RANDOM")), "b"},
-		{"near-wildcard-before-far-exact", served + dr("a", "default", "01", "host: '*.local', "+lb("RANDOM")) + dr("b", "istio-system", "02", full+lb("RANDOM")), "a"},
-		{"older", served + dr("a", "default", "02", full+lb("RANDOM")) + dr("b", "default", "01", full+lb("RANDOM")), "b"},
-		{"first-that-says", served + dr("a", "default", "01", full+"subsets: [{name: x}]") + dr("b", "default", "02", full+lb("RANDOM")), "b"},
+		{"wildcard", twoServed + dr("a", "default", "01", "host: '*.svc.cluster.local', "+lb("RANDOM")), "a"},
+		{"star", twoServed + dr("a", "default", "01", "host: '*', "+lb("RANDOM")), "a"},
+		{"longer-wildcard", twoServed + dr("a", "default", "01", "host: '*.local', "+lb("RANDOM")) + dr("b", "default", "02", "host: '*.default.svc.cluster.local', "+lb("RANDOM")), "b"},
+		{"exact-before-wildcard", twoServed + dr("a", "default", "01", "host: '*.default.svc.cluster.local', "+lb("RANDOM")) + dr("b", "default", "02", full+lb("RANDOM")), "b"},
+		{"near-wildcard-before-far-exact", twoServed + dr("a", "default", "01", "host: '*.local', "+lb("RANDOM")) + dr("b", "istio-system", "02", full+lb("RANDOM")), "a"},
+		{"older", twoServed + dr("a", "default", "02", full+lb("RANDOM")) + dr("b", "default", "01", full+lb("RANDOM")), "b"},
+		{"first-that-says", twoServed + dr("a", "default", "01", full+"subsets: [{name: x}]") + dr("b", "default", "02", full+lb("RANDOM")), "b"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -235,8 +235,8 @@ func TestDestinationRulesOfService(t *testing.T) {
 			}
 		})
 	}
-	res, _ := translate(t, "f.yaml", served+dr("a", "default", "02", full+lb("RANDOM"))+dr("b", "default", "01", full+lb("RANDOM")), object.Options{})
-	if got := conditions(res, "DestinationRule", "a"); !strings.HasSuffix(got, "Accepted false Conflicted") || len(res.Problems) != 1 || !res.Problems[0].Served {
+	res, _ := translate(t, "f.yaml", twoServed+dr("a", "default", "02", full+lb("RANDOM"))+dr("b", "default", "01", full+lb("RANDOM")), object.Options{})
+	if got := policyConditions(res, "DestinationRule", "a"); !strings.HasSuffix(got, "Accepted false Conflicted") || len(res.Problems) != 1 || !res.Problems[0].Served {
 		t.Errorf("the newer rule: %s, problems %v", got, res.Problems)
 	}
 }

@@ -51,6 +51,7 @@ var documents = [][]string{
 		"", "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: r, namespace: a}\nspec: {parentRefs: [{kind: Gateway, name: w}, {group: '', kind: Service, name: s}], hostnames: [\"*.example\"], rules: [{backendRefs: [{name: s, port: 80}]}]}\n",
 		"apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: r, namespace: b}\nspec: {parentRefs: [{group: '', kind: Service, name: s, namespace: a}], rules: [{backendRefs: [{name: t, port: 80}]}]}\n",
 	},
+	{
 		"", trafficDoc("p", "2020-01-01", "{group: '', kind: Service, name: s}", "timeout: {request: 1s}"),
 		trafficDoc("p", "2020-01-01", "{group: '', kind: Service, name: s, sectionName: http}", "timeout: {request: 2s}, circuitBreaker: {maxRequests: 5}"),
 		trafficDoc("p", "2022-01-01", "{group: '', kind: Service, name: s}", "timeout: {request: 3s}, loadBalancer: {subsetName: v1}"),

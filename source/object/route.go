@@ -91,7 +91,7 @@ func (t *translator) translateRoute(r *routeObject) (out []attachedParent) {
 	for i := range r.rules {
 		routes[i] = t.rule(r, i)
 	}
-	common := t.routeConditions(r, own, routes)
+	common := t.routeConditions(own, routes)
 
 	var withHosts []*mesh.Route // a Service parent takes no notice of host names, unless they are SNIs
 	with := func() []*mesh.Route {

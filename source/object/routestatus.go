@@ -11,7 +11,7 @@ import (
 
 // routeConditions says what a route's own text is worth, at whichever parent: what the
 // trail holds from the place own on is about its rules, of which routes were made.
-func (t *translator) routeConditions(r *routeObject, own int, routes []*mesh.Route) []mesh.Condition {
+func (t *translator) routeConditions(own int, routes []*mesh.Route) []mesh.Condition {
 	accepted, resolved := goodCondition(conditionAccepted), goodCondition(conditionResolved)
 	if i := slices.IndexFunc(t.trail[own:], func(p pending) bool { return p.served }); i >= 0 {
 		p := t.trail[own+i]

@@ -40,16 +40,15 @@ func badCondition(typ, reason, message string) mesh.Condition {
 	return mesh.Condition{Type: typ, Reason: reason, Message: message}
 }
 
-// setStatus files what became of o; the last one counts. It returns what is
-// published, which is of the last translation where it says the same.
-func (t *translator) setStatus(o *Object, parents []mesh.ParentStatus) *mesh.Status {
+// setStatus files what became of o; the last one counts. What is published is of
+// the last translation where it says the same.
+func (t *translator) setStatus(o *Object, parents []mesh.ParentStatus) {
 	key := objectKey{o.Kind, o.Name}
 	s := &mesh.Status{Kind: o.Kind.Kind, Object: o.Name, Parents: parents}
 	if old := t.past.statuses[key]; old != nil && reflect.DeepEqual(old, s) {
 		s = old
 	}
 	t.statuses[key] = s
-	return s
 }
 
 // finishStatuses publishes the statuses in their order.

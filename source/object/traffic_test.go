@@ -14,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// served is a namespace with a waypoint and two services behind it.
-const served = `
+// twoServed is a namespace with a waypoint and two services behind it.
+const twoServed = `
 apiVersion: v1
 kind: Namespace
 metadata: {name: default, labels: {istio.io/use-waypoint: wp}}
@@ -70,7 +70,7 @@ const (
 )
 
 func TestPoliciesAreLaidOverEachOther(t *testing.T) {
-	res := good(t, served+
+	res := good(t, twoServed+
 		policy("gw", 1, onGateway, "timeout: {request: 1s, idle: 1s, connect: 1s}, circuitBreaker: {maxRequests: 1, maxRetries: 1}, loadBalancer: {policy: Random}, retry: {budget: {percent: 1}}")+
 		policy("svc", 2, onTwo, "timeout: {request: 2s, maxStreamDuration: 2s}, circuitBreaker: {maxRequests: 2}")+
 		policy("port", 3, onTwoHTTP, "timeout: {request: 3s}, connection: {http2: true}")+`
@@ -136,7 +136,7 @@ spec: {targetRefs: [{group: '', kind: Service, name: two}], retryConstraint: {bu
 
 // What ports and services have in common is one value, and costs no second copy.
 func TestPoliciesAreShared(t *testing.T) {
-	res := good(t, served+policy("gw", 1, onGateway, "timeout: {request: 1s}, circuitBreaker: {maxRequests: 1}"))
+	res := good(t, twoServed+policy("gw", 1, onGateway, "timeout: {request: 1s}, circuitBreaker: {maxRequests: 1}"))
 	a, b, c := port(t, res, "web", 80), port(t, res, "two", 80), port(t, res, "two", 90)
 	if a.Requests != b.Requests || b.Requests != c.Requests || a.Backend != b.Backend || b.Backend != c.Backend {
 		t.Errorf("policies are copied: %p %p %p, %p %p %p", a.Requests, b.Requests, c.Requests, a.Backend, b.Backend, c.Backend)
@@ -146,7 +146,7 @@ func TestPoliciesAreShared(t *testing.T) {
 // A change of a policy touches the services that it concerns.
 func TestPolicyChangeLeavesOthersAlone(t *testing.T) {
 	text := func(request string) string {
-		return served + policy("gw", 1, onGateway, "timeout: {idle: 1s}") + policy("svc", 2, onTwo, "timeout: {request: "+request+"}") + route("first")
+		return twoServed + policy("gw", 1, onGateway, "timeout: {idle: 1s}") + policy("svc", 2, onTwo, "timeout: {request: "+request+"}") + route("first")
 	}
 	tr := object.NewTranslator(object.Options{})
 	f := object.Decode("f.yaml", []byte(text("1s")))
@@ -175,22 +175,13 @@ func TestPolicyChangeLeavesOthersAlone(t *testing.T) {
 }
 
 // conditions lists what became of an object: "PARENT TYPE REASON".
-func conditions(res object.Result, kind, name string) string {
-	var out []string
-	for _, s := range res.Parts.Statuses {
-		if s.Kind == kind && s.Object.Name == name {
-			for _, p := range s.Parents {
-				for _, c := range p.Conditions {
-					out = append(out, fmt.Sprintf("%s %s %v %s", p.Parent, c.Type, c.True, c.Reason))
-				}
-			}
-		}
-	}
-	return strings.Join(out, "; ")
+// policyConditions are the conditions of a policy on one line.
+func policyConditions(res object.Result, kind, name string) string {
+	return strings.NewReplacer("=true", " true", "=false", " false").Replace(strings.Join(conditions(res, kind, name), "; "))
 }
 
 func TestOlderPolicyWins(t *testing.T) {
-	res, _ := translate(t, "f.yaml", served+
+	res, _ := translate(t, "f.yaml", twoServed+
 		policy("new", 3, onTwo, "timeout: {request: 3s, idle: 3s}, circuitBreaker: {maxRequests: 3}")+
 		policy("old", 2, onTwo, "timeout: {request: 2s}")+
 		policy("b-same-age", 2, onTwo, "timeout: {request: 4s}"), object.Options{})
@@ -203,12 +194,12 @@ func TestOlderPolicyWins(t *testing.T) {
 		"old":        "Service default/two Accepted false Conflicted",
 		"new":        "Service default/two Accepted false Conflicted",
 	} {
-		if got := conditions(res, "TrafficPolicy", name); got != want {
+		if got := policyConditions(res, "TrafficPolicy", name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
 	if len(res.Problems) != 2 || source.Refused(res.Problems) != nil {
-		t.Fatalf("problems: %v, want two for which the rest is served", res.Problems)
+		t.Fatalf("problems: %v, want two for which the rest is twoServed", res.Problems)
 	}
 	for i, want := range []string{"timeout.request (TrafficPolicy default/b-same-age); the rest of it is in force", "nothing of it is in force here"} {
 		if p := res.Problems[i]; p.Field != "spec.targetRefs[0]" || !strings.Contains(p.Message, want) {
@@ -237,7 +228,7 @@ spec:
 }
 
 func TestPoliciesOfRoutes(t *testing.T) {
-	res := good(t, served+route("first")+
+	res := good(t, twoServed+route("first")+
 		policy("route", 1, onRoute, "timeout: {backendRequest: 4s, request: 4s, idle: 4s, maxStreamDuration: 4s}")+
 		policy("rule", 2, onRule, "timeout: {request: 3s, idle: 3s}"))
 	r := res.Parts.Attachments[0].Route
@@ -253,7 +244,7 @@ func TestPoliciesOfRoutes(t *testing.T) {
 // A policy that changes makes the routes that it is attached to anew.
 func TestRouteFollowsItsPolicy(t *testing.T) {
 	text := func(idle string) string {
-		return served + route("first") + policy("rule", 2, onRule, "timeout: {idle: "+idle+"}")
+		return twoServed + route("first") + policy("rule", 2, onRule, "timeout: {idle: "+idle+"}")
 	}
 	tr := object.NewTranslator(object.Options{})
 	f := object.Decode("f.yaml", []byte(text("1s")))
@@ -274,7 +265,7 @@ func TestExtensionsThatCannotBe(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			res, _ := translate(t, "f.yaml", served+strings.Replace(route("first"), tt.remove, tt.add, 1), object.Options{})
+			res, _ := translate(t, "f.yaml", twoServed+strings.Replace(route("first"), tt.remove, tt.add, 1), object.Options{})
 			r := res.Parts.Attachments[0].Route
 			got := map[string]string{"rule": r.Broken, "backend": r.Backends[0].Broken}
 			if !strings.Contains(got[tt.broken], tt.message) {
@@ -286,7 +277,7 @@ func TestExtensionsThatCannotBe(t *testing.T) {
 
 // What has no meaning where a policy is named is told.
 func TestExtensionSaysTooMuch(t *testing.T) {
-	res := good(t, served+strings.Replace(strings.Replace(route("first"), "request: 2s}", "request: 2s}, circuitBreaker: {maxRequests: 1}", 1), "labels: {v: one}}}", "labels: {v: one}}}, timeout: {idle: 1s}", 1))
+	res := good(t, twoServed+strings.Replace(strings.Replace(route("first"), "request: 2s}", "request: 2s}, circuitBreaker: {maxRequests: 1}", 1), "labels: {v: one}}}", "labels: {v: one}}}, timeout: {idle: 1s}", 1))
 	var said []string
 	for _, n := range res.Notices {
 		said = append(said, n.Message)
@@ -320,8 +311,8 @@ func TestTargets(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			res, _ := translate(t, "f.yaml", served+route("first")+tt.text, object.Options{})
-			if got := conditions(res, "TrafficPolicy", "p"); got != tt.condition {
+			res, _ := translate(t, "f.yaml", twoServed+route("first")+tt.text, object.Options{})
+			if got := policyConditions(res, "TrafficPolicy", "p"); got != tt.condition {
 				t.Errorf("conditions: %s, want %s", got, tt.condition)
 			}
 			if len(res.Problems) != 1 || res.Problems[0].Field != tt.field {
@@ -335,7 +326,7 @@ func TestTargets(t *testing.T) {
 func TestGlobalLimit(t *testing.T) {
 	const spec = "rateLimit: {global: {backendRef: {name: far, namespace: other, port: 80}, domain: d, failureMode: Open, descriptors: [{entries: [{key: a, expression: source.principal}]}]}}"
 	grant := "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\nspec: {from: [{group: policy.cairnproxy.dev, kind: TrafficPolicy, namespace: default}], to: [{group: '', kind: Service}]}\n"
-	res := good(t, served+policy("p", 1, onTwo, spec)+farSvc+grant)
+	res := good(t, twoServed+policy("p", 1, onTwo, spec)+farSvc+grant)
 	want := &mesh.GlobalLimit{
 		Service: mesh.ServiceKey{Namespace: "other", Hostname: "far.other.svc.cluster.local"}, Port: 80, Domain: "d", FailOpen: true,
 		Descriptors: []mesh.Descriptor{{Entries: []mesh.DescriptorEntry{{Key: "a", Expr: "source.principal"}}}},
@@ -343,7 +334,7 @@ func TestGlobalLimit(t *testing.T) {
 	if d := cmp.Diff(want, port(t, res, "two", 80).Requests.RateLimit.Global); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
-	res, _ = translate(t, "f.yaml", served+policy("p", 1, onTwo, spec)+farSvc, object.Options{})
+	res, _ = translate(t, "f.yaml", twoServed+policy("p", 1, onTwo, spec)+farSvc, object.Options{})
 	if got := port(t, res, "two", 80).Requests.RateLimit.Global.Broken; !strings.Contains(got, "does not let") {
 		t.Errorf("broken is %q", got)
 	}
@@ -353,7 +344,7 @@ func TestGlobalLimit(t *testing.T) {
 // endpoint at all where there is none of that name.
 func TestSubsetByName(t *testing.T) {
 	const rule = "\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr}\nspec: {host: two, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, portLevelSettings: [{port: {number: 90}, outlierDetection: {}}]}}]}\n"
-	res := good(t, served+rule+policy("p", 1, onTwo, "loadBalancer: {subsetName: v1}"))
+	res := good(t, twoServed+rule+policy("p", 1, onTwo, "loadBalancer: {subsetName: v1}"))
 	name := mesh.Name{Namespace: "default", Name: "dr"}
 	labels := map[string]string{"version": "v1"}
 	want := &mesh.BackendPolicy{Balancer: &mesh.Balancer{Policy: name, Kind: mesh.BalanceRoundRobin}, Subset: labels}
@@ -364,7 +355,7 @@ func TestSubsetByName(t *testing.T) {
 	if d := cmp.Diff(want, port(t, res, "two", 90).Backend); d != "" {
 		t.Errorf("port 90 (-want +got):\n%s", d)
 	}
-	res, _ = translate(t, "f.yaml", served+rule+policy("p", 1, onTwo, "loadBalancer: {subsetName: v2}"), object.Options{})
+	res, _ = translate(t, "f.yaml", twoServed+rule+policy("p", 1, onTwo, "loadBalancer: {subsetName: v2}"), object.Options{})
 	if got := port(t, res, "two", 80).Backend.Subset; len(got) != 1 || got["version"] != "" {
 		t.Errorf("a subset that is not there leaves the endpoints with labels %v", got)
 	}
@@ -373,7 +364,7 @@ func TestSubsetByName(t *testing.T) {
 // Nothing that somebody may read shows the key of a certificate.
 func TestSecretsAreHidden(t *testing.T) {
 	cert, key := pair(t)
-	text := served + "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: k}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n" + indent(cert) + "  tls.key: |\n" + indent(key) +
+	text := twoServed + "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: k}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n" + indent(cert) + "  tls.key: |\n" + indent(key) +
 		tlsPolicy("b", 1, "wellKnownCACertificates: System", "options: {policy.cairnproxy.dev/client-certificate: k}, ")
 	res := good(t, text)
 	got := port(t, res, "two", 80).Backend.TLS
@@ -398,8 +389,8 @@ func TestSecretsAreHidden(t *testing.T) {
 		"data: {tls.key: MYSECRET!}", "data: MYSECRET", "data: {tls.key: [MYSECRET]}", "stringData: {tls.key: {a: MYSECRET}}", "type: [MYSECRET]",
 		"stringData: {tls.crt: MYSECRET, tls.key: MYSECRET}", "immutable: MYSECRET",
 	} {
-		res, _ := translate(t, "f.yaml", served+"\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: k}\n"+wrong+tlsPolicy("b", 1, "wellKnownCACertificates: System", "options: {policy.cairnproxy.dev/client-certificate: k}, "), object.Options{})
-		said := fmt.Sprint(res.Problems, res.Notices, conditions(res, "BackendTLSPolicy", "b"), port(t, res, "two", 80).Backend.TLS.Broken)
+		res, _ := translate(t, "f.yaml", twoServed+"\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: k}\n"+wrong+tlsPolicy("b", 1, "wellKnownCACertificates: System", "options: {policy.cairnproxy.dev/client-certificate: k}, "), object.Options{})
+		said := fmt.Sprint(res.Problems, res.Notices, policyConditions(res, "BackendTLSPolicy", "b"), port(t, res, "two", 80).Backend.TLS.Broken)
 		if len(res.Problems) == 0 || strings.Contains(said, "MYSECRET") || strings.Contains(said, "TVlTRUNSRVQ") {
 			t.Errorf("%s: problems %v", wrong, res.Problems)
 		}

@@ -32,13 +32,15 @@ func install(ctx context.Context) error {
 		{"h2load", program("h2load")},
 		{"ip", program("ip")},
 		{"iptables", program("iptables")},
+		{"redis-server", program("redis-server")},
+		{"ratelimit", peers.RateLimit},
 	}
 	for _, p := range list {
 		path, err := p.get(ctx)
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%-9s %s\n", p.name, path)
+		fmt.Printf("%-12s %s\n", p.name, path)
 	}
 	return nil
 }

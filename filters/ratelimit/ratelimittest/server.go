@@ -78,3 +78,6 @@ func (s *Server) DialService(ctx context.Context, _ mesh.ServiceKey, _ uint16) (
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp", s.addr)
 }
+
+// Addr is where the service listens.
+func (s *Server) Addr() string { return s.addr }
