@@ -10,15 +10,16 @@ const (
 	ActionAllow Action = iota
 	// ActionDeny refuses what it matches.
 	ActionDeny
+	// ActionAudit logs what it matches and decides nothing.
+	ActionAudit
+	// ActionCustom asks the provider about what it matches.
+	ActionCustom
 )
 
+var actions = [...]string{"ALLOW", "DENY", "AUDIT", "CUSTOM"}
+
 // String returns Istio's spelling.
-func (a Action) String() string {
-	if a == ActionDeny {
-		return "DENY"
-	}
-	return "ALLOW"
-}
+func (a Action) String() string { return actions[a] }
 
 // TargetRef names what a policy is attached to.
 type TargetRef struct {
@@ -35,6 +36,8 @@ type AuthorizationPolicy struct {
 	Name   Name
 	Action Action
 	DryRun bool
+	// Provider is whom ActionCustom asks.
+	Provider *ExtAuthz
 	// Selector matches workload labels; empty selects the namespace (or the
 	// mesh, in the root namespace).
 	Selector   map[string]string

@@ -89,6 +89,8 @@ type Request struct {
 	HasQuery bool
 	Fields   Fields
 	Peer     Peer
+	// Token is the request's verified token; nil for none.
+	Token *Token
 	// Destination is the address that the client dialled: a service's VIP, or
 	// a workload's own address.
 	Destination netip.AddrPort

@@ -23,6 +23,8 @@ type Parts struct {
 	Attachments []RouteAttachment
 	Policies    []*AuthorizationPolicy
 	PeerAuth    []*PeerAuthentication
+	Access      []*AccessPolicy
+	RequestAuth []*RequestAuthentication
 	L4Policies  []*L4Policy
 	// Statuses are what became of routes and policies, in the order of kind and name.
 	Statuses []*Status

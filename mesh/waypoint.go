@@ -152,6 +152,8 @@ type RouteFilters struct {
 	// Mirrors are sent copies of requests, and their answers are dropped.
 	Mirrors []Mirror
 	CORS    *CORS
+	// ExternalAuth is asked before the rule's other filters run.
+	ExternalAuth *ExtAuthz
 }
 
 // Mirror is where copies go: Numerator of Denominator requests, all where Denominator is 0.

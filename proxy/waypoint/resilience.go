@@ -20,6 +20,7 @@ type retryPolicy struct {
 	codes         *codeSet // nil: none
 	grpc          uint32   // a bit for each gRPC status
 	base, max     time.Duration
+	least         time.Duration // no pause is shorter
 	retryAfterMax time.Duration // negative: it is not heeded
 	bodyLimit     int
 	sameEndpoint  bool
@@ -68,7 +69,7 @@ func resilienceOf(p *mesh.RequestPolicy) *resilience {
 
 func retryOf(p *mesh.Retry) retryPolicy {
 	r := retryPolicy{
-		attempts: min(max(p.Attempts, 0), 255), on: p.On, base: p.BackoffBase, max: p.BackoffMax,
+		attempts: min(max(p.Attempts, 0), 255), on: p.On, base: p.BackoffBase, max: p.BackoffMax, least: p.BackoffMin,
 		retryAfterMax: p.RetryAfterMax, bodyLimit: p.BodyLimit, sameEndpoint: p.SameEndpoint,
 	}
 	for _, c := range p.Codes {

@@ -192,7 +192,7 @@ func (x *exchange) backoff(p *retryPolicy) time.Duration {
 	if n := uint(x.retries); n < 30 && p.base<<n < p.max {
 		bound = p.base << n
 	}
-	return x.tun.p.below(bound)
+	return max(p.least, x.tun.p.below(bound))
 }
 
 // parseRetryAfter is the time that a Retry-After asks for: seconds, or a date

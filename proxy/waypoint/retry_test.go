@@ -204,6 +204,12 @@ func TestBackoff(t *testing.T) {
 	if x := (exchange{}); x.backoff(&plainResilience.retry) != 0 {
 		t.Error("the default policy waits")
 	}
+	p = retryOf(&mesh.Retry{BackoffBase: 125 * time.Millisecond, BackoffMin: 100 * time.Millisecond})
+	for range 2000 { // GEP-1731: no try before the time that a route asks for
+		if d := (&exchange{tun: tun}).backoff(&p); d < 100*time.Millisecond || d >= 125*time.Millisecond {
+			t.Fatalf("a pause of %v, want 100 to 125 ms", d)
+		}
+	}
 }
 
 // Nothing goes out before the pause is over, and then at once.

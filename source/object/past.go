@@ -155,8 +155,8 @@ func (t *translator) keepService(v *serviceObject, s *service) {
 
 // translateRoutes attaches the routes to what they name.
 func (t *translator) translateRoutes(objects []*Object) {
-	routes := map[any]madeRoute{}
-	var attached []attachedRoute
+	routes := make(map[any]madeRoute, len(t.past.routes))
+	attached := make([]attachedRoute, 0, len(t.past.routes))
 	for _, o := range objects {
 		if m, ok := t.past.routes[o.Value]; ok && m.in == t.past.routing && m.policy == t.past.extensions[o.Name.Namespace] && m.origin == o.Origin {
 			routes[o.Value] = m

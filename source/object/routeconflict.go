@@ -38,6 +38,7 @@ type loss struct {
 // attachRoutes attaches all routes, but not where they lose to another.
 func (t *translator) attachRoutes(list []attachedRoute) {
 	lost := t.contest(list)
+	t.parts.Attachments = slices.Grow(t.parts.Attachments, len(list))
 	for i, r := range list {
 		for j, p := range r.parents {
 			for _, a := range p.attachments {
