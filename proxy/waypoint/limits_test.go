@@ -262,4 +262,3 @@ func asNetError(err error, to *net.Error) bool {
 	*to = e
 	return ok
 }
-
