@@ -31,8 +31,7 @@ type destination struct {
 	idle     []idleClient // the one used last is last
 	h2s      []*h2Client
 	retired  bool
-	line     line
-	inLine   atomic.Int32 // how many stand in it
+	lines    [2]line
 }
 
 // peer opens CONNECT streams to a node proxy: *tunnel.Peer.
@@ -83,7 +82,7 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 			}
 		}
 	}
-	switch d.room(t, x, a) {
+	switch d.room(t, x, a, lineHTTP1) {
 	case roomLater:
 		return
 	case roomAgain:
@@ -175,7 +174,7 @@ func (d *destination) park(t *loop.Turn, c *h1Client) {
 	if !keep {
 		c.dropIdle(t)
 	}
-	d.wake(t)
+	d.wake(t, lineHTTP1)
 }
 
 // forget takes a connection that has ended out of the idle ones.
@@ -249,7 +248,7 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 	if x.adm() != nil {
 		d.mu.Unlock()
 		a.up = nil
-		switch d.room(t, x, a) {
+		switch d.room(t, x, a, lineHTTP2) {
 		case roomLater:
 			return
 		case roomAgain:

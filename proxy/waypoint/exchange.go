@@ -308,6 +308,7 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 	if x.adm() != nil {
 		x.judge(t, a)
 	}
+	x.observe(t, a)
 	if x.rejects(t, a, body, end) {
 		return false
 	}
@@ -325,7 +326,6 @@ func (x *exchange) passHead(t *loop.Turn, a *attempt, body []byte, end bool) boo
 	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
-	x.backend.cluster.c.Observe(x.ep, x.upDuration, t.Now)
 	if !x.filterResponse(t) {
 		x.answer(t, &x.fx.Reply)
 		return false

@@ -174,7 +174,7 @@ func (c *h1Client) gone(t *loop.Turn) {
 	a := c.adm
 	c.adm = nil
 	c.mu.Unlock()
-	c.d.ended(t, a)
+	c.d.ended(t, a, lineHTTP1)
 }
 
 // lost ends the connection's use and tells the exchange, if one is served. It

@@ -249,7 +249,7 @@ func (c *h2Client) lost(t *loop.Turn, f failure) {
 	c.adm = nil
 	c.mu.Unlock()
 	c.d.forgetH2(c)
-	c.d.ended(t, a)
+	c.d.ended(t, a, lineHTTP2)
 	for _, call := range calls {
 		if x := call.served(); x != nil {
 			x.upstreamFailed(t, call, f)
@@ -336,13 +336,13 @@ func (k *h2Call) release(t *loop.Turn) {
 	if local, _ := k.st.Ended(); !local {
 		k.st.Reset(t, h2.Cancel)
 	}
-	k.c.d.wake(t)
+	k.c.d.wake(t, lineHTTP2)
 }
 
 func (k *h2Call) abort(t *loop.Turn) {
 	if k.st != nil {
 		k.st.Reset(t, h2.Cancel)
-		k.c.d.wake(t)
+		k.c.d.wake(t, lineHTTP2)
 	}
 }
 
@@ -415,7 +415,7 @@ func (k *h2Call) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 
 func (k *h2Call) fail(t *loop.Turn, x *exchange, err error) {
 	k.st.Reset(t, h2.ProtocolError)
-	k.c.d.wake(t)
+	k.c.d.wake(t, lineHTTP2)
 	x.upstreamFailed(t, k, failure{flag: flagProtocolError, reason: "protocol error", cause: err.Error(), sent: true, answered: true, status: 502})
 }
 
@@ -436,7 +436,7 @@ func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 	case se.Code == h2.RefusedStream: // RFC 9113 section 8.7: it was not processed
 		f.sent, f.refused = false, true
 	}
-	k.c.d.wake(t)
+	k.c.d.wake(t, lineHTTP2)
 	x.upstreamFailed(t, k, f)
 }
 

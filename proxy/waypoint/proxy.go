@@ -323,7 +323,9 @@ func (p *Proxy) closeIdle() {
 	loop.Run(func(t *loop.Turn) {
 		for _, d := range ds {
 			d.expire(t)
-			d.wake(t) // nobody is to wait for what was missed
+			for v := range d.lines {
+				d.wake(t, v) // nobody is to wait for what was missed
+			}
 		}
 		for _, s := range p.allH2Servers() {
 			s.inner.conn.Tick(t)
