@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/tunnel"
@@ -24,12 +25,13 @@ type destination struct {
 	addr      netip.AddrPort // of the workload's port
 	peer      peer           // nil: outside the mesh, plain TCP to addr
 
-	users   int // slots of clusters in force that hold it; under Proxy.mu
-	mu      sync.Mutex
-	idle    []idleClient // the one used last is last
-	h2s     []*h2Client
-	retired bool
-	lines   [2]line
+	users    int // slots of clusters in force that hold it; under Proxy.mu
+	mu       sync.Mutex
+	settings atomic.Pointer[connSettings]
+	idle     []idleClient // the one used last is last
+	h2s      []*h2Client
+	retired  bool
+	lines    [2]line
 }
 
 // peer opens CONNECT streams to a node proxy: *tunnel.Peer.
@@ -60,6 +62,7 @@ const maxIdle = 1024
 func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
 	a := ep.At(netip.Addr{})
 	d := &destination{p: p, key: key, authority: a.Authority, addr: a.Addr}
+	d.settings.Store(plainSettings)
 	if key.tunnelled {
 		d.peer = p.peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
 	}
@@ -88,7 +91,7 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 	}
 	c := &h1Client{d: d, x: x, adm: x.adm()}
 	a.up = c
-	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
+	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, d.settings.Load().connect, c.connectTimedOut)
 	d.open(t, c, func(out pipe) { c.out = out }, c.readyPlain)
 }
 
@@ -263,7 +266,7 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 	}
 	d.mu.Unlock()
 	c.mu.Lock()
-	d.p.timers.start(&c.timer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
+	d.p.timers.start(&c.timer, x.tun.shard, t.Now, d.settings.Load().connect, c.connectTimedOut)
 	c.mu.Unlock()
 	d.open(t, c, func(out pipe) { c.opened(t, out) }, c.readyPlain)
 }

@@ -40,6 +40,7 @@ type h1Client struct {
 	chunked  bool
 	gotBytes bool
 	closing  bool
+	requests uint32 // that were served
 	buf      []byte
 
 	connectTimer timer
@@ -463,9 +464,10 @@ func (c *h1Client) release(t *loop.Turn) {
 	// A request that the endpoint answered and has not taken off our hands is
 	// one that the next would wait behind.
 	unread := c.out.Congested()
+	last := c.used()
 	c.mu.Lock()
 	c.x = nil
-	reuse := !c.dead && !c.closing && !c.raw && !unread
+	reuse := !c.dead && !c.closing && !c.raw && !unread && !last
 	if !reuse {
 		c.dead = true
 	}

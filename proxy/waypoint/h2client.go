@@ -3,6 +3,7 @@ package waypoint
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -27,6 +28,8 @@ type h2Client struct {
 	idleSince time.Time  // zero: has streams
 	timer     timer      // of CONNECT's answer
 	adm       *admission // what it counts for; nil: nothing, or no more
+
+	requests atomic.Uint32 // that were sent
 
 	// Reader only.
 	answered bool
@@ -295,6 +298,10 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	}
 	if len(body) > 0 {
 		k.st.Write(t, body, end)
+	}
+	if k.c.used() {
+		k.c.d.forgetH2(k.c)
+		k.c.drain(t)
 	}
 }
 

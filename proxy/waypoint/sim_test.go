@@ -65,6 +65,7 @@ type sim struct {
 	conf    uint64 // the configuration in force
 	pol     simPolicy
 	waiting []*simWait
+	refused bool // a dial was
 	// instrumented are the ports that have the schedule's filters.
 	instrumented map[*servicePort]bool
 }
@@ -353,10 +354,10 @@ func (s *sim) dial() bool {
 // mayRefuse reports whether a dial may fail where nothing may break: once, and
 // only for requests. They have two more tries, of which a workload may refuse one.
 func (s *sim) mayRefuse(p *labPeer) bool {
-	if s.breaks || p.refused || len(s.tcps) > 0 || !s.chance(20) {
-		return false
+	if s.breaks || p.refused || s.refused && s.pol.hedges || len(s.tcps) > 0 || !s.chance(20) {
+		return false // with hedges a service has two workloads
 	}
-	p.refused = true
+	p.refused, s.refused = true, true
 	return true
 }
 
