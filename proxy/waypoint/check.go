@@ -81,7 +81,7 @@ func (c *checks) ask(ctx context.Context, p *Proxy, ep *upstream.Endpoint) error
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	switch c.policy.Kind {
 	case mesh.HealthTCP:
-		return nil
+		return nil // it was accepted
 	case mesh.HealthGRPC:
 		return c.askGRPC(ctx, conn)
 	case mesh.HealthHTTP:

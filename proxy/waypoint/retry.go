@@ -199,7 +199,10 @@ func (x *exchange) backoff(p *retryPolicy) time.Duration {
 	if n := uint(x.retries); n < 30 && p.base<<n < p.max {
 		bound = p.base << n
 	}
-	return max(p.least, x.tun.p.below(bound))
+	if bound <= p.least {
+		return p.least
+	}
+	return p.least + x.tun.p.below(bound-p.least)
 }
 
 // parseRetryAfter is the time that a Retry-After asks for: seconds, or a date
