@@ -41,6 +41,7 @@ func (a *activation) ResolveName(name string) (any, bool) {
 		return types.Timestamp{Time: a.in.now()}, true
 	case typClaims:
 		return types.DefaultTypeAdapter.NativeToValue(a.in.Claims), true
+	case typHeaders:
 	}
 	if at.id == requestHeaders {
 		return &a.request, true

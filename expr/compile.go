@@ -145,8 +145,9 @@ func (k Kind) takes(t *cel.Type) bool {
 		return k == KindInt || k == KindScalar
 	case types.DoubleKind:
 		return k == KindScalar
+	default:
+		return false
 	}
-	return false
 }
 
 // explain turns cel-go's picture of several lines into one line.

@@ -2,7 +2,9 @@ package expr
 
 import (
 	"net/netip"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,8 +17,13 @@ func input() *Input {
 		Req: &mesh.Request{
 			Method: "GET", Scheme: "http", Authority: "reviews:9080", Host: "reviews", Path: "/reviews/7", Query: "page=2", HasQuery: true, Proto: 1, MinorVersion: 1,
 			Fields: mesh.Fields{
-				{Name: "user-agent", Value: "curl/8"}, {Name: "x-user", Value: "jane"}, {Name: "x-many", Value: "a"}, {Name: "x-many", Value: "b"},
-				{Name: "content-length", Value: "12"}, {Name: "x-request-id", Value: "4711"}, {Name: "x-empty", Value: ""},
+				{Name: "user-agent", Value: "curl/8"},
+				{Name: "x-user", Value: "jane"},
+				{Name: "x-many", Value: "a"},
+				{Name: "x-many", Value: "b"},
+				{Name: "content-length", Value: "12"},
+				{Name: "x-request-id", Value: "4711"},
+				{Name: "x-empty", Value: ""},
 			},
 			Peer:        mesh.Peer{Identity: id, Principal: id.Principal(), Addr: netip.MustParseAddrPort("10.0.0.7:1234")},
 			Destination: netip.MustParseAddrPort("10.1.0.1:9080"),
@@ -351,4 +358,37 @@ func BenchmarkBool(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestDocumented holds docs/expressions.md to the attributes.
+func TestDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/expressions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range Attributes() {
+		if !strings.Contains(string(text), "`"+a[0]+"`") {
+			t.Errorf("docs/expressions.md does not tell of %s", a[0])
+		}
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	p, err := Compile("request.headers.exists(h, h == 'x-' + request.query) && request.headers['x-user'] + '' == 'jane'", KindBool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			in, want := input(), i%2 == 0
+			in.Req.Query = map[bool]string{true: "user", false: "none"}[want]
+			for range 200 {
+				if got, err := p.Bool(in); err != nil || got != want {
+					t.Errorf("%v, %v, want %v", got, err, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -200,6 +200,7 @@ func (in *Input) text(a attr) string {
 		}
 	case connectionURISAN:
 		return r.Peer.Identity.String()
+	default:
 	}
 	return ""
 }
@@ -222,11 +223,12 @@ func (in *Input) number(a attr) (int64, error) {
 			return 0, errNoSize
 		}
 		return n, nil
+	default: // responseCode
+		if in.Resp == nil {
+			return 0, errNoResponse
+		}
+		return int64(in.Resp.Status), nil
 	}
-	if in.Resp == nil {
-		return 0, errNoResponse
-	}
-	return int64(in.Resp.Status), nil
 }
 
 func (in *Input) mtls() bool { return !in.Req.Peer.Identity.IsZero() }

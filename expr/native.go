@@ -81,6 +81,7 @@ func native(a *ast.AST, e ast.Expr) (*node, bool) {
 		}
 	case ast.CallKind:
 		return nativeCall(a, e.AsCall())
+	default:
 	}
 	return nil, false
 }
@@ -287,8 +288,9 @@ func (n *node) text(in *Input) (string, error) {
 			return n.kids[1].text(in)
 		}
 		return n.kids[2].text(in)
+	default:
+		return "", errBroken
 	}
-	return "", errBroken
 }
 
 func (n *node) missing(in *Input) error {
@@ -316,8 +318,9 @@ func (n *node) int(in *Input) (int64, error) {
 			return n.kids[1].int(in)
 		}
 		return n.kids[2].int(in)
+	default:
+		return 0, errBroken
 	}
-	return 0, errBroken
 }
 
 func (n *node) bool(in *Input) (bool, error) {
@@ -355,8 +358,9 @@ func (n *node) bool(in *Input) (bool, error) {
 		}
 		b, err := n.kids[1].bool(in)
 		return a == b && err == nil, err
+	default:
+		return n.texts(in)
 	}
-	return n.texts(in)
 }
 
 // logic is && and ||. As CEL has it, one operand that decides makes the errors of
@@ -389,8 +393,9 @@ func (n *node) numbers(in *Input) (bool, error) {
 		return a < b, nil
 	case opLessEqual:
 		return a <= b, nil
+	default:
+		return a == b, nil
 	}
-	return a == b, nil
 }
 
 func (n *node) texts(in *Input) (bool, error) {
@@ -403,6 +408,7 @@ func (n *node) texts(in *Input) (bool, error) {
 		return n.re.MatchString(a), nil
 	case opIn:
 		return slices.Contains(n.set, a), nil
+	default:
 	}
 	b, err := n.kids[1].text(in)
 	if err != nil {
@@ -417,6 +423,7 @@ func (n *node) texts(in *Input) (bool, error) {
 		return strings.HasSuffix(a, b), nil
 	case opContains:
 		return strings.Contains(a, b), nil
+	default:
+		return false, errBroken
 	}
-	return false, errBroken
 }

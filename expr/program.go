@@ -79,8 +79,9 @@ func (p *Program) Text(in *Input) (string, error) {
 		case typBool:
 			b, err := n.bool(in)
 			return strconv.FormatBool(b), err
+		default:
+			return n.text(in)
 		}
-		return n.text(in)
 	}
 	v, err := p.eval(in)
 	if err != nil {

@@ -18,8 +18,5 @@ func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hidden) }
 // String hides the secret.
 func (Secret) String() string { return hidden }
 
-// MarshalJSON hides the secret.
-func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + hidden + `"`), nil }
-
-// MarshalYAML hides the secret.
-func (Secret) MarshalYAML() (any, error) { return hidden, nil }
+// MarshalText hides the secret from JSON, YAML and slog.
+func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }

@@ -12,8 +12,8 @@ import (
 type algorithm struct {
 	name string
 	asks asks
-	// slowStart is set for those that let new endpoints in gradually; as in Envoy the
-	// others do not.
+	// slowStart is set for those that let new endpoints in gradually. Where keys have
+	// their endpoints, one that is half in would move all that it gets twice.
 	slowStart bool
 	make      func(*ingredients) lb.Picker
 }
@@ -21,6 +21,7 @@ type algorithm struct {
 // ingredients are what an algorithm is made of.
 type ingredients struct {
 	policy    *mesh.Balancer // nil for the default
+	wanted    bool           // requests will ask: nothing is to be left to the first of them
 	hosts     []lb.Host
 	endpoints []*Endpoint
 }
@@ -29,7 +30,7 @@ type ingredients struct {
 var algorithms = [...]algorithm{
 	mesh.BalanceLeastRequest: {"LeastRequest", 0, true, func(i *ingredients) lb.Picker { return lb.NewLeastRequest(i.hosts) }},
 	mesh.BalanceRoundRobin:   {"RoundRobin", 0, true, func(i *ingredients) lb.Picker { return lb.NewRoundRobin(i.hosts) }},
-	mesh.BalanceRandom:       {"Random", 0, false, func(i *ingredients) lb.Picker { return lb.NewWeighted(i.hosts) }},
+	mesh.BalanceRandom:       {"Random", 0, true, func(i *ingredients) lb.Picker { return lb.NewWeighted(i.hosts) }},
 	mesh.BalanceRingHash: {"RingHash", asksKey, false, func(i *ingredients) lb.Picker {
 		least, most := i.policy.RingMin, i.policy.RingMax
 		return i.lazy(func(keys []uint64) lb.Picker { return lb.NewRingHash(i.hosts, keys, least, most) })
@@ -41,7 +42,7 @@ var algorithms = [...]algorithm{
 	mesh.BalanceRendezvous: {"Rendezvous", asksKey, false, func(i *ingredients) lb.Picker {
 		return i.lazy(func(keys []uint64) lb.Picker { return lb.NewRendezvous(i.hosts, keys) })
 	}},
-	mesh.BalancePeakEWMA: {"PeakEWMA", asksTime, false, func(i *ingredients) lb.Picker {
+	mesh.BalancePeakEWMA: {"PeakEWMA", asksTime, true, func(i *ingredients) lb.Picker {
 		latency := make([]*lb.Latency, len(i.endpoints))
 		for k, e := range i.endpoints {
 			latency[k] = &e.live.latency
@@ -72,13 +73,38 @@ func (i *ingredients) lazy(build func(keys []uint64) lb.Picker) lb.Picker {
 	if !usable {
 		return build(make([]uint64, len(i.hosts)))
 	}
-	return lb.NewLazy(func() lb.Picker {
+	l := lb.NewLazy(func() lb.Picker {
 		keys := make([]uint64, len(i.endpoints))
 		for k, e := range i.endpoints {
 			keys[k] = e.key()
 		}
 		return build(keys)
 	})
+	if i.wanted {
+		l.Build()
+	}
+	return l
+}
+
+// asked reports whether requests have come to the cluster, as far as its algorithm remembers.
+func (c *Cluster) asked() bool {
+	if c == nil {
+		return false
+	}
+	p := c.picker.Load()
+	if p == nil {
+		return false
+	}
+	list := []lb.Picker{*p}
+	if s, ok := (*p).(*spill); ok {
+		list = s.of
+	}
+	for _, p := range list {
+		if l, ok := p.(*lb.Lazy); ok && l.Built() {
+			return true
+		}
+	}
+	return false
 }
 
 // key is the endpoint's own hash: the same in every process for as long as the workload lives.
@@ -97,7 +123,10 @@ var theOnly lb.Picker = only{}
 // all where fewer are healthy than the policy asks for ("panic"). It is for whoever
 // changed an endpoint's availability, away from the path of requests; picking goes on
 // meanwhile. It is safe for concurrent use.
-func (c *Cluster) Refresh() {
+func (c *Cluster) Refresh() { c.rebuild(c.asked()) }
+
+// rebuild is Refresh; wanted says that requests come.
+func (c *Cluster) rebuild(wanted bool) {
 	c.refresh.Lock()
 	defer c.refresh.Unlock()
 	if c.more != nil && c.more.slow.since != nil {
@@ -107,20 +136,20 @@ func (c *Cluster) Refresh() {
 		c.picker.Store(&theOnly)
 		return
 	}
-	p := c.newPicker()
+	p := c.newPicker(wanted)
 	c.picker.Store(&p)
 }
 
-func (c *Cluster) newPicker() lb.Picker {
+func (c *Cluster) newPicker(wanted bool) lb.Picker {
 	levels := c.levels()
 	if len(levels) == 1 {
-		return c.levelPicker(&levels[0])
+		return c.levelPicker(&levels[0], wanted)
 	}
-	return newSpill(levels, c.asks&asksKey != 0, c.levelPicker)
+	return newSpill(levels, c.asks&asksKey != 0, func(l *level) lb.Picker { return c.levelPicker(l, wanted) })
 }
 
 // levelPicker makes the algorithm over the endpoints of one level that may be used.
-func (c *Cluster) levelPicker(l *level) lb.Picker {
+func (c *Cluster) levelPicker(l *level, wanted bool) lb.Picker {
 	hosts := make([]lb.Host, len(c.endpoints))
 	var exact []float64
 	if c.more != nil {
@@ -140,7 +169,7 @@ func (c *Cluster) levelPicker(l *level) lb.Picker {
 			hosts[i].Weight = c.capacity(e)
 		}
 	}
-	return algorithmOf(c.Balancer()).make(&ingredients{c.Balancer(), hosts, c.endpoints})
+	return algorithmOf(c.Balancer()).make(&ingredients{c.Balancer(), wanted, hosts, c.endpoints})
 }
 
 // weightScale is the weight of the heaviest where weights are not whole numbers:

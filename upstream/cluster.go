@@ -197,5 +197,5 @@ func (c *Cluster) build(o *Options) {
 	if c.Passthrough {
 		c.asks |= asksAddr
 	}
-	c.Refresh()
+	c.rebuild(o.Previous.asked())
 }

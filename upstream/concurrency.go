@@ -53,9 +53,15 @@ type gradient struct {
 // another policy goes on.
 func NewConcurrency(s *ClusterState, p *mesh.AdaptiveConcurrency, now time.Time) *Concurrency {
 	c := &Concurrency{
-		window: cmp.Or(p.SampleWindow, 100*time.Millisecond), again: cmp.Or(p.MinRTTInterval, time.Minute),
+		window: span(p.SampleWindow, 100*time.Millisecond), again: span(p.MinRTTInterval, time.Minute),
 		least: int64(cmp.Or(p.Min, 3)), requests: uint64(cmp.Or(p.MinRTTRequests, 50)),
-		percentile: cmp.Or(p.Percentile, 50), headroom: 1 + cmp.Or(p.BufferPercent, 25)/100,
+		percentile: 50, headroom: 1.25,
+	}
+	if p.Percentile > 0 {
+		c.percentile = min(p.Percentile, 100)
+	}
+	if p.BufferPercent > 0 {
+		c.headroom = 1 + p.BufferPercent/100
 	}
 	c.most = max(c.least, int64(cmp.Or(p.Max, 1000)))
 	s.mu.Lock()

@@ -13,6 +13,16 @@
 // snapshots share: a workload keeps its counters for as long as anything refers to
 // them.
 //
+// # Health
+//
+// Where a policy asks for it, a cluster has a ClusterState, which the Registry keeps, too, and each
+// of its endpoints a Monitor in it. Outlier, Checked and Concurrency are state machines over these
+// that are told of outcomes and of the time; none of them does I/O or reads a clock:
+//
+//	outcome of a try ──► Outlier.Report ──┐                      ┌─► Endpoint.Available
+//	answer to a check ─► Cluster.Checked ─┴─► Monitor's flags ───┴─► Cluster.Refresh: picks among those
+//	latency ───────────► Concurrency.Release ─► Tick ─► limit ─► Acquire
+//
 // # Concurrency
 //
 // Clusters, Splits and Endpoints may be used by any number of goroutines; Pick

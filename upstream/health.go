@@ -17,9 +17,10 @@ type healthMonitor struct {
 }
 
 // DueChecks returns the endpoints to be checked now, at most so many, and when to ask again. Each of
-// them is next due after the interval, more or less a tenth of it, once Checked was called for it. An endpoint
+// them is next due after the interval (0: 5 s), more or less a tenth of it, once Checked was called for it. An endpoint
 // that is new is due at once. It is safe for concurrent use.
 func (c *Cluster) DueChecks(now time.Time, interval time.Duration, most int) (due []*Endpoint, next time.Time) {
+	interval = span(interval, 5*time.Second)
 	c.state.mu.Lock()
 	defer c.state.mu.Unlock()
 	next = now.Add(interval)
@@ -37,7 +38,7 @@ func (c *Cluster) DueChecks(now time.Time, interval time.Duration, most int) (du
 		if len(due) >= most {
 			return due, now.Add(20 * time.Millisecond)
 		}
-		h.asked, h.next = true, now.Add(interval*9/10+rand.N(interval/5+1))
+		h.asked, h.next = true, now.Add(interval-interval/10+rand.N(interval/5+1))
 		if h.next.Before(next) {
 			next = h.next
 		}

@@ -42,6 +42,9 @@ func (c *Cluster) levelOf(e *Endpoint) uint8 {
 	return c.more.places.level[e.position]
 }
 
+// Level is how near one of the cluster's endpoints is to the source: 0 for the nearest.
+func (c *Cluster) Level(e *Endpoint) int { return int(c.levelOf(e)) }
+
 // minHealth is the percentage of healthy endpoints below which all are used; 0 for never.
 func minHealth(p *mesh.BackendPolicy) uint32 {
 	if p == nil || p.Outlier == nil {

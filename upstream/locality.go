@@ -40,7 +40,7 @@ func newNearness(v *mesh.Service, b *mesh.Balancer, source *mesh.Workload) *near
 		for _, d := range n.policy.Distribute {
 			if matchLocality(d.From, source) {
 				n.patterns = slices.SortedFunc(maps.Keys(d.To), func(a, b string) int {
-					return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
+					return cmp.Or(cmp.Compare(len(strings.TrimSuffix(b, "*")), len(strings.TrimSuffix(a, "*"))), strings.Compare(a, b))
 				})
 				for _, p := range n.patterns {
 					n.weights = append(n.weights, d.To[p])

@@ -87,13 +87,22 @@ func (w *window) count(good bool) {
 func NewOutlier(c *Cluster, p *mesh.OutlierDetection) *Outlier {
 	o := &Outlier{c: c, s: c.state, cfg: *p, rates: p.SuccessRateStdev > 0 || p.FailurePercent > 0}
 	f := &o.cfg
-	f.Interval = cmp.Or(f.Interval, 10*time.Second)
-	f.BaseEjection = cmp.Or(f.BaseEjection, 30*time.Second)
-	f.MaxEjection = max(f.BaseEjection, cmp.Or(f.MaxEjection, 300*time.Second))
+	f.Interval = span(f.Interval, 10*time.Second)
+	f.BaseEjection = span(f.BaseEjection, 30*time.Second)
+	f.MaxEjection = max(f.BaseEjection, span(f.MaxEjection, 300*time.Second))
 	f.MaxEjectionPercent = min(100, cmp.Or(f.MaxEjectionPercent, 10))
 	f.SuccessRateHosts, f.RequestVolume = cmp.Or(f.SuccessRateHosts, 5), cmp.Or(f.RequestVolume, 100)
 	f.FailureHosts, f.FailureVolume = cmp.Or(f.FailureHosts, 5), cmp.Or(f.FailureVolume, 50)
 	return o
+}
+
+// span is a duration of a policy, or what it is when the policy does not say; within
+// what can be reckoned with.
+func span(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return min(max(d, time.Millisecond), 365*24*time.Hour)
 }
 
 // Report notes how a try with e, an endpoint of the cluster, ended. It reports whether that

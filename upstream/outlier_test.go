@@ -430,3 +430,33 @@ func BenchmarkTick(b *testing.B) {
 		r.Tick(r.now)
 	}
 }
+
+// Policies may say anything.
+func TestOddPolicies(t *testing.T) {
+	const huge = time.Duration(1<<63 - 1)
+	for _, d := range []time.Duration{-huge, -1, 0, 1, huge / 2, huge} {
+		p := mesh.OutlierDetection{Consecutive5xx: 1, Interval: d, BaseEjection: d, MaxEjection: huge, MaxEjectionPercent: 1 << 31, MinHealthPercent: 100}
+		r := newOutlierRig(t, 2, p)
+		for range 5 {
+			r.status(0, 500, 1)
+			if next := r.Tick(r.now); !next.After(r.now) {
+				t.Fatalf("%d: next at %s", d, next)
+			}
+			if m := r.eps[0].monitor; len(r.out()) > 0 && !m.until.After(r.now) {
+				t.Fatalf("%d: ejected until %s", d, m.until)
+			}
+			r.now = r.now.Add(time.Hour)
+		}
+		l := newLimitRig(mesh.AdaptiveConcurrency{SampleWindow: d, MinRTTInterval: d, Min: 10, Max: 1, Percentile: float64(d), BufferPercent: float64(d)})
+		l.serve(50, func(int64) time.Duration { return time.Millisecond })
+		if next := l.Tick(l.s, l.now); !next.After(l.now) || l.Limit() != 10 {
+			t.Fatalf("%d: limit %d, next at %s", d, l.Limit(), next)
+		}
+		c := watchedCluster(t, 1, mesh.BackendPolicy{Health: &mesh.HealthCheck{}})
+		c.DueChecks(epoch, d, 1)
+		c.Checked(c.endpoints[0], &mesh.HealthCheck{}, "")
+		if due, next := c.DueChecks(epoch, d, 1); len(due) > 0 || !next.After(epoch) {
+			t.Fatalf("%d: a check is due again at once, or at %s", d, next)
+		}
+	}
+}

@@ -40,15 +40,15 @@ func (s *slowStart) begin(c *Cluster, p *mesh.SlowStart, prev *Cluster, now time
 	}
 	prev.refresh.Lock()
 	defer prev.refresh.Unlock()
-	known := make(map[*live]int64, len(prev.endpoints))
+	known := make(map[endpointKey]int64, len(prev.endpoints))
 	for i, e := range prev.endpoints {
-		known[e.live] = 0
+		known[endpointKey{e.Workload.UID, e.Port}] = 0
 		if prev.more != nil && prev.more.slow.since != nil {
-			known[e.live] = prev.more.slow.since[i]
+			known[endpointKey{e.Workload.UID, e.Port}] = prev.more.slow.since[i]
 		}
 	}
 	for i, e := range c.endpoints {
-		at, ok := known[e.live]
+		at, ok := known[endpointKey{e.Workload.UID, e.Port}]
 		if !ok && !now.IsZero() && len(known) > 0 {
 			at = now.UnixNano()
 		}

@@ -17,7 +17,7 @@ var sectionColumns = map[string][]string{
 	"policies":     {"hostname", "address", "namespace", "name", "scope", "action", "rules"},
 	"certificates": {"identity", "state", "certChain"},
 	"statuses":     {"kind", "name", "parents"},
-	"clusters":     {"name", "endpoints", "state"},
+	"clusters":     {"name", "balancer", "policies", "endpoints", "state"},
 }
 
 // columnsOf returns the columns of a section: those that are listed for it and

@@ -247,8 +247,9 @@ func (h *header) matches(fields mesh.Fields) bool {
 		return strings.HasPrefix(v, h.value)
 	case mesh.MatchRegex:
 		return h.re.MatchString(v)
+	default:
+		return v == h.value
 	}
-	return v == h.value
 }
 
 // wait parks the exchange for d, if no more than limit are under a delay (0: whatever their number),

@@ -36,6 +36,7 @@ func get(fields ...string) *filters.Exchange {
 func delay(d time.Duration) mesh.Fault {
 	return mesh.Fault{Delay: d, DelayPPM: million, GRPCStatus: -1}
 }
+
 func abort(status int) mesh.Fault {
 	return mesh.Fault{Status: status, AbortPPM: million, GRPCStatus: -1}
 }
@@ -184,8 +185,12 @@ func TestSteps(t *testing.T) {
 		p     *mesh.RequestPolicy
 		want  int
 	}{
-		{"rule", filters.LevelRule, some, 1}, {"service", filters.LevelService, some, 0}, {"backend", filters.LevelBackend, some, 0},
-		{"no_policy", filters.LevelRule, nil, 0}, {"no_faults", filters.LevelRule, &mesh.RequestPolicy{}, 0}, {"nothing", filters.LevelRule, nothing, 0},
+		{"rule", filters.LevelRule, some, 1},
+		{"service", filters.LevelService, some, 0},
+		{"backend", filters.LevelBackend, some, 0},
+		{"no_policy", filters.LevelRule, nil, 0},
+		{"no_faults", filters.LevelRule, &mesh.RequestPolicy{}, 0},
+		{"nothing", filters.LevelRule, nothing, 0},
 	} {
 		c, err := filters.Compile([]filters.Spec{Spec(nil)}, filters.BuildContext{Level: tt.level, Requests: tt.p})
 		if err != nil || len(c) != tt.want {

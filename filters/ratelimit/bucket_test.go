@@ -29,8 +29,12 @@ func TestBucket(t *testing.T) {
 		asks  []ask
 	}{
 		{"per_second", shapeOf(2, s, 0), []ask{
-			{0, 1, taken{true, 1, 500 * ms, 0}}, {0, 1, taken{true, 0, s, 0}}, {0, 1, taken{false, 0, s, 500 * ms}},
-			{499 * ms, 1, taken{false, 0, 501 * ms, ms}}, {500 * ms, 1, taken{true, 0, s, 0}}, {5 * s, 0, taken{true, 2, 0, 0}},
+			{0, 1, taken{true, 1, 500 * ms, 0}},
+			{0, 1, taken{true, 0, s, 0}},
+			{0, 1, taken{false, 0, s, 500 * ms}},
+			{499 * ms, 1, taken{false, 0, 501 * ms, ms}},
+			{500 * ms, 1, taken{true, 0, s, 0}},
+			{5 * s, 0, taken{true, 2, 0, 0}},
 		}},
 		{"burst", shapeOf(1, s, 3), []ask{
 			{0, 3, taken{true, 0, 3 * s, 0}}, {s, 2, taken{false, 1, 2 * s, s}}, {2 * s, 2, taken{true, 0, 3 * s, 0}},

@@ -114,18 +114,24 @@ func TestAnswers(t *testing.T) {
 		fields string // of the response
 		counts string
 	}{
-		{"ok", nil, &rls.RateLimitResponse{OverallCode: ok, Statuses: []*rls.RateLimitResponse_DescriptorStatus{status(ok, 10, 4, 30*time.Second), status(ok, 5, 2, 7*time.Second)}}, nil,
-			"passed []", "[{ratelimit-limit 5, 5;w=60} {ratelimit-remaining 2} {ratelimit-reset 7}]", "map[asked:1]"},
+		{
+			"ok", nil, &rls.RateLimitResponse{OverallCode: ok, Statuses: []*rls.RateLimitResponse_DescriptorStatus{status(ok, 10, 4, 30*time.Second), status(ok, 5, 2, 7*time.Second)}}, nil,
+			"passed []", "[{ratelimit-limit 5, 5;w=60} {ratelimit-remaining 2} {ratelimit-reset 7}]", "map[asked:1]",
+		},
 		{"unknown_code", nil, &rls.RateLimitResponse{}, nil, "passed []", "[]", "map[asked:1]"},
-		{"over", nil, &rls.RateLimitResponse{OverallCode: over, Statuses: []*rls.RateLimitResponse_DescriptorStatus{status(ok, 10, 0, 3*time.Second), status(over, 5, 0, 7*time.Second)}, RawBody: []byte("slow down")}, nil,
-			"429 RL request_rate_limited 8 slow down", "[{x-envoy-ratelimited true} {ratelimit-limit 5, 5;w=60} {ratelimit-remaining 0} {ratelimit-reset 7} {retry-after 7}]", "map[asked:1 limited:1]"},
+		{
+			"over", nil, &rls.RateLimitResponse{OverallCode: over, Statuses: []*rls.RateLimitResponse_DescriptorStatus{status(ok, 10, 0, 3*time.Second), status(over, 5, 0, 7*time.Second)}, RawBody: []byte("slow down")}, nil,
+			"429 RL request_rate_limited 8 slow down", "[{x-envoy-ratelimited true} {ratelimit-limit 5, 5;w=60} {ratelimit-remaining 0} {ratelimit-reset 7} {retry-after 7}]", "map[asked:1 limited:1]",
+		},
 		{"status", func(g *mesh.GlobalLimit) { g.Status = 503 }, &rls.RateLimitResponse{OverallCode: over}, nil, "503 RL request_rate_limited 8 ", "[{x-envoy-ratelimited true}]", "map[asked:1 limited:1]"},
 		{"fields", nil, &rls.RateLimitResponse{
 			OverallCode: ok, RequestHeadersToAdd: []*corev3.HeaderValue{value("X-Tier", "gold"), value("Host", "evil"), value(":path", "/evil")},
 			ResponseHeadersToAdd: []*corev3.HeaderValue{value("X-Left", "1"), value("transfer-encoding", "chunked"), value("a b", "c"), value("x-c", "a\r\nb: c"), {Key: "x-raw", RawValue: []byte("r")}},
 		}, nil, "passed [{x-tier gold}]", "[{x-left 1} {x-raw r}]", "map[asked:1]"},
-		{"over_fields", nil, &rls.RateLimitResponse{OverallCode: over, ResponseHeadersToAdd: []*corev3.HeaderValue{value("x-why", "a")}}, nil,
-			"429 RL request_rate_limited 8 ", "[{x-why a} {x-envoy-ratelimited true}]", "map[asked:1 limited:1]"},
+		{
+			"over_fields", nil, &rls.RateLimitResponse{OverallCode: over, ResponseHeadersToAdd: []*corev3.HeaderValue{value("x-why", "a")}}, nil,
+			"429 RL request_rate_limited 8 ", "[{x-why a} {x-envoy-ratelimited true}]", "map[asked:1 limited:1]",
+		},
 		{"dry_run", func(g *mesh.GlobalLimit) { g.DryRun = true }, &rls.RateLimitResponse{OverallCode: over}, nil, "passed [] would limit shop/limits", "[]", "map[asked:1 dry_run:1]"},
 		{"error_closed", nil, nil, errors.New("no"), "500 RLSE rate_limiter_error 14 ", "[]", "map[asked:1 unanswered:1]"},
 		{"error_open", func(g *mesh.GlobalLimit) { g.FailOpen = true }, nil, errors.New("no"), "passed []", "[]", "map[asked:1 unanswered:1]"},

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -136,7 +137,8 @@ func TestLocalReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		count := counts{}
 		c := chain(t, NewRegistry(nil, count.counter), &mesh.RateLimit{Local: []mesh.LocalLimit{
-			{Name: "wide", Requests: 100, Per: time.Hour}, {Name: "narrow", Requests: 2, Per: 10 * time.Second, Burst: 1},
+			{Name: "wide", Requests: 100, Per: time.Hour},
+			{Name: "narrow", Requests: 2, Per: 10 * time.Second, Burst: 1},
 			{Name: "dry", Requests: 1, Per: time.Hour, DryRun: true},
 		}})
 		x := filterstest.Exchange(request())
@@ -246,8 +248,12 @@ func TestSteps(t *testing.T) {
 		p     *mesh.RequestPolicy
 		want  int
 	}{
-		{"rule", r, filters.LevelRule, with, 1}, {"service", r, filters.LevelService, with, 0}, {"backend", r, filters.LevelBackend, with, 0},
-		{"no_policy", r, filters.LevelRule, nil, 0}, {"empty", r, filters.LevelRule, &mesh.RequestPolicy{RateLimit: &mesh.RateLimit{}}, 0}, {"no_registry", nil, filters.LevelRule, with, 0},
+		{"rule", r, filters.LevelRule, with, 1},
+		{"service", r, filters.LevelService, with, 0},
+		{"backend", r, filters.LevelBackend, with, 0},
+		{"no_policy", r, filters.LevelRule, nil, 0},
+		{"empty", r, filters.LevelRule, &mesh.RequestPolicy{RateLimit: &mesh.RateLimit{}}, 0},
+		{"no_registry", nil, filters.LevelRule, with, 0},
 	} {
 		c, err := filters.Compile([]filters.Spec{Spec(tt.r)}, filters.BuildContext{Level: tt.level, Requests: tt.p})
 		if err != nil || len(c) != tt.want {
@@ -258,7 +264,8 @@ func TestSteps(t *testing.T) {
 
 func TestNoAllocation(t *testing.T) {
 	c := chain(t, NewRegistry(nil, nil), &mesh.RateLimit{Local: []mesh.LocalLimit{
-		{Name: "a", Requests: 1e9, Per: time.Second}, {Name: "b", Requests: 1e9, Per: time.Second, Key: []string{"request.headers['x-user']", "request.method"}},
+		{Name: "a", Requests: 1e9, Per: time.Second},
+		{Name: "b", Requests: 1e9, Per: time.Second, Key: []string{"request.headers['x-user']", "request.method"}},
 		{Name: "c", Requests: 1, Per: time.Hour, When: "'x-none' in request.headers"},
 	}})
 	x := filterstest.Exchange(request("x-user", "jane"))
@@ -304,4 +311,40 @@ func BenchmarkLocal(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestForgotten: what no configuration uses any more is let go.
+func TestForgotten(t *testing.T) {
+	r := NewRegistry(nowhere{}, nil)
+	defer r.Close()
+	both := byPath(nil)
+	both.Local = []mesh.LocalLimit{{Name: "a", Requests: 1, Per: time.Hour}}
+	c := chain(t, r, both)
+	held := func() (n int) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, p := range r.limits {
+			if p.Value() != nil {
+				n++
+			}
+		}
+		for _, p := range r.clients {
+			if p.Value() != nil {
+				n++
+			}
+		}
+		return n
+	}
+	runtime.GC()
+	if n := held(); n != 2 {
+		t.Errorf("%d things are kept for a configuration in force, want a limit and a client", n)
+	}
+	runtime.KeepAlive(c)
+	c = nil
+	for range 100 {
+		if runtime.GC(); held() == 0 {
+			return
+		}
+	}
+	t.Errorf("%d things are kept for no configuration", held())
 }

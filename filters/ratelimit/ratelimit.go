@@ -151,7 +151,7 @@ type took struct {
 
 // takeLocal takes tokens of all local limits that apply, or of none.
 func (s *step) takeLocal(x *filters.Exchange, in *expr.Input) filters.Result {
-	var buf [maxLimits]took
+	var buf [8]took // more limits take memory
 	given := buf[:0]
 	now := x.Now.Sub(s.epoch)
 	for i := range s.local {

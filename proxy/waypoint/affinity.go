@@ -31,9 +31,17 @@ func (s *tcpSession) pick(t *loop.Turn) *upstream.Endpoint {
 	return s.cl.c.Pick(&s.hint)
 }
 
-// observeFailure tells a cluster that goes by latencies that its endpoint did not answer.
+// observe tells a cluster that goes by latencies how long a's endpoint took to
+// answer, or has taken so far where another was faster.
+func (x *exchange) observe(t *loop.Turn, a *attempt) {
+	if c := x.backend.cluster.c; c.Timed() && a.ep != nil && a.upReady {
+		c.Observe(a.ep, t.Now.Sub(a.upStart), t.Now)
+	}
+}
+
+// observeFailure tells it that the endpoint did not answer.
 func (x *exchange) observeFailure(t *loop.Turn, a *attempt) {
-	if a.ep == nil || !x.backend.cluster.c.Timed() {
+	if a.ep == nil || x.respStarted || !x.backend.cluster.c.Timed() {
 		return
 	}
 	var took time.Duration

@@ -22,19 +22,15 @@ import (
 // go: through HBONE to the endpoint's node proxy, as the waypoint. Each check has a connection of
 // its own. An endpoint is used until it is found unhealthy.
 type checks struct {
-	cl       *cluster
-	policy   mesh.HealthCheck // with defaults filled in
-	interval time.Duration
+	cl     *cluster
+	policy mesh.HealthCheck // with defaults filled in
 }
 
 // maxChecks bounds the checks under way at once, of all clusters of a proxy.
 const maxChecks = 32
 
 func newChecks(cl *cluster, h *mesh.HealthCheck) *checks {
-	c := &checks{cl: cl, policy: *h, interval: h.Interval}
-	if c.interval <= 0 {
-		c.interval = 5 * time.Second
-	}
+	c := &checks{cl: cl, policy: *h}
 	if c.policy.Timeout <= 0 {
 		c.policy.Timeout = time.Second
 	}
@@ -52,7 +48,7 @@ func newChecks(cl *cluster, h *mesh.HealthCheck) *checks {
 
 // tend begins the checks that are due, and returns when the next one is.
 func (c *checks) tend(p *Proxy, now time.Time) time.Time {
-	due, next := c.cl.c.DueChecks(now, c.interval, maxChecks-int(p.checking.Load()))
+	due, next := c.cl.c.DueChecks(now, c.policy.Interval, maxChecks-int(p.checking.Load()))
 	for _, ep := range due {
 		p.checking.Add(1)
 		p.wg.Add(1)

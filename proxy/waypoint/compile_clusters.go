@@ -104,13 +104,11 @@ func variantOf(own *mesh.BackendPolicy) string {
 		parts = append(parts, k+"="+own.Subset[k])
 	}
 	var names []string
-	v := reflect.ValueOf(*own)
-	for i := range v.NumField() {
-		f := v.Field(i)
+	for _, f := range reflect.ValueOf(*own).Fields() {
 		if f.Kind() != reflect.Pointer || f.IsNil() {
 			continue
 		}
-		if n, ok := f.Elem().FieldByName("Policy").Interface().(mesh.Name); ok {
+		if n, ok := reflect.TypeAssert[mesh.Name](f.Elem().FieldByName("Policy")); ok {
 			names = append(names, n.String())
 		}
 	}

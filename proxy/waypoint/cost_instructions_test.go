@@ -41,10 +41,18 @@ func TestInstructionsPerRequest(t *testing.T) {
 			b := newBench(t, benchRequest, benchResponse+body, resilient)
 			return func() { b.round() }
 		}, 27_500},
+		{"limits", func(t *testing.T) func() {
+			b := newBench(t, benchRequest, benchResponse+body, idleLimits)
+			return func() { b.round() }
+		}, 28_500},
 		{"everything", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, everything)
 			return func() { b.round() }
 		}, 32_500},
+		{"guarded", func(t *testing.T) func() {
+			b := newBench(t, benchRequest, benchResponse+body, guarded)
+			return func() { b.round() }
+		}, 25_000},
 		{"grpc", func(t *testing.T) func() {
 			b := newH2Bench(t, everything)
 			return func() { b.round() }

@@ -25,13 +25,13 @@ type destination struct {
 	addr      netip.AddrPort // of the workload's port
 	peer      peer           // nil: outside the mesh, plain TCP to addr
 
-	users   int // slots of clusters in force that hold it; under Proxy.mu
-	mu      sync.Mutex
-	idle    []idleClient // the one used last is last
-	h2s     []*h2Client
-	retired bool
-	line    line
-	inLine  atomic.Int32 // how many stand in it
+	users    int // slots of clusters in force that hold it; under Proxy.mu
+	mu       sync.Mutex
+	settings atomic.Pointer[connSettings]
+	idle     []idleClient // the one used last is last
+	h2s      []*h2Client
+	retired  bool
+	lines    [2]line
 }
 
 // peer opens CONNECT streams to a node proxy: *tunnel.Peer.
@@ -62,6 +62,7 @@ const maxIdle = 1024
 func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
 	a := ep.At(netip.Addr{})
 	d := &destination{p: p, key: key, authority: a.Authority, addr: a.Addr}
+	d.settings.Store(plainSettings)
 	if key.tunnelled {
 		d.peer = p.peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
 	}
@@ -81,7 +82,7 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 			}
 		}
 	}
-	switch d.room(t, x, a) {
+	switch d.room(t, x, a, lineHTTP1) {
 	case roomLater:
 		return
 	case roomAgain:
@@ -90,7 +91,7 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 	}
 	c := &h1Client{d: d, x: x, adm: x.adm()}
 	a.up = c
-	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
+	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, d.settings.Load().connect, c.connectTimedOut)
 	d.open(t, c, func(out pipe) { c.out = out }, c.readyPlain)
 }
 
@@ -173,7 +174,7 @@ func (d *destination) park(t *loop.Turn, c *h1Client) {
 	if !keep {
 		c.dropIdle(t)
 	}
-	d.wake(t)
+	d.wake(t, lineHTTP1)
 }
 
 // forget takes a connection that has ended out of the idle ones.
@@ -247,7 +248,7 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 	if x.adm() != nil {
 		d.mu.Unlock()
 		a.up = nil
-		switch d.room(t, x, a) {
+		switch d.room(t, x, a, lineHTTP2) {
 		case roomLater:
 			return
 		case roomAgain:
@@ -265,7 +266,7 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 	}
 	d.mu.Unlock()
 	c.mu.Lock()
-	d.p.timers.start(&c.timer, x.tun.shard, t.Now, connectTimeout, c.connectTimedOut)
+	d.p.timers.start(&c.timer, x.tun.shard, t.Now, d.settings.Load().connect, c.connectTimedOut)
 	c.mu.Unlock()
 	d.open(t, c, func(out pipe) { c.opened(t, out) }, c.readyPlain)
 }

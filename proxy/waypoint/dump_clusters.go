@@ -11,6 +11,7 @@ import (
 // ConfigCluster is a set of endpoints.
 type ConfigCluster struct {
 	Name string `json:"name"`
+	ConfigChoice
 	// State says in a few words what is out of the ordinary.
 	State       string             `json:"state,omitempty"`
 	Endpoints   []ConfigEndpoint   `json:"endpoints"`
@@ -28,6 +29,8 @@ type ConfigEndpoint struct {
 	Active   int64    `json:"active"`
 	// Condition is why it is not used: "ejected", "unhealthy" or "busy".
 	Condition string `json:"condition,omitempty"`
+	// Level is how near it is: 0 for the nearest.
+	Level int `json:"level,omitempty"`
 }
 
 // ConfigBreaker is a circuit breaker.
@@ -65,9 +68,9 @@ type ConfigConcurrency struct {
 
 func dumpClusters(rt *Runtime) (list []ConfigCluster) {
 	for cl := range rt.allClusters() {
-		cc := ConfigCluster{Name: cl.name}
+		cc := ConfigCluster{Name: cl.name, ConfigChoice: cl.choice()}
 		for _, ep := range cl.c.Endpoints() {
-			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active(), ep.Condition()})
+			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active(), ep.Condition(), cl.c.Level(ep)})
 		}
 		if cl.adm != nil {
 			cl.adm.dump(&cc)

@@ -308,15 +308,24 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 	if x.adm() != nil {
 		x.judge(t, a)
 	}
+	x.observe(t, a)
 	if x.rejects(t, a, body, end) {
 		return false
 	}
+	if x.mayHold(a, body, end) {
+		x.hold(t, a)
+		return true
+	}
+	return x.passHead(t, a, body, end)
+}
+
+// passHead makes a's response the client's.
+func (x *exchange) passHead(t *loop.Turn, a *attempt, body []byte, end bool) bool {
 	x.win(t, a)
 	x.noReplay = true // there is no other try
 	x.forgetReplay()
 	x.account()
 	x.upDuration = t.Now.Sub(x.upStart)
-	x.backend.cluster.c.Observe(x.ep, x.upDuration, t.Now)
 	if !x.filterResponse(t) {
 		x.answer(t, &x.fx.Reply)
 		return false
@@ -341,6 +350,9 @@ func (x *exchange) responseHead(t *loop.Turn, up endpointSide, body []byte, end 
 // responseData passes content on.
 func (x *exchange) responseData(t *loop.Turn, b []byte, end bool) {
 	x.touch(t)
+	if !x.respStarted && !x.passHeld(t) {
+		return
+	}
 	x.bytesOut += uint64(len(b))
 	x.upFinished = end
 	x.down.sendData(t, b, end)
@@ -352,6 +364,9 @@ func (x *exchange) responseData(t *loop.Turn, b []byte, end bool) {
 
 // responseTrailers ends the response with trailers.
 func (x *exchange) responseTrailers(t *loop.Turn, trailers mesh.Fields) {
+	if !x.respStarted && (x.rejectsHeld(t, trailers) || !x.passHeld(t)) {
+		return
+	}
 	if v, ok := trailers.Get("grpc-status"); ok {
 		x.setGRPCStatus(v)
 	}

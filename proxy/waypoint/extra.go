@@ -15,17 +15,18 @@ type extra struct {
 	hedge timer // before the next hedge
 
 	// What the timers fire, made once.
-	onPause, onIdle, onMax, onHedge func(*loop.Turn)
+	onPause, onIdle, onMax, onHedge, onHeld func(*loop.Turn)
 
 	last   time.Time  // when a byte moved, either way
 	rivals []*attempt // hedges under way
 	hedges int        // that went out
+	held   *attempt   // whose response's head waits for what follows: see hold.go
 }
 
 // more is x.extra, made if there is none.
 func (x *exchange) more() *extra {
 	if x.extra == nil {
-		x.extra = &extra{onPause: x.pauseOver, onIdle: x.idleFor, onMax: x.tooLong, onHedge: x.hedgeDue}
+		x.extra = &extra{onPause: x.pauseOver, onIdle: x.idleFor, onMax: x.tooLong, onHedge: x.hedgeDue, onHeld: x.heldLongEnough}
 	}
 	return x.extra
 }
@@ -40,5 +41,5 @@ func (e *extra) end(x *exchange) {
 		x.leave(a)
 		e.rivals[i] = nil
 	}
-	e.rivals, e.hedges, e.last = e.rivals[:0], 0, time.Time{}
+	e.rivals, e.hedges, e.held, e.last = e.rivals[:0], 0, nil, time.Time{}
 }

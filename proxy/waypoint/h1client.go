@@ -40,6 +40,7 @@ type h1Client struct {
 	chunked  bool
 	gotBytes bool
 	closing  bool
+	requests uint32 // that were served
 	buf      []byte
 
 	connectTimer timer
@@ -173,7 +174,7 @@ func (c *h1Client) gone(t *loop.Turn) {
 	a := c.adm
 	c.adm = nil
 	c.mu.Unlock()
-	c.d.ended(t, a)
+	c.d.ended(t, a, lineHTTP1)
 }
 
 // lost ends the connection's use and tells the exchange, if one is served. It
@@ -463,9 +464,10 @@ func (c *h1Client) release(t *loop.Turn) {
 	// A request that the endpoint answered and has not taken off our hands is
 	// one that the next would wait behind.
 	unread := c.out.Congested()
+	last := c.used()
 	c.mu.Lock()
 	c.x = nil
-	reuse := !c.dead && !c.closing && !c.raw && !unread
+	reuse := !c.dead && !c.closing && !c.raw && !unread && !last
 	if !reuse {
 		c.dead = true
 	}

@@ -48,7 +48,7 @@ func (c *h1Client) skip(t *loop.Turn, b []byte, end bool) {
 // skipped ends what discard began: the connection waits for the next exchange, or ends.
 func (c *h1Client) skipped(t *loop.Turn, reuse bool) {
 	c.left = 0
-	reuse = reuse && !c.out.Congested()
+	reuse = !c.used() && reuse && !c.out.Congested()
 	c.mu.Lock()
 	c.connectTimer.stop()
 	dead := c.dead

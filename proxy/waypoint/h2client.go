@@ -3,6 +3,7 @@ package waypoint
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -27,6 +28,8 @@ type h2Client struct {
 	idleSince time.Time  // zero: has streams
 	timer     timer      // of CONNECT's answer
 	adm       *admission // what it counts for; nil: nothing, or no more
+
+	requests atomic.Uint32 // that were sent
 
 	// Reader only.
 	answered bool
@@ -246,7 +249,7 @@ func (c *h2Client) lost(t *loop.Turn, f failure) {
 	c.adm = nil
 	c.mu.Unlock()
 	c.d.forgetH2(c)
-	c.d.ended(t, a)
+	c.d.ended(t, a, lineHTTP2)
 	for _, call := range calls {
 		if x := call.served(); x != nil {
 			x.upstreamFailed(t, call, f)
@@ -296,6 +299,10 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	if len(body) > 0 {
 		k.st.Write(t, body, end)
 	}
+	if k.c.used() {
+		k.c.d.forgetH2(k.c)
+		k.c.drain(t)
+	}
 }
 
 func (k *h2Call) sendData(t *loop.Turn, b []byte, end bool) {
@@ -329,13 +336,13 @@ func (k *h2Call) release(t *loop.Turn) {
 	if local, _ := k.st.Ended(); !local {
 		k.st.Reset(t, h2.Cancel)
 	}
-	k.c.d.wake(t)
+	k.c.d.wake(t, lineHTTP2)
 }
 
 func (k *h2Call) abort(t *loop.Turn) {
 	if k.st != nil {
 		k.st.Reset(t, h2.Cancel)
-		k.c.d.wake(t)
+		k.c.d.wake(t, lineHTTP2)
 	}
 }
 
@@ -408,7 +415,7 @@ func (k *h2Call) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 
 func (k *h2Call) fail(t *loop.Turn, x *exchange, err error) {
 	k.st.Reset(t, h2.ProtocolError)
-	k.c.d.wake(t)
+	k.c.d.wake(t, lineHTTP2)
 	x.upstreamFailed(t, k, failure{flag: flagProtocolError, reason: "protocol error", cause: err.Error(), sent: true, answered: true, status: 502})
 }
 
@@ -429,7 +436,7 @@ func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 	case se.Code == h2.RefusedStream: // RFC 9113 section 8.7: it was not processed
 		f.sent, f.refused = false, true
 	}
-	k.c.d.wake(t)
+	k.c.d.wake(t, lineHTTP2)
 	x.upstreamFailed(t, k, f)
 }
 

@@ -51,6 +51,9 @@ func (x *exchange) hedgeDue(t *loop.Turn) {
 // is none, or the budget has no place.
 func (x *exchange) sendHedge(t *loop.Turn) bool {
 	e, cl := x.extra, x.backend.cluster
+	if x.hint.Wanted() != nil {
+		return false // a session is with one endpoint
+	}
 	others := x.hint
 	at := func(ep *upstream.Endpoint) bool { return x.ep != nil && x.ep.Same(ep) }
 	if x.ep != nil {
@@ -107,12 +110,14 @@ func (x *exchange) win(t *loop.Turn, a *attempt) {
 	a.up = nil // it is not taken back with the others
 	x.abortTries(t)
 	if a != &x.attempt {
+		x.observe(t, &x.attempt)
 		x.leave(&x.attempt)
 		x.attempt = attempt{dest: a.dest, ep: a.ep, upStart: a.upStart, upReady: true, idleReuse: a.idleReuse, taken: a.taken, paid: a.paid}
 		a.ep, a.taken, a.paid = nil, 0, paidNothing
 	}
 	x.up, x.reqSent = up, true
 	for i, r := range e.rivals {
+		x.observe(t, r)
 		x.leave(r)
 		e.rivals[i] = nil
 	}

@@ -263,3 +263,35 @@ func asNetError(err error, to *net.Error) bool {
 	return ok
 }
 
+// idleLimits is a policy of limits that a request passes, or that are not for it, and of faults
+// that are not for it.
+func idleLimits(parts *mesh.Parts, v *mesh.Service) {
+	header := []mesh.NamedMatch{{Name: "x-fault", StringMatch: mesh.StringMatch{Value: "yes"}}}
+	v.Ports[0].Requests = &mesh.RequestPolicy{
+		RateLimit: &mesh.RateLimit{
+			Local: []mesh.LocalLimit{
+				{Name: "all", Requests: 1e9, Per: time.Second},
+				{Name: "each", Requests: 1e9, Per: time.Second, Key: []string{"source.principal"}},
+				{Name: "other", Requests: 1, Per: time.Hour, When: "'x-none' in request.headers"},
+			},
+			Global: &mesh.GlobalLimit{
+				Domain: "d", Broken: "never asked", Descriptors: []mesh.Descriptor{{Entries: []mesh.DescriptorEntry{{Key: "a", Value: "b"}}, When: "request.method == 'DELETE'"}},
+			},
+		},
+		Faults: &mesh.Faults{List: []mesh.Fault{
+			{Headers: header, Delay: time.Second, DelayPPM: 1_000_000, GRPCStatus: -1},
+			{When: "source.namespace == 'test'", Status: 503, AbortPPM: 500_000, GRPCStatus: -1},
+		}},
+	}
+}
+
+// Limits and faults that do not fire allocate nothing.
+func TestAllocationsWithIdleLimits(t *testing.T) {
+	if raceDetector {
+		t.Skip("pools forget under the race detector")
+	}
+	b := newBench(t, benchRequest, benchResponse+strings.Repeat("x", 1024), idleLimits)
+	if n := allocations(t, b.round, 1100); n > 0 {
+		t.Errorf("%v allocations per request, want none", n)
+	}
+}

@@ -322,9 +322,10 @@ func (p *Proxy) closeIdle() {
 	p.mu.Unlock()
 	loop.Run(func(t *loop.Turn) {
 		for _, d := range ds {
-			d.closeIdle(t, t.Now.Add(-idleTimeout))
-			d.closeIdleH2(t, t.Now.Add(-idleTimeout))
-			d.wake(t) // nobody is to wait for what was missed
+			d.expire(t)
+			for v := range d.lines {
+				d.wake(t, v) // nobody is to wait for what was missed
+			}
 		}
 		for _, s := range p.allH2Servers() {
 			s.inner.conn.Tick(t)

@@ -67,6 +67,9 @@ func (x *exchange) tryFailed(t *loop.Turn, a *attempt, f failure) {
 		x.avoid(a)
 	}
 	x.leave(a)
+	if x.extra != nil && x.extra.held == a {
+		x.extra.held = nil
+	}
 	if x.others(a) {
 		return // one of them may do better
 	}
@@ -100,9 +103,12 @@ func (x *exchange) avoid(a *attempt) {
 // then; otherwise it is the client's, whatever it says.
 func (x *exchange) rejects(t *loop.Turn, a *attempt, body []byte, end bool) bool {
 	p := &x.rule.policy().retry
-	if !p.wants(x) {
-		return false
-	}
+	return p.wants(x) && x.reject(t, a, body, end)
+}
+
+// reject is rejects for a response that the policy does not want.
+func (x *exchange) reject(t *loop.Turn, a *attempt, body []byte, end bool) bool {
+	p := &x.rule.policy().retry
 	if x.others(a) {
 		x.avoid(a)
 		x.discard(t, a, body, end)

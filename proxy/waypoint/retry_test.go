@@ -441,6 +441,62 @@ func TestGRPCStatusIsRetried(t *testing.T) {
 	}
 }
 
+// Or in trailers, where they come together with the head. A head that comes alone is
+// passed on: the client may wait for it.
+func TestGRPCStatusInTrailersIsRetried(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		together bool
+		content  bool
+		calls    int
+		want     string
+	}{
+		{"together", true, false, 3, "0"},
+		{"apart", false, false, 1, "14"},
+		{"after content", true, true, 1, "14"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, v := policied(t, 1, mesh.ProtocolGRPC, retryPolicyOf(mesh.Retry{Attempts: 2, GRPCStatuses: []int{14}}), nil)
+			n := 0
+			var later []*h2.Stream
+			s.h2workload(func(t *loop.Turn, st *h2.Stream, h *h2.Head) {
+				n++
+				st.WriteHeaders(t, fieldsOf(":status", "200", "content-type", "application/grpc"), false)
+				if tc.content {
+					st.Write(t, []byte("\x00\x00\x00\x00\x00"), false)
+				}
+				status := "14"
+				if n == 3 {
+					status = "0"
+				}
+				if tc.together {
+					st.WriteTrailers(t, fieldsOf("grpc-status", status))
+				} else {
+					later = append(later, st)
+				}
+			})
+			r := &tap{}
+			p := s.h2tunnel(vip(v))
+			s.do(func(t *loop.Turn) {
+				r.st = p.inner.conn.Open(t, r, fieldsOf(":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/s/m", "content-type", "application/grpc", "te", "trailers"), true)
+			})
+			s.flow()
+			if !tc.together && r.status != 200 {
+				t.Error("a head that came alone was not passed on")
+			}
+			for _, st := range later {
+				s.do(func(t *loop.Turn) { st.WriteTrailers(t, fieldsOf("grpc-status", "14")) })
+			}
+			s.flow()
+			s.soon()
+			s.soon()
+			if got := fieldOf(r.trail, "grpc-status"); got != tc.want || n != tc.calls || !r.ended {
+				t.Errorf("status %q after %d calls, ended %v, want %q after %d", got, n, r.ended, tc.want, tc.calls)
+			}
+		})
+	}
+}
+
 func TestParseRetryAfter(t *testing.T) {
 	now := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
 	for _, tc := range []struct {

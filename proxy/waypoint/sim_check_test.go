@@ -176,6 +176,11 @@ func (s *sim) end() {
 				s.fail("endpoint %s still has %d requests", ep.Authority(), ep.Active())
 			}
 		}
+		if cl.adm != nil {
+			if b := cl.adm.bounds(); b.Connections.Active != 0 || b.Pending.Active != 0 || b.Requests.Active != 0 || b.Retries.Active != 0 {
+				s.fail("cluster %s still counts %+v", cl.name, b)
+			}
+		}
 	}
 	s.endPolicies()
 	if len(s.p.h2Servers) != 0 {

@@ -32,7 +32,7 @@ func (s *sim) policy() *mesh.RequestPolicy {
 	p := &mesh.RequestPolicy{}
 	if s.pol.retries {
 		p.Retry = &mesh.Retry{
-			Attempts: simRetries, Codes: []int{503},
+			Attempts: simRetries, Codes: []int{503}, GRPCStatuses: []int{14},
 			On: mesh.RetryConnectFailure | mesh.RetryRefusedStream | mesh.RetryReset | mesh.RetryResetBeforeRequest | mesh.RetryPerTryTimeout,
 		}
 	}

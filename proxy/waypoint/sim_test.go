@@ -65,6 +65,7 @@ type sim struct {
 	conf    uint64 // the configuration in force
 	pol     simPolicy
 	waiting []*simWait
+	refused bool // a dial was
 	// instrumented are the ports that have the schedule's filters.
 	instrumented map[*servicePort]bool
 }
@@ -140,6 +141,7 @@ func runSchedule(t testing.TB, seed uint64, verbose bool) {
 		v.Ports[0].Requests, v.Ports[0].Backend = s.policy(), s.backendPolicy()
 		s.svcs = append(s.svcs, v)
 	}
+	s.bind()
 	tcp := labService(4, mesh.ProtocolTCP, s.works[0])
 	parts := mesh.Parts{Services: append([]*mesh.Service{tcp}, s.svcs...), Workloads: s.works}
 	if s.chance(50) {
@@ -187,6 +189,22 @@ func runSchedule(t testing.TB, seed uint64, verbose bool) {
 	s.end()
 	for _, err := range s.errs {
 		t.Errorf("seed %d: %v", seed, err)
+	}
+}
+
+// bind gives services circuit breakers in some schedules. Where nothing breaks, requests
+// have to wait for few connections, and all get theirs.
+func (s *sim) bind() {
+	rng := rand.New(rand.NewPCG(s.seed, 11))
+	if rng.IntN(100) < 60 {
+		return
+	}
+	for _, v := range s.svcs[:2] {
+		b := &mesh.CircuitBreaker{MaxConnections: uint32(1 + rng.IntN(2))}
+		if s.breaks {
+			b.MaxPending, b.MaxRequests = uint32(rng.IntN(4)), uint32(rng.IntN(4))
+		}
+		v.Ports[0].Backend = &mesh.BackendPolicy{Breaker: b, Outlier: &mesh.OutlierDetection{}}
 	}
 }
 
@@ -336,10 +354,10 @@ func (s *sim) dial() bool {
 // mayRefuse reports whether a dial may fail where nothing may break: once, and
 // only for requests. They have two more tries, of which a workload may refuse one.
 func (s *sim) mayRefuse(p *labPeer) bool {
-	if s.breaks || p.refused || len(s.tcps) > 0 || !s.chance(20) {
-		return false
+	if s.breaks || p.refused || s.refused && s.pol.hedges || len(s.tcps) > 0 || !s.chance(20) {
+		return false // with hedges a service has two workloads
 	}
-	p.refused = true
+	p.refused, s.refused = true, true
 	return true
 }
 

@@ -32,6 +32,7 @@ func (p *Proxy) dest(cl *cluster, ep *upstream.Endpoint) *destination {
 		d.users++
 	}
 	slot.Store(d)
+	d.settings.Store(settingsOf(cl.policy))
 	return d
 }
 
@@ -119,6 +120,7 @@ func (p *Proxy) release(gone []*cluster, rt *Runtime) {
 			}
 			if at, ok := places[d.key]; ok && next.dests[at].Load() == nil {
 				next.dests[at].Store(d)
+				d.settings.Store(settingsOf(next.policy))
 				d.users++
 			}
 			if d.users--; d.users == 0 {

@@ -1,6 +1,8 @@
 package waypoint
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"time"
 
@@ -150,13 +152,18 @@ func (ts *timers) sweep(t *loop.Turn) {
 func (ts *timers) sweepQuick(t *loop.Turn) bool { return sweepShards(t, ts.quick[:]) }
 
 func sweepShards(t *loop.Turn, shards []timerShard) (more bool) {
-	var due []func(t *loop.Turn)
+	type passed struct {
+		at   time.Time
+		d    time.Duration
+		fire func(t *loop.Turn)
+	}
+	var due []passed
 	for i := range shards {
 		s := &shards[i]
 		s.mu.Lock()
 		for d, l := range s.lists {
 			for l.head != nil && !l.head.at.After(t.Now) {
-				due = append(due, l.head.fire)
+				due = append(due, passed{l.head.at, d, l.head.fire})
 				l.head.unlink()
 			}
 			more = more || l.head != nil
@@ -166,8 +173,11 @@ func sweepShards(t *loop.Turn, shards []timerShard) (more bool) {
 		}
 		s.mu.Unlock()
 	}
-	for _, f := range due {
-		f(t)
+	if len(due) > 1 { // in order, and not in that of a map
+		slices.SortStableFunc(due, func(a, b passed) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.d, b.d)) })
+	}
+	for _, p := range due {
+		p.fire(t)
 	}
 	return more
 }

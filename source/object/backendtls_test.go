@@ -61,28 +61,37 @@ func TestBackendTLSPolicy(t *testing.T) {
 		{"map", tlsPolicy("b", 1, fromMap, "") + caMap, mesh.BackendTLS{SNI: "two.example", Hostname: "two.example", Roots: []byte(cert)}, "", fine},
 		{
 			"names", tlsPolicy("b", 1, fromMap+", subjectAltNames: [{type: Hostname, hostname: '*.example'}, {type: URI, uri: 'spiffe://a/b'}]", "") + caMap,
-			mesh.BackendTLS{SNI: "two.example", SANs: []string{"*.example", "spiffe://a/b"}, Roots: []byte(cert)}, "", fine,
+			mesh.BackendTLS{SNI: "two.example", SANs: []string{"*.example", "spiffe://a/b"}, Roots: []byte(cert)},
+			"", fine,
 		},
 		{
-			"no-map", tlsPolicy("b", 1, fromMap, ""), mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"}, "ConfigMap default/c does not exist",
+			"no-map", tlsPolicy("b", 1, fromMap, ""),
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"},
+			"ConfigMap default/c does not exist",
 			"Service default/two Accepted false NoValidCACertificate; Service default/two ResolvedRefs false InvalidCACertificateRef",
 		},
 		{
 			"bad-map", tlsPolicy("b", 1, fromMap, "") + "\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {ca.crt: junk}}\n",
-			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"}, "is not PEM text",
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"},
+			"is not PEM text",
 			"Service default/two Accepted false NoValidCACertificate; Service default/two ResolvedRefs false InvalidCACertificateRef",
 		},
 		{
-			"kind", tlsPolicy("b", 1, strings.Replace(fromMap, "ConfigMap", "Pod", 1), ""), mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"}, "cannot be taken from",
+			"kind", tlsPolicy("b", 1, strings.Replace(fromMap, "ConfigMap", "Pod", 1), ""),
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"},
+			"cannot be taken from",
 			"Service default/two Accepted false NoValidCACertificate; Service default/two ResolvedRefs false InvalidKind",
 		},
 		{
 			"half", tlsPolicy("b", 1, "caCertificateRefs: [{group: '', kind: ConfigMap, name: gone}, {group: '', kind: ConfigMap, name: c}]", "") + caMap,
-			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example", Roots: []byte(cert)}, "ConfigMap default/gone does not exist",
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example", Roots: []byte(cert)},
+			"ConfigMap default/gone does not exist",
 			"Service default/two Accepted true Accepted; Service default/two ResolvedRefs false InvalidCACertificateRef",
 		},
 		{
-			"invalid", tlsPolicy("b", 1, "wellKnownCACertificates: Mine", ""), mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"}, `"Mine" is not known`,
+			"invalid", tlsPolicy("b", 1, "wellKnownCACertificates: Mine", ""),
+			mesh.BackendTLS{SNI: "two.example", Hostname: "two.example"},
+			`"Mine" is not known`,
 			"Service default/two Accepted false Invalid; Service default/two ResolvedRefs true ResolvedRefs",
 		},
 	}

@@ -17,6 +17,10 @@
 // source over a live API can serve what is good. A source that owns its text,
 // as source/file does, refuses the update instead.
 //
+// Policies of traffic (TrafficPolicy, DestinationRule, XBackendTrafficPolicy,
+// BackendTLSPolicy) are laid over each other in a fixed order, field by field, and what comes
+// of it stands at the ports of services and at routes: traffic.go begins the story.
+//
 // An Object is immutable once made. Translate only reads its input and may run
 // in several goroutines at once, as far as the callbacks in Options allow it.
 package object

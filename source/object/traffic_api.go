@@ -16,7 +16,7 @@ type TrafficPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
 	Spec              TrafficPolicySpec `json:"spec"`
-	Status            gwv1.PolicyStatus `json:"status,omitempty"`
+	Status            gwv1.PolicyStatus `json:"status,omitzero"`
 }
 
 // TrafficPolicySpec is the policy itself. TargetRefs may be empty for a policy
@@ -243,7 +243,7 @@ type TrafficLocalLimit struct {
 	Key      []string       `json:"key,omitempty"`
 	Cost     string         `json:"cost,omitempty"`
 	MaxKeys  *int64         `json:"maxKeys,omitempty"`
-	Status   *int32         `json:"status,omitempty"`
+	Status   *int32         `json:"status,omitzero"`
 	DryRun   bool           `json:"dryRun,omitempty"`
 }
 
@@ -254,7 +254,7 @@ type TrafficGlobalLimit struct {
 	Descriptors []TrafficDescriptor         `json:"descriptors,omitempty"`
 	Timeout     *gwv1.Duration              `json:"timeout,omitempty"`
 	FailureMode string                      `json:"failureMode,omitempty"`
-	Status      *int32                      `json:"status,omitempty"`
+	Status      *int32                      `json:"status,omitzero"`
 	DryRun      bool                        `json:"dryRun,omitempty"`
 }
 

@@ -32,33 +32,33 @@ func (t *translator) layServices() {
 	t.past.traffic.over = over
 }
 
-// concerned lists the services to which something is attached, each once.
+// concerned lists the services to which something is attached, in their order.
 func (t *translator) concerned() []*service {
-	set := map[*service]bool{}
-	add := func(list ...*service) {
+	marked := make([]bool, len(t.serviceSeq))
+	mark := func(list ...*service) {
 		for _, s := range list {
-			set[s] = true
+			marked[s.seq] = true
 		}
 	}
+	gateways := false
 	for at, c := range t.traffic.claims {
-		if c.merged == nil {
-			continue
-		}
-		switch at.kind {
-		case "Service":
-			add(t.services[at.name])
-		case "ServiceEntry":
-			add(t.entry(at.name).hosts...)
-		case "Gateway":
-			add(t.servedBy(t.waypoints[at.name])...)
+		switch {
+		case c.merged == nil:
+		case at.kind == "Service":
+			mark(t.services[at.name])
+		case at.kind == "ServiceEntry":
+			mark(t.entry(at.name).hosts...)
+		case at.kind == "Gateway":
+			gateways = true
 		}
 	}
-	add(t.ruled()...)
-	out := make([]*service, 0, len(set))
-	for s := range set {
-		out = append(out, s)
+	mark(t.ruled()...)
+	var out []*service
+	for _, s := range t.serviceSeq {
+		if marked[s.seq] || gateways && t.gatewayLayer(s) != nil {
+			out = append(out, s)
+		}
 	}
-	slices.SortFunc(out, func(a, b *service) int { return a.seq - b.seq })
 	return out
 }
 
@@ -73,6 +73,10 @@ func (t *translator) layService(s *service) *overlay {
 		kind = "ServiceEntry"
 	}
 	dr := t.ruleOf(s)
+	old := t.past.traffic.over[s.model.Key]
+	if !t.traffic.targets[s.obj.Name] {
+		return t.layCommon(s, old, dr)
+	}
 	all := stack{
 		gateway:    t.gatewayLayer(s),
 		constraint: t.layer(kindConstraint, kind, s.obj.Name, ""),
@@ -97,33 +101,54 @@ func (t *translator) layService(s *service) *overlay {
 	for _, name := range sortedKeys(subsets) {
 		layers = append(layers, subsets[name])
 	}
-	old := t.past.traffic.over[s.model.Key]
 	if old != nil && old.base == s.model && slices.Equal(old.layers, layers) {
 		return old
 	}
+	return all.lay(s, old, layers, dr, ports, subsets)
+}
+
+// lay lays the stack over the ports of s; nil for nothing said.
+func (st *stack) lay(s *service, old *overlay, layers []any, dr *ruleBody, ports []portStack, subsets map[string]*madeSubset) *overlay {
 	out := *s.model
 	out.Ports = slices.Clone(out.Ports)
-	common := all.policies(s, nil, subsets)
+	common := st.policies(s, nil, subsets)
 	said := false
 	for i := range out.Ports {
 		p, x := &out.Ports[i], common
-		if port := dr.port(p.Port); ports[i].tls != nil || ports[i].own != nil || port != nil || len(subsets) > 0 {
-			of := all
+		own := &portStack{number: p.Port}
+		if ports != nil {
+			own = &ports[i]
+		}
+		if port := dr.port(p.Port); own.tls != nil || own.own != nil || port != nil || len(subsets) > 0 {
+			of := *st
 			if port != nil {
 				of.rule = port
 			}
-			x = of.policies(s, &ports[i], subsets)
+			x = of.policies(s, own, subsets)
 		}
 		p.Requests, p.Backend = x.requests, x.backend
 		said = said || x.requests != nil || x.backend != nil
 	}
-	if !said {
+	switch {
+	case !said:
 		return nil
-	}
-	if old != nil && reflect.DeepEqual(old.out, &out) {
+	case old != nil && reflect.DeepEqual(old.out, &out):
 		return &overlay{s.model, layers, old.out}
 	}
 	return &overlay{s.model, layers, &out}
+}
+
+// layCommon is layService for a service to which nothing is attached itself: there
+// may be very many behind a waypoint that has a policy.
+func (t *translator) layCommon(s *service, old *overlay, dr *ruleBody) *overlay {
+	all := stack{gateway: t.gatewayLayer(s)}
+	if dr != nil {
+		all.rule = dr.all
+	}
+	if old != nil && old.base == s.model && len(old.layers) == 2 && old.layers[0] == any(all.gateway) && old.layers[1] == any(dr) {
+		return old
+	}
+	return all.lay(s, old, []any{all.gateway, dr}, dr, nil, nil)
 }
 
 // portStack is what is said of one port beside what is said of its service.
@@ -216,11 +241,11 @@ func namedTLS(s *service, b *mesh.BackendPolicy) *mesh.BackendPolicy {
 
 // gatewayLayer is what is attached to the waypoint that serves s.
 func (t *translator) gatewayLayer(s *service) *policyBody {
-	if s.model.Waypoint != nil {
-		return t.layer(kindTrafficPolicy, "Gateway", s.model.Waypoint.Name, "")
+	if w := s.model.Waypoint; w != nil {
+		return t.traffic.gateways[w.Name]
 	}
 	for _, name := range sortedNames(t.byAccount[s.model.Key]) {
-		if b := t.layer(kindTrafficPolicy, "Gateway", name, ""); b != nil {
+		if b := t.traffic.gateways[name]; b != nil {
 			return b
 		}
 	}

@@ -2,6 +2,7 @@ package object_test
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 	"regexp"
 	"strings"
@@ -237,4 +238,74 @@ func leaves(t reflect.Type, path string) (out []string) {
 		}
 	}
 	return out
+}
+
+// Whatever a policy says, it is either told of or in force, and never a crash.
+func FuzzTrafficPolicy(f *testing.F) {
+	for _, b := range badFields {
+		f.Add(b.spec)
+	}
+	f.Add("timeout: {request: 1s}, loadBalancer: {subsetName: v1}")
+	const around = svc + "\n---\n{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: d}, spec: {host: web, subsets: [{name: v1, labels: {a: b}}]}}\n"
+	f.Fuzz(func(t *testing.T, spec string) {
+		text := "apiVersion: policy.cairnproxy.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: p}\nspec: {targetRefs: [{group: '', kind: Service, name: web}], " + spec + "}\n" + around
+		res, _ := translate(t, "f.yaml", text, object.Options{})
+		for _, s := range res.Parts.Services {
+			for _, p := range s.Ports {
+				if s.Name == "web" && len(res.Problems) == 0 && p.Requests == nil && p.Backend == nil && strings.HasPrefix(policyConditions(res, "TrafficPolicy", "p"), "Service default/web Accepted true") {
+					t.Error("the policy is accepted and says nothing")
+				}
+			}
+		}
+	})
+}
+
+// The examples of docs/traffic-policy.md are good, together.
+func TestDocumentedPolicies(t *testing.T) {
+	text, err := os.ReadFile("../../docs/traffic-policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var docs []string
+	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+		docs = append(docs, block[1])
+	}
+	if len(docs) < 5 {
+		t.Fatalf("there are %d examples", len(docs))
+	}
+	docs = append(docs, `
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: cairn-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ratelimit, namespace: shop}
+spec: {ports: [{name: grpc, port: 8081}]}
+`)
+	res := good(t, strings.Join(docs, "\n---\n"))
+	if len(res.Notices) > 0 {
+		t.Errorf("notices: %v", res.Notices)
+	}
+	for _, f := range leaves(reflect.TypeFor[object.TrafficPolicySpec](), "") {
+		name := f[strings.LastIndexAny(f, ".")+1:]
+		if !strings.Contains(string(text), strings.TrimSuffix(name, "[]")) {
+			t.Errorf("spec.%s is not documented", f)
+		}
+	}
 }

@@ -25,7 +25,7 @@ func NewMaglev(hosts []Host, keys []uint64, size uint64) *Maglev {
 	size = nextPrime(min(max(size, 2), MaxTableSize))
 	type turn struct {
 		next, step uint64
-		had, due   uint64 // in weights
+		due        uint64 // in weights
 	}
 	turns := make([]turn, len(s.usable))
 	var heaviest uint64

@@ -39,7 +39,7 @@ func NewRendezvous(hosts []Host, keys []uint64) *Rendezvous {
 	for i, u := range s.usable {
 		r.hosts[i] = rendezvousHost{keys[u], float64(hosts[u].Weight), u}
 	}
-	if len(r.hosts) > rendezvousFew {
+	if len(r.hosts) > rendezvousFew || !r.equal { // a logarithm for each host is much, too
 		r.slots = make([]atomic.Uint32, rendezvousSlots)
 	}
 	return r
