@@ -123,7 +123,6 @@ func slowPods(n int, h2 bool) func(*trial) error {
 				}
 				go func() {
 					resp, err := tr.RoundTrip(req)
-					println(fmt.Sprint(err))
 					if err == nil {
 						resp.Body.Close()
 					}
