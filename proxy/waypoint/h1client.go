@@ -106,6 +106,10 @@ func (c *h1Client) served(drop bool) (x *exchange, dropped bool) {
 
 // Opened implements tunnel.Opener: the connection is there and CONNECT was sent.
 func (c *h1Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
+	if err == errOtherVersion {
+		c.redirect(t)
+		return
+	}
 	if err != nil {
 		c.lost(t, connectFailure(err))
 		return
@@ -118,6 +122,18 @@ func (c *h1Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
 	}
 	c.out = st
 	x.mu.Unlock()
+}
+
+// redirect sends the exchange out again: its endpoint speaks HTTP/2.
+func (c *h1Client) redirect(t *loop.Turn) {
+	x, _ := c.served(true)
+	c.markDead()
+	c.gone(t)
+	if x != nil {
+		c.connectTimer.stop()
+		x.relaunchLater(t, x.tryOf(c))
+		x.mu.Unlock()
+	}
 }
 
 // Headers implements h2.StreamHandler: the answer to CONNECT.
@@ -264,6 +280,9 @@ func (c *h1Client) parse(t *loop.Turn, x *exchange, b []byte) bool {
 		if x.resp.Status == 101 {
 			return c.switchProtocols(t, x, b)
 		}
+		if x.req.Proto == 2 && x.webSocket() && x.resp.Status/100 == 2 {
+			return c.protocolError(t, x, errNotSwitched) // to the client it would mean that it has a tunnel
+		}
 		c.gotHead = true
 		c.closing = c.closing || c.f.Close || c.f.Length == h1.UntilClose
 		x.respF = c.f
@@ -327,6 +346,9 @@ func (c *h1Client) content(t *loop.Turn, x *exchange, b []byte, first bool) bool
 func (c *h1Client) switchProtocols(t *loop.Turn, x *exchange, b []byte) bool {
 	if x.reqF.Upgrade == "" || c.f.Upgrade != x.reqF.Upgrade {
 		return c.protocolError(t, x, errUpgrade)
+	}
+	if x.req.Proto == 2 && !x.accepted() {
+		return c.protocolError(t, x, errAccept)
 	}
 	c.raw, c.gotHead = true, true
 	x.respF = c.f
@@ -400,6 +422,9 @@ func (c *h1Client) Writable(t *loop.Turn, _ *h2.Stream) {
 // sendHead implements endpointSide.
 func (c *h1Client) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 	c.gotHead, c.gotBytes, c.closing, c.scanned = false, false, false, 0
+	if x.req.Proto == 2 && x.webSocket() {
+		x.askForWebSocket()
+	}
 	f := x.reqF
 	f.Close, f.Expect100 = false, x.reqF.Expect100 && !end
 	if f.Length == h1.Chunked && end && len(body) == 0 {

@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,12 +22,13 @@ type h2Client struct {
 
 	mu        sync.Mutex
 	st        pipe      // the CONNECT stream, once there is one
-	waiting   []*h2Call // until CONNECT is answered
+	waiting   []*h2Call // until CONNECT is answered, or for settings
 	ready     bool
+	settled   bool // and the endpoint's settings have come
 	draining  bool
 	dead      bool
 	idleSince time.Time  // zero: has streams
-	timer     timer      // of CONNECT's answer
+	timer     timer      // of CONNECT's answer and of the first settings
 	adm       *admission // what it counts for; nil: nothing, or no more
 
 	requests atomic.Uint32 // that were sent
@@ -62,6 +64,11 @@ func (c *h2Client) submit(call *h2Call) submission {
 	case !c.ready && len(c.waiting) < h2ClientStreams:
 		c.waiting = append(c.waiting, call)
 		return submitLater
+	case c.ready && !c.settled && call.connects: // it depends on settings
+		if len(c.waiting) < h2ClientStreams {
+			c.waiting = append(c.waiting, call)
+			return submitLater
+		}
 	case c.ready:
 		if ok, _ := c.inner.conn.CanOpen(h2ClientStreams); ok {
 			return submitNow
@@ -136,6 +143,10 @@ func (c *h2Client) opened(t *loop.Turn, st pipe) {
 
 // Opened implements tunnel.Opener.
 func (c *h2Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
+	if err == errOtherVersion {
+		c.redirect(t)
+		return
+	}
 	if err != nil {
 		c.lost(t, connectFailure(err))
 		return
@@ -143,14 +154,39 @@ func (c *h2Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
 	c.opened(t, st)
 }
 
-// connectTimedOut gives the connection up when CONNECT was not answered.
+// redirect sends the calls that wait out again: the endpoint speaks HTTP/1.1.
+func (c *h2Client) redirect(t *loop.Turn) {
+	c.mu.Lock()
+	c.dead = true
+	c.timer.stop()
+	calls := c.waiting
+	c.waiting = nil
+	a := c.adm
+	c.adm = nil
+	c.mu.Unlock()
+	c.d.forgetH2(c)
+	c.d.ended(t, a, lineHTTP2)
+	for _, call := range calls {
+		if x := call.served(); x != nil {
+			x.relaunchLater(t, x.tryOf(call))
+			x.mu.Unlock()
+		}
+	}
+}
+
+// connectTimedOut gives the connection up when CONNECT was not answered, or when
+// the endpoint has not begun to speak HTTP/2: before its settings there are no answers.
 func (c *h2Client) connectTimedOut(t *loop.Turn) {
 	c.mu.Lock()
-	late := c.timer.expired() && !c.ready && !c.dead
+	late := c.timer.expired() && !c.settled && !c.dead
 	c.dead = c.dead || late
-	st := c.st
+	st, ready := c.st, c.ready
 	c.mu.Unlock()
 	if !late {
+		return
+	}
+	if ready {
+		c.inner.Abort()
 		return
 	}
 	if st != nil {
@@ -186,21 +222,32 @@ func (c *h2Client) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 func (c *h2Client) established(t *loop.Turn, out pipe) {
 	c.answered = true
 	c.mu.Lock()
-	c.timer.stop()
 	if c.dead { // nobody waited so long
+		c.timer.stop()
 		c.mu.Unlock()
 		out.Reset(t, h2.Cancel)
 		return
 	}
 	c.inner.out = out
-	c.inner.conn = h2.New(t, &c.inner, c, h2.Options{Client: true, Budget: c.d.p.o.Budget, Keepalive: innerKeepalive, Timeout: innerTimeout})
+	c.inner.conn = h2.New(t, &c.inner, c, h2.Options{Client: true, OnSettings: c.settle, Budget: c.d.p.o.Budget, Keepalive: innerKeepalive, Timeout: innerTimeout})
 	c.ready = true
 	calls, draining := c.waiting, c.draining
 	c.waiting = nil
+	calls = slices.DeleteFunc(calls, func(call *h2Call) bool {
+		if call.connects {
+			c.waiting = append(c.waiting, call)
+		}
+		return call.connects
+	})
 	c.mu.Unlock()
 	if draining {
 		defer c.inner.conn.Drain(t)
 	}
+	c.start(t, calls)
+}
+
+// start sends calls that waited.
+func (c *h2Client) start(t *loop.Turn, calls []*h2Call) {
 	for _, call := range calls {
 		if x := call.served(); x != nil {
 			call.c = c
@@ -208,6 +255,21 @@ func (c *h2Client) established(t *loop.Turn, out pipe) {
 			x.mu.Unlock()
 		}
 	}
+}
+
+// settle is told that the endpoint's settings have come.
+func (c *h2Client) settle(t *loop.Turn) {
+	c.mu.Lock()
+	if c.settled || !c.ready {
+		c.mu.Unlock()
+		return
+	}
+	c.settled = true
+	c.timer.stop()
+	calls := c.waiting
+	c.waiting = nil
+	c.mu.Unlock()
+	c.start(t, calls)
 }
 
 // Data implements h2.StreamHandler for the CONNECT stream.
@@ -264,6 +326,7 @@ type h2Call struct {
 	c        *h2Client
 	st       *h2.Stream
 	gotHead  bool
+	connects bool  // it is an extended CONNECT
 	left     int64 // of the declared content; negative: none was declared
 	trailers mesh.Fields
 }
@@ -290,6 +353,14 @@ func (k *h2Call) sendHead(t *loop.Turn, x *exchange, body []byte, end bool) {
 		path += "?" + x.req.Query
 	}
 	f := requestToH2(buf[:0], &x.req, &x.reqF, path, x.requestLent())
+	if k.connects {
+		if _, ok := k.c.inner.conn.PeerConnect(); !ok {
+			x.useHTTP1 = true
+			x.relaunchLater(t, x.tryOf(k))
+			return
+		}
+		f, end = connectToH2(f), false
+	}
 	k.st = k.c.inner.conn.Open(t, k, f, end && len(body) == 0)
 	if k.st == nil {
 		// Others were quicker, or the endpoint has just said that it goes away.
@@ -353,6 +424,10 @@ func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 		return
 	}
 	defer x.mu.Unlock()
+	if x.phase == upgraded {
+		x.tunnelResponse(t, nil, true)
+		return
+	}
 	if h.Trailer {
 		tr, err := trailersFromH2(h, k.trailers[:0])
 		if err != nil || k.left > 0 || h.TooLarge {
@@ -387,6 +462,12 @@ func (k *h2Call) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 		return
 	}
 	k.gotHead = true
+	if k.connects && x.resp.Status/100 == 2 {
+		if x.switched(t) && h.End {
+			x.tunnelResponse(t, nil, true)
+		}
+		return
+	}
 	k.left = x.respF.Length
 	if x.respF.NoBody {
 		k.left = 0
@@ -401,6 +482,10 @@ func (k *h2Call) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 		return
 	}
 	defer x.mu.Unlock()
+	if x.phase == upgraded {
+		x.tunnelResponse(t, b, end)
+		return
+	}
 	if k.left >= 0 {
 		k.left -= int64(len(b))
 		if k.left < 0 || end && k.left > 0 {
@@ -429,6 +514,9 @@ func (k *h2Call) Reset(t *loop.Turn, _ *h2.Stream, err error) {
 	f := failure{flag: flagRemoteReset, reason: "remote reset", cause: err.Error(), sent: true, answered: k.gotHead}
 	var se *h2.StreamError
 	switch {
+	case errors.Is(err, h2.ErrHTTP1): // it has not understood a word
+		f.flag, f.reason, f.status = flagProtocolError, "protocol error", 502
+		f.text = "upstream speaks HTTP/1.1 only, and the request needs HTTP/2"
 	case !errors.As(err, &se):
 		f.flag, f.reason = flagConnectionTermination, "connection termination"
 	case !se.Remote: // it broke the rules

@@ -153,6 +153,10 @@ func (x *exchange) replyFailure(t *loop.Turn, f failure) {
 	if status == 0 {
 		status = 503
 	}
+	if f.text != "" {
+		x.reply(t, status, f.text)
+		return
+	}
 	if status == 502 {
 		x.reply(t, status, "upstream connect error or disconnect/reset before headers. reset reason: protocol error")
 		return
