@@ -306,3 +306,12 @@ func BenchmarkAppend(b *testing.B) {
 		})
 	}
 }
+
+func TestRecordDryRun(t *testing.T) {
+	for dryRun, want := range map[string]bool{"": false, "limited by app/p/two": true} {
+		line := AppendRecordJSON(nil, &Record{DryRun: dryRun})
+		if got := strings.Contains(string(line), `,"dry_run":"limited by app/p/two",`); got != want || !json.Valid(line) {
+			t.Errorf("%q: %s", dryRun, line)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -62,6 +63,7 @@ type more struct {
 	keys   *hashKeys
 	places places
 	slow   slowStart
+	at     map[netip.AddrPort]*Endpoint // by their addresses, with their own port and the service's
 }
 
 // asks is what a cluster's algorithm goes by beside its endpoints.
@@ -196,6 +198,16 @@ func (c *Cluster) build(o *Options) {
 	}
 	if c.Passthrough {
 		c.asks |= asksAddr
+	}
+	if c.asks&asksAddr != 0 {
+		at := make(map[netip.AddrPort]*Endpoint, 2*len(c.endpoints))
+		for _, e := range c.endpoints {
+			for _, a := range e.addresses {
+				at[netip.AddrPortFrom(a.Addr.Addr(), c.Port)] = e
+				at[a.Addr] = e
+			}
+		}
+		c.extra().at = at
 	}
 	c.rebuild(o.Previous.asked())
 }

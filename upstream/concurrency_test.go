@@ -101,10 +101,24 @@ func TestLimitIsMeasuredAgain(t *testing.T) {
 	if got := r.MinRTT(); got < 19*time.Millisecond || got > 21*time.Millisecond || r.Limit() != before {
 		t.Errorf("then it is %d, want %d; minimum round-trip time %s", r.Limit(), before, got)
 	}
-	// At the least for five windows: what was measured no longer holds.
+}
+
+// At the least for five windows: what was measured no longer holds. What began before it
+// is measured again says nothing of a server without load.
+func TestLimitOfASlowServer(t *testing.T) {
+	r := newLimitRig(mesh.AdaptiveConcurrency{MinRTTInterval: 24 * time.Hour, MinRTTRequests: 6})
+	r.serve(20, func(int64) time.Duration { return 10 * time.Millisecond })
+	r.Acquire()
+	before := r.now
 	r.serve(200, func(int64) time.Duration { return time.Second })
 	if got := r.MinRTT(); got < 900*time.Millisecond {
 		t.Errorf("minimum round-trip time %s after a server became slow for good", got)
+	}
+	r = newLimitRig(mesh.AdaptiveConcurrency{MinRTTRequests: 1})
+	r.Acquire()
+	r.Release(r.now.Add(-time.Second), r.now, true)
+	if r.Tick(r.s, r.now.Add(time.Second)); r.MinRTT() != 0 {
+		t.Errorf("a request from before %s counts", before)
 	}
 }
 

@@ -30,7 +30,9 @@ func (c *Cluster) Fill(h *Hint, r *mesh.Request, now time.Time) *MadeCookie {
 		h.SetNow(now)
 	}
 	if c.asks&asksAddr != 0 && h.Wanted() == nil {
-		c.dialled(h, r.Destination)
+		if e := c.more.at[netip.AddrPortFrom(r.Destination.Addr().Unmap(), r.Destination.Port())]; e != nil {
+			h.Want(e)
+		}
 	}
 	if c.asks&asksKey == 0 || h.Wish != nil && h.Wish.keyed {
 		return nil
@@ -40,18 +42,6 @@ func (c *Cluster) Fill(h *Hint, r *mesh.Request, now time.Time) *MadeCookie {
 		h.SetKey(key)
 	}
 	return made
-}
-
-// dialled makes h want the endpoint that the client dialled, if there is one.
-func (c *Cluster) dialled(h *Hint, to netip.AddrPort) {
-	for _, e := range c.endpoints {
-		for i := range e.addresses {
-			if e.addresses[i].Addr == to || e.addresses[i].Addr.Addr() == to.Addr() && to.Port() == c.Port {
-				h.Want(e)
-				return
-			}
-		}
-	}
 }
 
 // MadeCookie is a cookie that was made for a client, so that its next requests

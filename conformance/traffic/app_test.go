@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -29,6 +30,8 @@ type app struct {
 	health  []*health.Server
 	seen    []seen
 	count   atomic.Int64 // requests that have come
+	local   int          // a port of localhost, outside
+	sni     string       // of the last TLS connection, outside
 	conns   atomic.Int64 // HTTP connections
 	calls   atomic.Int64 // gRPC calls
 }
@@ -70,6 +73,21 @@ func (p *pod) serve(nodes *node.Server, plain bool) error {
 		}
 		go serve(ln) // until the program ends
 	}
+	if !p.outside {
+		return nil
+	}
+	local, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		return err
+	}
+	p.local = local.Addr().(*net.TCPAddr).Port
+	go srv.Serve(local)
+	ln, err := net.Listen("tcp", netip.AddrPortFrom(p.addr, appTLS).String())
+	if err != nil {
+		return err
+	}
+	secure := &http.Server{Handler: &p.app, TLSConfig: p.outsideTLS(), ErrorLog: log.New(io.Discard, "", 0)}
+	go secure.ServeTLS(ln, "", "")
 	return nil
 }
 

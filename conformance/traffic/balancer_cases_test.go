@@ -19,9 +19,9 @@ func TestBalancers(t *testing.T) {
 func lbPolicy(name string, more obj) patch { return onCluster(merged(obj{"lb_policy": name}, more)) }
 
 // evenly proves that each of the pods answers its share of n requests, give or take
-// some.
+// some, and then again of n.
 func evenly(n, pods, give int) func(*trial) error {
-	return func(x *trial) error {
+	once := func(x *trial) error {
 		got, err := x.spread(n, ask{})
 		if err != nil {
 			return err
@@ -33,6 +33,7 @@ func evenly(n, pods, give int) func(*trial) error {
 		}
 		return nil
 	}
+	return steps(once, once)
 }
 
 // slowPod makes the first pod slow and proves that it gets at most so many percent of

@@ -50,3 +50,7 @@ func (x *trial) open(service string, port uint16) (*node.Conn, error) {
 	conn.SetDeadline(time.Now().Add(15 * time.Second))
 	return conn, nil
 }
+
+func copyAll(to io.Writer, from io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
+}

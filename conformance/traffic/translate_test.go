@@ -49,14 +49,16 @@ func (x *trial) envoyPort(s svc, p svcPort) envoy.Service {
 	e := envoy.Service{
 		Host: s.name + "." + x.ns + s.ns + ".svc.cluster.local", Addr: netip.AddrPortFrom(x.vips[s.key()], p.port),
 	}
-	switch protocol := p.app; {
-	case protocol == "tcp" || protocol == "tls" || protocol == "":
-		e.TCP = true
-	case protocol == "grpc" || protocol == "kubernetes.io/h2c" || protocol == "http2":
-		e.HTTP2 = true
+	protocol := p.app
+	if protocol == "" {
+		protocol, _, _ = strings.Cut(p.name, "-") // as Istio reads it
 	}
-	if p.name == "grpc" {
-		e.HTTP2, e.TCP = true, false // by the name, as Istio reads it
+	switch protocol {
+	case "http", "kubernetes.io/ws":
+	case "grpc", "kubernetes.io/h2c", "http2":
+		e.HTTP2 = true
+	default:
+		e.TCP = true
 	}
 	for _, pod := range x.pods {
 		if pod.ns == x.ns+s.ns && selects(s.selector(), pod.labels) && !pod.gone {

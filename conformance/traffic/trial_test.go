@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"cairnproxy.dev/cairn/conformance/envoy"
@@ -26,6 +27,7 @@ type svc struct {
 	spec   string            // further lines of the Service's spec
 	local  []string          // nodes of the pods, in turn
 	pick   map[string]string // labels to select; nil: the pods made for it
+	entry  bool              // no Service: what the case calls so by itself, with endpoints outside the mesh
 	plain  bool              // pods listen on real ports, too
 	ports  []svcPort         // nil: portHTTP, portGRPC and portTCP
 }
@@ -140,16 +142,24 @@ func (x *trial) addPod(s svc) (*pod, error) {
 	if err := x.nodes.Add(p.addr, leaf); err != nil {
 		return nil, err
 	}
-	if err := p.serve(x.nodes, s.plain); err != nil {
+	p.outside = s.entry
+	if err := p.serve(x.nodes, s.plain || s.entry); err != nil {
 		return nil, err
 	}
 	x.pods = append(x.pods, p)
 	return p, nil
 }
 
-// expand fills in $NS, and $VIP-NAME for a service's address.
+// expand fills in $NS, $PEER, $CA for the certificate of what is outside, $VIP-NAME for
+// a service's address and $POD-NAME for a pod's.
 func (x *trial) expand(text string) string {
-	text = strings.ReplaceAll(text, "$NS", x.ns)
+	text = strings.NewReplacer("$NS", x.ns, "$PEER", x.peer, "$CA", strconv.Quote(outsideCA)).Replace(text)
+	for _, p := range x.pods {
+		text = strings.ReplaceAll(text, "$POD-"+p.name, p.addr.String())
+		if p.outside {
+			text = strings.ReplaceAll(text, "$PORT", strconv.Itoa(p.local))
+		}
+	}
 	for _, name := range slices.SortedFunc(maps.Keys(x.vips), func(a, b string) int { return len(b) - len(a) }) {
 		text = strings.ReplaceAll(text, "$VIP-"+name, x.vips[name].String())
 	}
@@ -173,6 +183,9 @@ func (x *trial) manifests() string {
 	spaces := map[string]bool{}
 	for _, s := range x.c.services() {
 		ns := x.ns + s.ns
+		if s.entry {
+			continue
+		}
 		if !spaces[ns] {
 			spaces[ns] = true
 			fmt.Fprintf(&b, "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: %s\n  labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint, istio.io/use-waypoint-namespace: mesh}\n---\n", ns)
@@ -193,7 +206,9 @@ func (x *trial) manifests() string {
 		b.WriteString("---\n")
 	}
 	for _, p := range x.pods {
-		b.WriteString(p.manifest() + "---\n")
+		if !p.outside {
+			b.WriteString(p.manifest() + "---\n")
+		}
 	}
 	return b.String() + x.text
 }
@@ -204,6 +219,7 @@ type pod struct {
 	addr                netip.Addr
 	labels              map[string]string
 	gone                bool
+	outside             bool // it is no pod at all
 	app
 	listeners map[uint16]*node.Listener
 }

@@ -78,7 +78,7 @@ func (x *exchange) launch(t *loop.Turn, a *attempt, ep *upstream.Endpoint) {
 
 // call asks the destination of a try for a connection.
 func (x *exchange) call(t *loop.Turn, a *attempt) {
-	if cl := x.backend.cluster; x.useHTTP2(cl.speaks(x)) {
+	if x.useHTTP2(x.backend.cluster.speaks(x), a.dest) {
 		a.dest.callHTTP2(t, x, a)
 	} else {
 		a.dest.callHTTP1(t, x, a)

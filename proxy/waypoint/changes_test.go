@@ -257,7 +257,7 @@ func checkDestinations(t *testing.T, p *Proxy, rt *Runtime, seed uint64) {
 				continue
 			}
 			want[d]++
-			if d.key != destKeyOf(ep) || d.retired {
+			if d.key != cl.destKey(ep) || d.retired {
 				t.Fatalf("seed %d: %s has the destination of %v, retired: %v", seed, ep.Authority(), d.key, d.retired)
 			}
 		}

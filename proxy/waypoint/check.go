@@ -73,7 +73,7 @@ func (c *checks) check(p *Proxy, ep *upstream.Endpoint) {
 }
 
 func (c *checks) ask(ctx context.Context, p *Proxy, ep *upstream.Endpoint) error {
-	conn, err := p.dialCheck(ctx, ep, c.policy.Port)
+	conn, err := c.dial(ctx, p, ep)
 	if err != nil {
 		return err
 	}
@@ -81,9 +81,10 @@ func (c *checks) ask(ctx context.Context, p *Proxy, ep *upstream.Endpoint) error
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	switch c.policy.Kind {
 	case mesh.HealthTCP:
-		return nil
+		return nil // it was accepted
 	case mesh.HealthGRPC:
 		return c.askGRPC(ctx, conn)
+	case mesh.HealthHTTP:
 	}
 	return c.askHTTP(ctx, conn)
 }
@@ -110,8 +111,7 @@ func (c *checks) askHTTP(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	req.Header.Set("User-Agent", "Cairn/HC")
-	proto := c.cl.protocol
-	tr := over(conn, proto == mesh.ProtocolHTTP2 || proto == mesh.ProtocolGRPC)
+	tr := over(conn, c.http2())
 	defer tr.CloseIdleConnections()
 	resp, err := tr.RoundTrip(req)
 	if err != nil {
@@ -191,9 +191,9 @@ func serving(b []byte) bool {
 	return status == 1
 }
 
-// dialCheck connects to an endpoint; port 0 is its own.
-func (p *Proxy) dialCheck(ctx context.Context, ep *upstream.Endpoint, port uint16) (net.Conn, error) {
-	d := newDestination(p, destKeyOf(ep), ep)
+// dial connects to an endpoint as requests do, with TLS where they have it.
+func (c *checks) dial(ctx context.Context, p *Proxy, ep *upstream.Endpoint) (net.Conn, error) {
+	d, port := newDestination(p, c.cl.destKey(ep), c.cl, ep), c.policy.Port
 	switch {
 	case port == 0:
 	case d.addr.IsValid():
@@ -202,5 +202,16 @@ func (p *Proxy) dialCheck(ctx context.Context, ep *upstream.Endpoint, port uint1
 	default:
 		d.authority = net.JoinHostPort(ep.Hostname, strconv.Itoa(int(port)))
 	}
-	return d.dial(ctx)
+	switch {
+	case c.policy.Kind == mesh.HealthTCP:
+		return d.dial(ctx)
+	case c.policy.Kind == mesh.HealthGRPC || c.http2():
+		return d.dial(ctx, "h2")
+	}
+	return d.dial(ctx, "http/1.1")
+}
+
+// http2 reports whether the endpoints' port is for HTTP/2.
+func (c *checks) http2() bool {
+	return c.cl.protocol == mesh.ProtocolHTTP2 || c.cl.protocol == mesh.ProtocolGRPC
 }

@@ -44,9 +44,18 @@ func single(cl *cluster) *rule {
 		backend
 		list [1]*backend
 	}{rule: rule{name: "default", split: all}, backend: backend{cluster: cl}}
+	r.backend.broken = cl.broken()
 	r.list[0] = &r.backend
 	r.rule.backends = r.list[:]
 	return &r.rule
+}
+
+// broken says why nothing may be sent to the cluster, "" for no reason.
+func (cl *cluster) broken() string {
+	if cl.tls == nil || cl.tls.broken == "" {
+		return ""
+	}
+	return "TLS to its endpoints cannot be set up: " + cl.tls.broken
 }
 
 // serviceCluster is the cluster of a service port, or of a backend there that has
@@ -83,10 +92,14 @@ func (c *compiler) newServiceCluster(v *mesh.Service, key clusterKey, policy *me
 	if key.variant != "" {
 		kind += "/" + key.variant
 	}
-	cl := c.newCluster(&cluster{
+	cl := &cluster{
 		key: key, protocol: sp.Protocol, service: telemetry.ServiceLabelsOf(v), c: uc, policy: policy,
 		name: fmt.Sprintf("inbound-vip|%d|%s|%s", key.port, kind, v.Key.Hostname),
-	})
+	}
+	if policy != nil {
+		cl.tls = newOriginTLS(policy.TLS, v.Key.Hostname, sp.Protocol)
+	}
+	cl = c.newCluster(cl)
 	c.p.watchWarming(cl)
 	return cl
 }

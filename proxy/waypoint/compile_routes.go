@@ -220,6 +220,7 @@ func (c *compiler) backend(b *mesh.Backend) *backend {
 		out.broken = fmt.Sprintf("service %s has no port %d", b.Service, b.Port)
 	default:
 		out.cluster = c.serviceCluster(v, b.Port, b.Policy)
+		out.broken = out.cluster.broken()
 	}
 	return out
 }

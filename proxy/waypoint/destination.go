@@ -23,7 +23,10 @@ type destination struct {
 	key       destKey
 	authority string
 	addr      netip.AddrPort // of the workload's port
-	peer      peer           // nil: outside the mesh, plain TCP to addr
+	peer      peer           // nil: outside the mesh, plain TCP or TLS to addr
+	tls       *originTLS     // nil: no TLS of ours
+	spoken    spoken         // by TLS, where the port does not tell
+	resolved  atomic.Pointer[resolution]
 
 	users    int // slots of clusters in force that hold it; under Proxy.mu
 	mu       sync.Mutex
@@ -59,9 +62,9 @@ const idleTimeout = 60 * time.Second
 const maxIdle = 1024
 
 // newDestination makes the destination of an endpoint.
-func newDestination(p *Proxy, key destKey, ep *upstream.Endpoint) *destination {
+func newDestination(p *Proxy, key destKey, cl *cluster, ep *upstream.Endpoint) *destination {
 	a := ep.At(netip.Addr{})
-	d := &destination{p: p, key: key, authority: a.Authority, addr: a.Addr}
+	d := &destination{p: p, key: key, authority: a.Authority, addr: a.Addr, tls: cl.tls}
 	d.settings.Store(plainSettings)
 	if key.tunnelled {
 		d.peer = p.peer(tunnel.Target{Addr: netip.AddrPortFrom(a.Tunnel.Addr(), p.o.HBONEPort), Own: p.o.Identity, Expect: ep.Expect, Source: p.o.Source})
@@ -92,20 +95,40 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 	c := &h1Client{d: d, x: x, adm: x.adm()}
 	a.up = c
 	d.p.timers.start(&c.connectTimer, x.tun.shard, t.Now, d.settings.Load().connect, c.connectTimedOut)
-	d.open(t, c, func(out pipe) { c.out = out }, c.readyPlain)
+	d.open(t, c, func(out pipe) { c.out = out }, c.ready)
 }
 
 // opener is a handler that Peer.Open can tell.
 type opener interface{ tunnel.Opener }
 
-// open asks for a byte stream to the workload. opened gets it at once when
-// there is a connection; plain gets it later when it is plain TCP.
-func (d *destination) open(t *loop.Turn, h opener, opened func(pipe), plain func(t *loop.Turn, out *plainPipe)) {
-	if d.peer == nil {
-		d.p.wg.Add(1)
-		go d.dialPlain(h, plain)
-		return
+// versionOf is which version of HTTP h will speak; 0 is for bytes.
+func versionOf(h opener) uint32 {
+	switch h.(type) {
+	case *h1Client:
+		return 1
+	case *h2Client:
+		return 2
 	}
+	return 0
+}
+
+// open asks for a byte stream to the workload. opened gets it at once when
+// there is a connection in the mesh; ready gets any other, when it is made.
+func (d *destination) open(t *loop.Turn, h opener, opened func(pipe), ready func(t *loop.Turn, out pipe)) {
+	switch {
+	case d.peer == nil:
+		d.p.wg.Add(1)
+		go d.dialPlain(h, ready)
+	case d.tls != nil:
+		d.p.wg.Add(1)
+		go d.dialInner(h, ready)
+	default:
+		d.openStream(t, h, opened)
+	}
+}
+
+// openStream is open for a stream through the workload's node proxy.
+func (d *destination) openStream(t *loop.Turn, h opener, opened func(pipe)) {
 	req := tunnel.Request{Authority: d.authority}
 	if st := d.peer.TryOpen(t, req, h); st != nil {
 		opened(st)
@@ -115,13 +138,17 @@ func (d *destination) open(t *loop.Turn, h opener, opened func(pipe), plain func
 }
 
 // dialPlain connects to a workload outside the mesh, and is the connection's reader.
-func (d *destination) dialPlain(h opener, plain func(t *loop.Turn, out *plainPipe)) {
+func (d *destination) dialPlain(h opener, ready func(t *loop.Turn, out pipe)) {
 	defer d.p.wg.Done()
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTimeout)
 	defer cancel()
 	var sock *loop.Socket
 	nc, err := d.dialTCP(ctx)
-	if err == nil {
+	switch {
+	case err != nil:
+	case d.tls != nil:
+		sock, err = d.secure(ctx, nc, versionOf(h))
+	default:
 		sock, err = loop.New(nc)
 	}
 	if err != nil {
@@ -130,7 +157,7 @@ func (d *destination) dialPlain(h opener, plain func(t *loop.Turn, out *plainPip
 	}
 	out := newPlainPipe(sock, h)
 	sock.Start(out)
-	loop.Run(func(t *loop.Turn) { plain(t, out) })
+	loop.Run(func(t *loop.Turn) { ready(t, out) })
 	stop := context.AfterFunc(d.p.ctx, sock.Abort)
 	defer stop()
 	out.serve(d.p.ctx)
@@ -140,11 +167,7 @@ const dialTimeout = 10 * time.Second
 
 func (d *destination) dialTCP(ctx context.Context) (*net.TCPConn, error) {
 	if !d.addr.IsValid() {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.authority)
-		if err != nil {
-			return nil, err
-		}
-		return c.(*net.TCPConn), nil
+		return d.dialName(ctx)
 	}
 	return d.p.o.Dial(ctx, d.p.o.Source, d.addr)
 }
@@ -228,7 +251,7 @@ func (d *destination) retire(t *loop.Turn) {
 
 // callHTTP2 gives the exchange a call on a connection that speaks HTTP/2.
 func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
-	call := &h2Call{x: x}
+	call := &h2Call{x: x, connects: x.webSocket()}
 	a.up = call
 	d.mu.Lock()
 	for _, c := range d.h2s {
@@ -268,7 +291,7 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 	c.mu.Lock()
 	d.p.timers.start(&c.timer, x.tun.shard, t.Now, d.settings.Load().connect, c.connectTimedOut)
 	c.mu.Unlock()
-	d.open(t, c, func(out pipe) { c.opened(t, out) }, c.readyPlain)
+	d.open(t, c, func(out pipe) { c.opened(t, out) }, c.established)
 }
 
 // forgetH2 takes a connection that has ended out of use.
@@ -277,10 +300,5 @@ func (d *destination) forgetH2(c *h2Client) {
 	defer d.mu.Unlock()
 	d.h2s = slices.DeleteFunc(d.h2s, func(o *h2Client) bool { return o == c })
 }
-
-// readyPlain is ready for a connection outside the mesh.
-func (c *h1Client) readyPlain(t *loop.Turn, out *plainPipe) { c.ready(t, out) }
-
-func (c *h2Client) readyPlain(t *loop.Turn, out *plainPipe) { c.established(t, out) }
 
 var _ pipe = (*h2.Stream)(nil)

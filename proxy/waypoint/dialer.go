@@ -27,6 +27,10 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 	case v.Port(port) == nil:
 		return nil, fmt.Errorf("dialing service %s: it has no port %d", key, port)
 	}
+	target := &cluster{protocol: mesh.ProtocolGRPC}
+	if b := v.Port(port).Backend; b != nil {
+		target.tls = newOriginTLS(b.TLS, key.Hostname, target.protocol)
+	}
 	cl := upstream.ForService(rt.snapshot, v, port, upstream.Options{Registry: &p.registry})
 	var hint upstream.Hint
 	var failed error
@@ -37,7 +41,7 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 			break
 		}
 		last = ep
-		c, err := p.dialEndpoint(ctx, ep)
+		c, err := newDestination(p, target.destKey(ep), target, ep).dial(ctx, "h2")
 		if err == nil {
 			return c, nil
 		}
@@ -53,14 +57,22 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 	return nil, failed
 }
 
-// dialEndpoint opens a byte stream to an endpoint, for clients that block: through its
-// node proxy, or as plain TCP to one outside the mesh.
-func (p *Proxy) dialEndpoint(ctx context.Context, ep *upstream.Endpoint) (net.Conn, error) {
-	return newDestination(p, destKeyOf(ep), ep).dial(ctx)
+// dial opens a connection to the endpoint, for clients that block: through its node
+// proxy, or as TCP to one outside the mesh; with TLS inside where there is to be
+// some, that offers protos by ALPN.
+func (d *destination) dial(ctx context.Context, protos ...string) (net.Conn, error) {
+	c, err := d.dialBytes(ctx)
+	if err != nil || d.tls == nil {
+		return c, err
+	}
+	tc, err := d.tls.client(ctx, c, protos...)
+	if err != nil {
+		return nil, err // not tc, a nil pointer in an interface
+	}
+	return tc, nil
 }
 
-// dial is dialEndpoint for a destination.
-func (d *destination) dial(ctx context.Context) (net.Conn, error) {
+func (d *destination) dialBytes(ctx context.Context) (net.Conn, error) {
 	if d.peer == nil {
 		c, err := d.dialTCP(ctx)
 		if err != nil {
@@ -68,11 +80,15 @@ func (d *destination) dial(ctx context.Context) (net.Conn, error) {
 		}
 		return c, nil
 	}
-	return dialStream(ctx, d.peer, d.authority, d.addr)
+	c, err := dialStream(ctx, d.peer, d.authority, d.addr)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // dialStream opens a CONNECT stream and waits for its answer.
-func dialStream(ctx context.Context, pe peer, authority string, remote netip.AddrPort) (net.Conn, error) {
+func dialStream(ctx context.Context, pe peer, authority string, remote netip.AddrPort) (*streamConn, error) {
 	c := newStreamConn(remote)
 	loop.Run(func(t *loop.Turn) {
 		req := tunnel.Request{Authority: authority}

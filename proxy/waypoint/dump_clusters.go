@@ -14,6 +14,7 @@ type ConfigCluster struct {
 	ConfigChoice
 	// State says in a few words what is out of the ordinary.
 	State       string             `json:"state,omitempty"`
+	TLS         string             `json:"tls,omitempty"`
 	Endpoints   []ConfigEndpoint   `json:"endpoints"`
 	Breaker     *ConfigBreaker     `json:"circuitBreaker,omitempty"`
 	Outlier     *ConfigOutlier     `json:"outlierDetection,omitempty"`
@@ -69,6 +70,9 @@ type ConfigConcurrency struct {
 func dumpClusters(rt *Runtime) (list []ConfigCluster) {
 	for cl := range rt.allClusters() {
 		cc := ConfigCluster{Name: cl.name, ConfigChoice: cl.choice()}
+		if cl.tls != nil {
+			cc.TLS = cl.tls.String()
+		}
 		for _, ep := range cl.c.Endpoints() {
 			cc.Endpoints = append(cc.Endpoints, ConfigEndpoint{ep.Workload.UID, ep.Authority(), ep.Tunnelled(), ep.Expect, ep.Active(), ep.Condition(), cl.c.Level(ep)})
 		}

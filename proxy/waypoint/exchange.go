@@ -61,6 +61,7 @@ type exchange struct {
 	respStarted bool // the response head went to the client
 	upFinished  bool // the upstream's response is complete
 	local       bool // the response is ours
+	useHTTP1    bool // whatever the endpoint's port says: it does not take extended CONNECT
 
 	reqBuf      []byte      // request bytes that wait for the upstream
 	reqTrailers mesh.Fields // likewise
@@ -154,7 +155,7 @@ func (x *exchange) reset() {
 	if cap(x.fx.Append()) > 4<<10 {
 		x.fx = filters.Exchange{}
 	}
-	x.retries, x.interim, x.stale, x.local = 0, 0, false, false
+	x.retries, x.interim, x.stale, x.local, x.useHTTP1 = 0, 0, false, false, false
 	x.grpcTimeout = 0
 	x.owedReq, x.owedResp = 0, 0
 	x.bytesIn, x.bytesOut = 0, 0

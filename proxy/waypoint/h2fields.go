@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"errors"
+	"net/http"
 	"strconv"
 	"unsafe"
 
@@ -89,8 +90,17 @@ func requestFromH2(head *h2.Head, arena []byte, req *mesh.Request, f *h1.Framing
 		}
 		req.Fields = append(req.Fields, mesh.Field{Name: x.Name, Value: x.Value})
 	}
-	if has&(hasMethod|hasScheme|hasPath) != hasMethod|hasScheme|hasPath || path == "" || method == "" || protocol != "" || method == "CONNECT" {
+	if has&(hasMethod|hasScheme|hasPath) != hasMethod|hasScheme|hasPath || path == "" || method == "" {
 		return arena, errMalformed
+	}
+	if method == "CONNECT" || has&hasProtocol != 0 {
+		if method != "CONNECT" || has&(hasProtocol|hasAuthority) != hasProtocol|hasAuthority || authority == "" || head.End {
+			return arena, errMalformed // RFC 8441 section 4; without a protocol it is for forward proxies
+		}
+		if err := connectFromH2(protocol, req, f); err != nil {
+			return arena, err
+		}
+		method = http.MethodGet
 	}
 	if authority == "" {
 		authority = host

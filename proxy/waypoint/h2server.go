@@ -28,7 +28,7 @@ func newH2Server(t *loop.Turn, tun *clientTunnel, out pipe) *h2Server {
 	s := &h2Server{tun: tun}
 	s.inner.out = out
 	s.inner.q.Init(&s.inner)
-	s.inner.conn = h2.New(t, &s.inner, s, h2.Options{MaxStreams: 100, Budget: tun.p.o.Budget, Keepalive: innerKeepalive, Timeout: innerTimeout})
+	s.inner.conn = h2.New(t, &s.inner, s, h2.Options{MaxStreams: 100, ExtendedConnect: true, Budget: tun.p.o.Budget, Keepalive: innerKeepalive, Timeout: innerTimeout})
 	return s
 }
 
@@ -96,6 +96,11 @@ func (s *h2Server) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
 	}
 	r.left = x.reqF.Length
 	st.Handle(r)
+	if x.reqF.Upgrade != "" {
+		r.early = &earlyBytes{}
+		x.begin(t, nil, true)
+		return
+	}
 	x.begin(t, nil, head.End)
 }
 
@@ -139,6 +144,7 @@ type h2Request struct {
 	arena    []byte // of the head; used again
 	left     int64  // of the declared content; negative: none was declared
 	trailers mesh.Fields
+	early    *earlyBytes // of an extended CONNECT; nil for every other request
 	over     bool
 }
 
@@ -147,6 +153,10 @@ func (r *h2Request) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 	x := &r.x
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if r.early != nil {
+		r.tunnelData(t, nil, true)
+		return
+	}
 	tr, err := trailersFromH2(h, r.trailers[:0])
 	if err != nil || h.TooLarge || r.left > 0 {
 		r.malformed(t)
@@ -165,6 +175,10 @@ func (r *h2Request) Data(t *loop.Turn, st *h2.Stream, b []byte, end bool) {
 	x := &r.x
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if r.early != nil {
+		r.tunnelData(t, b, end)
+		return
+	}
 	if r.left >= 0 {
 		r.left -= int64(len(b))
 		if r.left < 0 || end && r.left > 0 { // content-length lied, RFC 9113 section 8.1.1
@@ -185,6 +199,7 @@ func (r *h2Request) malformed(t *loop.Turn) {
 func (r *h2Request) Reset(t *loop.Turn, _ *h2.Stream, _ error) {
 	r.x.mu.Lock()
 	r.over = true
+	r.forgetEarly()
 	r.x.downstreamGone(t)
 	r.x.mu.Unlock()
 }
@@ -237,13 +252,15 @@ func (r *h2Request) congested() bool { return r.st.Congested() }
 
 func (r *h2Request) abort(t *loop.Turn) {
 	r.over = true
+	r.forgetEarly()
 	r.st.Reset(t, h2.InternalError)
 }
 
 func (r *h2Request) finished(t *loop.Turn, clean bool) {
+	r.forgetEarly()
 	switch {
 	case r.over:
-	case clean:
+	case clean && r.early == nil:
 		r.s.keep(r)
 	default:
 		// The response is complete and the request is not: RFC 9113 section 8.1.

@@ -45,7 +45,7 @@ func (x *exchange) matchRule(t *loop.Turn) bool {
 	x.fx.MatchedPrefix = m.Prefix
 	if x.rule.broken != "" {
 		x.details = "invalid_route"
-		x.reply(t, 500, "")
+		x.replyNowhere(t)
 		return false
 	}
 	x.startTimes(t)
@@ -64,13 +64,13 @@ func (x *exchange) chooseBackend(t *loop.Turn) bool {
 	}
 	if i < 0 {
 		x.details = "no_backend"
-		x.reply(t, 500, "")
+		x.replyNowhere(t)
 		return false
 	}
 	x.backend = x.rule.backends[i]
 	if x.backend.broken != "" {
 		x.details = "invalid_backend"
-		x.reply(t, 500, "")
+		x.replyNowhere(t)
 		return false
 	}
 	return true
@@ -173,13 +173,19 @@ func viewString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len
 
 // useHTTP2 decides how to speak to an endpoint: as its port says, else as the
 // client speaks. gRPC needs HTTP/2 wherever it goes.
-func (x *exchange) useHTTP2(p mesh.AppProtocol) bool {
+func (x *exchange) useHTTP2(p mesh.AppProtocol, d *destination) bool {
+	if x.useHTTP1 {
+		return false
+	}
 	switch p {
 	case mesh.ProtocolHTTP2, mesh.ProtocolGRPC:
 		return true
 	case mesh.ProtocolHTTP:
 		return x.req.Proto == 2 && isGRPC(&x.req)
 	default:
+		if v := d.version(); v != 0 && !isGRPC(&x.req) {
+			return v == 2
+		}
 		return x.req.Proto == 2
 	}
 }

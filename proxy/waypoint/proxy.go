@@ -68,6 +68,9 @@ type Options struct {
 	Source netip.Addr
 	// Dial replaces how TCP connections are made; nil means the system's way.
 	Dial func(ctx context.Context, source netip.Addr, to netip.AddrPort) (*net.TCPConn, error)
+	// Resolve finds the addresses of endpoints that are known by name; nil means the
+	// system's resolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// DrainTimeout bounds how long open tunnels may go on after Run's context
 	// ended; 0 means 5 s.
 	DrainTimeout time.Duration
@@ -128,6 +131,11 @@ func New(o Options) (*Proxy, error) {
 	}
 	if o.Dial == nil {
 		o.Dial = dialSystem
+	}
+	if o.Resolve == nil {
+		o.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
 	}
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = 5 * time.Second

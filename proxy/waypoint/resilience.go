@@ -40,6 +40,8 @@ const (
 	defaultRetryAfter = 5 * time.Second
 	// maxReplay is how much of a request body is kept for another try.
 	maxReplay = 64 << 10
+	// maxHedges bounds how many hedges a request may have.
+	maxHedges = 10
 	// maxAttempts is Istio's default of two retries.
 	maxAttempts = 3
 )
@@ -62,7 +64,9 @@ func resilienceOf(p *mesh.RequestPolicy) *resilience {
 		r.retry = retryOf(p.Retry)
 	}
 	if h := p.Hedging; h != nil && h.Max > 0 && h.Delay > 0 {
-		r.hedge = h
+		one := *h
+		one.Max = min(h.Max, maxHedges)
+		r.hedge = &one
 	}
 	return r
 }

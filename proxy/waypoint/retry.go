@@ -21,6 +21,7 @@ type failure struct {
 	refused  bool   // the endpoint refused the stream, and did nothing
 	late     bool   // it did not begin to answer in time
 	status   int    // 0: 503
+	text     string // what the client is told; "" is Envoy's words for reason
 }
 
 // reasons are those of a retry policy that the failure is covered by.
@@ -198,7 +199,10 @@ func (x *exchange) backoff(p *retryPolicy) time.Duration {
 	if n := uint(x.retries); n < 30 && p.base<<n < p.max {
 		bound = p.base << n
 	}
-	return max(p.least, x.tun.p.below(bound))
+	if bound <= p.least {
+		return p.least
+	}
+	return p.least + x.tun.p.below(bound-p.least)
 }
 
 // parseRetryAfter is the time that a Retry-After asks for: seconds, or a date

@@ -166,6 +166,7 @@ type cluster struct {
 	protocol mesh.AppProtocol
 	service  telemetry.ServiceLabels
 	policy   *mesh.BackendPolicy // in force on the way to the endpoints; nil for none
+	tls      *originTLS          // of policy; nil for none
 	adm      *admission          // what bounds and watches it; nil: nothing does
 	// dests are the connections to each endpoint, made when they are first wanted.
 	dests []atomic.Pointer[destination]

@@ -20,10 +20,10 @@ func (p *Proxy) dest(cl *cluster, ep *upstream.Endpoint) *destination {
 	if d := slot.Load(); d != nil {
 		return d
 	}
-	key := destKeyOf(ep)
+	key := cl.destKey(ep)
 	d := p.destinations[key]
 	if d == nil {
-		d = newDestination(p, key, ep)
+		d = newDestination(p, key, cl, ep)
 		if d.retired = cl.dead; !cl.dead {
 			p.destinations[key] = d
 		}
@@ -36,8 +36,14 @@ func (p *Proxy) dest(cl *cluster, ep *upstream.Endpoint) *destination {
 	return d
 }
 
-func destKeyOf(ep *upstream.Endpoint) destKey {
-	return destKey{workload: ep.Workload.UID, authority: ep.Authority(), expect: strings.Join(ep.Expect, ","), tunnelled: ep.Tunnelled()}
+// destKey is what connections to an endpoint may be shared by: in the mesh who is
+// expected there, outside how TLS is spoken, if it is.
+func (cl *cluster) destKey(ep *upstream.Endpoint) destKey {
+	k := destKey{workload: ep.Workload.UID, authority: ep.Authority(), expect: strings.Join(ep.Expect, ","), tunnelled: ep.Tunnelled()}
+	if cl.tls != nil {
+		k.expect = cl.tls.digest + cl.protocol.String()
+	}
+	return k
 }
 
 // succeed puts rt in force in old's place; old is nil for the first. What both
@@ -141,7 +147,7 @@ func (p *Proxy) release(gone []*cluster, rt *Runtime) {
 func (cl *cluster) places() map[destKey]int {
 	m := make(map[destKey]int, len(cl.dests))
 	for i, ep := range cl.c.Endpoints() {
-		m[destKeyOf(ep)] = i
+		m[cl.destKey(ep)] = i
 	}
 	return m
 }

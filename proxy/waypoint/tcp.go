@@ -245,7 +245,7 @@ func (u *tcpUp) answer(t *loop.Turn, st *h2.Stream, status int) {
 	u.ready(t, st)
 }
 
-func (u *tcpUp) readyPlain(t *loop.Turn, out *plainPipe) {
+func (u *tcpUp) readyPlain(t *loop.Turn, out pipe) {
 	u.s.mu.Lock()
 	defer u.s.mu.Unlock()
 	u.ready(t, out)

@@ -2,7 +2,6 @@ package waypoint
 
 import (
 	"container/heap"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -39,11 +38,13 @@ func (l dueList) Swap(i, j int) {
 	l[i], l[j] = l[j], l[i]
 	l[i].watched.pos, l[j].watched.pos = i, j
 }
+
 func (l *dueList) Push(x any) {
 	a := x.(*admission)
 	a.watched.pos = len(*l)
 	*l = append(*l, a)
 }
+
 func (l *dueList) Pop() any {
 	last := len(*l) - 1
 	a := (*l)[last]
@@ -194,7 +195,7 @@ func (a *admission) tend(p *Proxy, now time.Time) time.Time {
 	}
 	for _, e := range a.state.Events() {
 		p.o.Log.Info("an endpoint is "+eventWords[e.What], "waypoint", p.o.Name.String(), "cluster", a.cl.name,
-			"workload", e.Endpoint.Workload.UID, "address", e.Endpoint.Authority(), slog.String("reason", e.Reason), slog.Duration("for", e.For))
+			"workload", e.Endpoint.Workload.UID, "address", e.Endpoint.Authority(), "reason", e.Reason, "for", e.For)
 	}
 	if !next.After(now) {
 		next = now.Add(time.Millisecond)

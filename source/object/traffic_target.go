@@ -88,6 +88,14 @@ func (t *translator) gatewayTarget(o *Object, path string, b *policyBody, at *po
 		t.bad(o, path, "a subset is of one service and cannot be chosen for all of a Gateway; attach the policy to a Service, or remove the subset")
 		return false
 	}
+	if w.model.ForServiceAccount != "" {
+		for _, s := range t.servedBy(w) {
+			if other := s.model.Waypoint; other != nil && other.Name != at.name {
+				t.note(o, "%s has waypoint %s, too: the policies of that one are in force for it, not those of %s", s.obj, other.Name, at)
+				break
+			}
+		}
+	}
 	at.section = "" // a waypoint has one listener
 	return true
 }

@@ -57,6 +57,9 @@ type Options struct {
 	MaxHeaderList int
 	// ExtendedConnect announces RFC 8441.
 	ExtendedConnect bool
+	// OnSettings, if set, is called on the reader after settings of the peer's have
+	// taken effect.
+	OnSettings func(t *loop.Turn)
 	// Budget bounds what waits on all connections that share it; nil: none.
 	Budget *Budget
 	// Keepalive is the silence after which the peer is pinged, and Timeout how
@@ -140,6 +143,8 @@ type Conn struct {
 	peerInit  int64 // the peer's SETTINGS_INITIAL_WINDOW_SIZE
 	peerMax   uint32
 	peerFrame int
+	settled   bool // the peer's settings have come
+	connects  bool // it takes extended CONNECT
 	sendWin   int64
 	recvWin   int64
 	unacked   int64
@@ -204,6 +209,10 @@ func (c *Conn) appendSettings(b []byte) []byte {
 // ErrClosed is the error of operations on a connection that has ended.
 var ErrClosed = errors.New("http2 connection closed")
 
+// ErrHTTP1 ends a client's connection to a server that knows HTTP/1.1 alone: it
+// has taken the preface for a request of that version, and answers it.
+var ErrHTTP1 = connErr(ProtocolError, "the peer speaks HTTP/1.1, where HTTP/2 was expected")
+
 // Data feeds received bytes: see loop.Handler. It consumes whole frames. On an
 // error it has queued a GOAWAY, and the carrier is to be closed after the turn.
 func (c *Conn) Data(t *loop.Turn, b []byte) (int, error) {
@@ -219,6 +228,9 @@ func (c *Conn) Data(t *loop.Turn, b []byte) (int, error) {
 		}
 		c.preface -= n
 		off = n
+	}
+	if c.o.Client && !c.gotFirst && len(b) >= 5 && string(b[:5]) == "HTTP/" {
+		return 0, c.fail(t, ErrHTTP1)
 	}
 	block, whole := c.hblock.seq, false
 	for len(b)-off >= frameHeaderLen {
@@ -366,6 +378,14 @@ func (c *Conn) CanOpen(limit int) (ok bool, open int) {
 	open = len(c.streams)
 	ok = !c.closed && !c.refusing && !c.draining && open < limit && open < int(c.peerMax) && c.nextID < 1<<30
 	return ok, open
+}
+
+// PeerConnect reports whether the peer's settings have come, and whether they
+// allow extended CONNECT (RFC 8441 section 3).
+func (c *Conn) PeerConnect() (known, allowed bool) {
+	c.q.Lock()
+	defer c.q.Unlock()
+	return c.settled, c.connects
 }
 
 // Usable reports whether new streams can be opened at all, now or later.

@@ -39,6 +39,7 @@ func (c *Conn) onSettings(t *loop.Turn, flags byte, id uint32, p []byte) error {
 			return err
 		}
 	}
+	c.settled = true
 	b := c.q.Reserve(t, frameHeaderLen)
 	*b = appendFrame(*b, 0, frameSettings, flagAck, 0)
 	var w []*Stream
@@ -52,6 +53,9 @@ func (c *Conn) onSettings(t *loop.Turn, flags byte, id uint32, p []byte) error {
 	}
 	c.q.Unlock()
 	tellWritable(t, w)
+	if c.o.OnSettings != nil {
+		c.o.OnSettings(t)
+	}
 	return nil
 }
 
@@ -86,6 +90,10 @@ func (c *Conn) applySetting(id uint16, v uint32) error {
 		if v > 1 {
 			return connErr(ProtocolError, "bad ENABLE_CONNECT_PROTOCOL")
 		}
+		if v == 0 && c.connects {
+			return connErr(ProtocolError, "ENABLE_CONNECT_PROTOCOL taken back") // RFC 8441 section 3
+		}
+		c.connects = v == 1
 	}
 	return nil
 }

@@ -34,6 +34,11 @@ func install(ctx context.Context) error {
 		{"iptables", program("iptables")},
 		{"redis-server", program("redis-server")},
 		{"ratelimit", peers.RateLimit},
+		{"interop", func(ctx context.Context) (string, error) {
+			client, _, err := peers.GRPCInterop(ctx)
+			return client, err
+		}},
+		{"gateway-api", peers.GatewaySuite},
 	}
 	for _, p := range list {
 		path, err := p.get(ctx)
