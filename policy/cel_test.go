@@ -93,14 +93,25 @@ func (c chooser) expression(depth int) string {
 	}[c.IntN(27)]
 }
 
+// demand is a random condition by which rules are filed.
+func (c chooser) demand() string {
+	n := fmt.Sprint(c.IntN(3))
+	return []string{
+		"source.principal == 'td/ns/" + c.of("a", "b", "ab", n) + "/sa/" + c.of("x", "y") + "'", "source.namespace in ['a" + n + "', '" + c.of("a", "b", "ab", "aab") + "']",
+		"request.url_path == '/" + c.of("", "a", "a/b", n) + "'", "request.path.startsWith('/" + c.of("", "a", "a/", "b", n) + "')", "request.url_path.startsWith('/" + c.of("a", "a/b", "a/c") + "')",
+		"(request.url_path == '/a' || request.url_path.startsWith('/" + c.of("a/c", "b") + "'))",
+	}[c.IntN(6)]
+}
+
 // sameAccess compares decisions about AccessPolicies, with their indexes, with what cel-go says of each
-// rule by itself.
-func sameAccess(t *testing.T, c chooser, requests int) {
+// rule by itself. It returns how many indexes there are.
+func sameAccess(t *testing.T, c chooser, requests int) int {
 	t.Helper()
 	var list []*mesh.AccessPolicy
 	many := 1 + c.IntN(4)
-	if c.IntN(3) == 0 {
-		many *= 12
+	filed := c.IntN(3) == 0
+	if filed {
+		many = 30
 	}
 	for i := range 1 + c.IntN(3) {
 		p := access([]mesh.AccessMode{mesh.ModeEnforce, mesh.ModeEnforce, mesh.ModeDryRun, mesh.ModeAudit}[c.IntN(4)])
@@ -110,7 +121,11 @@ func sameAccess(t *testing.T, c chooser, requests int) {
 			if c.IntN(4) == 0 {
 				effect = mesh.AccessEffect(c.IntN(3))
 			}
-			p.Rules = append(p.Rules, mesh.AccessRule{Effect: effect, When: c.expression(2)})
+			when := c.expression(2)
+			if filed && c.IntN(10) > 0 {
+				when = c.demand() + " && " + c.expression(1)
+			}
+			p.Rules = append(p.Rules, mesh.AccessRule{Effect: effect, When: when})
 		}
 		list = append(list, p)
 	}
@@ -167,11 +182,25 @@ func sameAccess(t *testing.T, c chooser, requests int) {
 			t.Fatalf("%+v, token %+v:\n%s", *r, r.Token, wrong)
 		}
 	}
+	return l.set.indexes()
+}
+
+func (s *set) indexes() (n int) {
+	for _, g := range s.groups() {
+		if g.index != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func TestAccessAgainstCEL(t *testing.T) {
-	for seed := range uint64(300) {
-		sameAccess(t, chooser{rand.New(rand.NewPCG(seed, 9))}, 20)
+	indexes := 0
+	for seed := range uint64(200) {
+		indexes += sameAccess(t, chooser{rand.New(rand.NewPCG(seed, 9))}, 30)
+	}
+	if indexes < 50 {
+		t.Errorf("there were %d indexes", indexes)
 	}
 }
 
@@ -283,17 +312,31 @@ func (c chooser) celRule() (r mesh.AuthzRule) {
 // TestAuthorizationAgainstCEL: the matchers of AuthorizationPolicies say what plain cel-go says of
 // the same rules in CEL, one policy of few rules as well as many of them.
 func TestAuthorizationAgainstCEL(t *testing.T) {
-	for seed := range uint64(150) {
+	indexes := 0
+	defer func() {
+		if indexes < 14 {
+			t.Errorf("there were %d indexes", indexes)
+		}
+	}()
+	for seed := range uint64(70) {
 		c := chooser{rand.New(rand.NewPCG(seed, 10))}
 		p := policyOf(mesh.Action(c.IntN(2)))
 		n := 1 + c.IntN(3)
 		if c.IntN(3) == 0 {
-			n = 20
+			n = 40
 		}
 		for range n {
-			p.Rules = append(p.Rules, c.celRule())
+			r := c.celRule()
+			if n == 40 {
+				r.To = append(r.To, mesh.AuthzOperation{Methods: []string{"GET"}}) // there is one at least
+				for i := range r.To {
+					r.To[i].Paths = []string{c.of("/", "/a", "/a/*", "/a/c*", "/b", "//*"), c.of("/", "/a", "/a/b*")}
+				}
+			}
+			p.Rules = append(p.Rules, r)
 		}
 		l := CompileL7([]*mesh.AuthorizationPolicy{p})
+		indexes += l.set.indexes()
 		for range 15 {
 			r := c.request()
 			r.Authority = c.of("a.b", "c.b", "a.d:80", "")
