@@ -76,9 +76,9 @@ func (c *check) match(f *facts) bool {
 	case attrTrustDomain:
 		return f.peer.TrustDomain != "" && c.texts.match(f.peer.TrustDomain)
 	case attrSourceIP:
-		return c.prefixes.contains(f.source)
+		return c.prefixes.contains(normal(f.source))
 	case attrDestinationIP:
-		return c.prefixes.contains(f.destination.Addr())
+		return c.prefixes.contains(normal(f.destination.Addr()))
 	case attrDestinationPort:
 		return slices.Contains(c.ports, f.destination.Port())
 	case attrSNI:

@@ -38,7 +38,8 @@ func (l *L7) Explain(in Input) (Verdict, []Step) {
 	if l == nil {
 		return notCompiled, nil
 	}
-	f := l.facts(&in)
+	var f facts
+	l.fill(&f, &in)
 	return l.set.explain(&f)
 }
 
@@ -55,12 +56,13 @@ func (l *L4) Explain(in L4Facts) (Verdict, []Step) {
 	if l == nil {
 		return notCompiled, nil
 	}
-	f := l.facts(&in)
+	var f facts
+	l.fill(&f, &in)
 	return l.set.explain(&f)
 }
 
-func (s *set) explain(f *facts) (Verdict, []Step) {
-	v := s.decide(f, nil)
+func (s *set) explain(f *facts) (v Verdict, out []Step) {
+	s.decide(f, nil, &v)
 	_, by := s.enforced.decide(f)
 	rules := map[*written][]*rule{}
 	for _, g := range s.groups() {
@@ -75,7 +77,6 @@ func (s *set) explain(f *facts) (Verdict, []Step) {
 	}
 	policies := slices.Clone(s.policies)
 	slices.SortStableFunc(policies, func(a, b *written) int { return cmp.Compare(a.phase(), b.phase()) })
-	var out []Step
 	for _, w := range policies {
 		step := Step{Kind: w.kind, Policy: w.name, Action: w.action, Mode: w.mode, Rule: -1}
 		list := rules[w]
@@ -179,7 +180,7 @@ func (c *check) value(f *facts) string {
 	case attrPrincipal, attrNamespace, attrServiceAccount, attrTrustDomain:
 		return none(f.principal, "the peer has proven no identity")
 	case attrSourceIP:
-		return f.source.String()
+		return normal(f.source).String()
 	case attrDestinationIP, attrDestinationPort:
 		return f.destination.String()
 	case attrSNI:

@@ -7,7 +7,7 @@ import (
 )
 
 // manyRules is the number of rules from which an index pays.
-const manyRules = 16
+const manyRules = 8
 
 // index finds the rules of a group that a request can match at all. A rule that demands one of
 // certain accounts, namespaces, or paths is filed under these; all others are

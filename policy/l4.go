@@ -27,17 +27,6 @@ type L4Facts struct {
 	Service *mesh.Service
 }
 
-func (in *L4Facts) facts() facts {
-	f := facts{
-		peer: in.Peer, principal: in.Principal, source: normal(in.Source),
-		destination: netip.AddrPortFrom(normal(in.Destination.Addr()), in.Destination.Port()),
-	}
-	if f.principal == "" {
-		f.principal = in.Peer.Principal()
-	}
-	return f
-}
-
 // L4 is the compiled set of policies of one workload. The zero L4 allows
 // everything; a nil *L4 refuses everything.
 type L4 struct {
@@ -58,20 +47,24 @@ func (l *L4) done() {
 func (l *L4) Empty() bool { return l != nil && l.set.empty() }
 
 // Decide decides about a connection.
-func (l *L4) Decide(in L4Facts) Verdict {
+func (l *L4) Decide(in L4Facts) (v Verdict) {
 	if l == nil {
 		return notCompiled
 	}
-	f := l.facts(&in)
-	return l.set.decide(&f, nil)
+	var f facts
+	l.fill(&f, &in)
+	l.set.decide(&f, nil, &v)
+	return v
 }
 
-func (l *L4) facts(in *L4Facts) facts {
-	f := in.facts()
+func (l *L4) fill(f *facts, in *L4Facts) {
+	f.peer, f.principal, f.source, f.destination = in.Peer, in.Principal, in.Source, in.Destination
+	if f.principal == "" {
+		f.principal = in.Peer.Principal()
+	}
 	if l.set.cel {
 		f.input = expr.Input{Req: in.request(), Service: in.Service, Connection: true}
 	}
-	return f
 }
 
 // request is what there is of a request where there is none, for expressions.

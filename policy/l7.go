@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
@@ -149,7 +148,8 @@ func (l *L7) Custom(in Input, provider int) bool {
 	if l == nil || provider >= len(l.set.custom) {
 		return false
 	}
-	f := l.facts(&in)
+	var f facts
+	l.fill(&f, &in)
 	return l.set.custom[provider].rules.match(&f) != nil
 }
 
@@ -159,20 +159,21 @@ func (l *L7) Decide(r *mesh.Request) Verdict { return l.DecideAnd(Input{Req: r},
 // DecideAnd decides about a request, and tells what each policy that decides nothing says: by
 // its place in Watched. told may be nil. It allocates where an expression does, and when the
 // request's peer has an identity but no Principal.
-func (l *L7) DecideAnd(in Input, told func(watched int, o Outcome)) Verdict {
+func (l *L7) DecideAnd(in Input, told func(watched int, o Outcome)) (v Verdict) {
 	if l == nil {
 		return notCompiled
 	}
-	f := l.facts(&in)
-	return l.set.decide(&f, told)
+	var f facts
+	l.fill(&f, &in)
+	l.set.decide(&f, told, &v)
+	return v
 }
 
-func (l *L7) facts(in *Input) facts {
+// fill fills f, which is empty, in place: it is too large to be handed around.
+func (l *L7) fill(f *facts, in *Input) {
 	r := in.Req
-	f := facts{
-		peer: r.Peer.Identity, principal: r.Peer.Principal, source: normal(r.Peer.Addr.Addr()),
-		destination: netip.AddrPortFrom(normal(r.Destination.Addr()), r.Destination.Port()), request: r,
-	}
+	f.peer, f.principal, f.source = r.Peer.Identity, r.Peer.Principal, r.Peer.Addr.Addr()
+	f.destination, f.request = r.Destination, r
 	if f.principal == "" {
 		f.principal = f.peer.Principal()
 	}
@@ -182,7 +183,6 @@ func (l *L7) facts(in *Input) facts {
 			f.input.Claims = r.Token.Claims
 		}
 	}
-	return f
 }
 
 // DecideL4 decides about a connection that is passed through unopened: an ALLOW

@@ -132,9 +132,9 @@ func (u *unit) decide(f *facts) (allowed bool, by *rule) {
 	return by != nil, by
 }
 
-// decide decides. told, where it is not nil, hears of every policy in dry run and audit.
-func (s *set) decide(f *facts, told func(watched int, o Outcome)) Verdict {
-	v := Verdict{Rule: -1, DryRun: DryRun{Rule: -1}}
+// decide decides, into v, which is empty. told, where it is not nil, hears of every policy in dry run and audit.
+func (s *set) decide(f *facts, told func(watched int, o Outcome), v *Verdict) {
+	v.Rule, v.DryRun.Rule = -1, -1
 	var by *rule
 	v.Allowed, by = s.enforced.decide(f)
 	switch {
@@ -150,7 +150,6 @@ func (s *set) decide(f *facts, told func(watched int, o Outcome)) Verdict {
 		v.Reason = reasonNoPolicy
 	}
 	if len(s.watched) > 0 {
-		s.watch(f, &v, told)
+		s.watch(f, v, told)
 	}
-	return v
 }
