@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"cairnproxy.dev/cairn/conformance/ca"
 )
 
@@ -48,6 +50,10 @@ func NewServer(expect string) *Server {
 			}
 			return leaf.Server(), nil
 		}},
+	}
+	// A stream that stands still must not keep the others of its connection from going on.
+	if err := http2.ConfigureServer(s.srv, &http2.Server{MaxUploadBufferPerConnection: 1 << 30, MaxUploadBufferPerStream: 1 << 20, MaxConcurrentStreams: 10_000}); err != nil {
+		panic(err) // the configuration is the one above, which is right
 	}
 	return s
 }

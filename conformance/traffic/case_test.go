@@ -107,6 +107,9 @@ func runPeer(t *testing.T, group, peer string, cases []testCase) {
 		}
 		pairs = append(pairs, p)
 	}
+	if len(pairs) == 0 {
+		return
+	}
 	l.start(t)
 	t.Run("case", func(t *testing.T) {
 		for _, p := range pairs {

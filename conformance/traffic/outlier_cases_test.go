@@ -195,6 +195,11 @@ var outlierCases = []testCase{
 		prove: overloaded("Retry-After", "1"), wrong: overloaded("X-Retry-After", "1"),
 	},
 	{
+		name: "outlier-busy", of: "an endpoint that answers 429 with Retry-After is spared for that time", mesh: pods(2), untold: true,
+		yaml: noRetry("outlierDetection: {consecutive5xxErrors: 3, baseEjectionTime: 30s, maxEjectionPercent: 50}"), alone: "to Envoy a Retry-After is for clients",
+		prove: busy("Retry-After", "10"), wrong: busy("X-Retry-After", "10"),
+	},
+	{
 		name: "outlier-live", of: "an ejection outlives a change of the policy", mesh: pods(2),
 		yaml:  noRetry("outlierDetection: {consecutive5xxErrors: 3, baseEjectionTime: 30s, maxEjectionPercent: 50}"),
 		twin:  noRetry("outlierDetection: {consecutive5xxErrors: 3, interval: 200ms, baseEjectionTime: 300ms, maxEjectionPercent: 50}"),
@@ -211,6 +216,22 @@ var outlierCases = []testCase{
 			return noneFails(30, ask{})(x)
 		},
 	},
+}
+
+// busy lets a pod answer 429 with a field and proves that most requests go elsewhere.
+func busy(field, value string) func(*trial) error {
+	return func(x *trial) error {
+		p := x.pod("echo-1")
+		p.do(answers(429, field, value)(p))
+		if _, err := x.spread(20, ask{}); err != nil {
+			return err
+		}
+		got, err := x.spread(60, ask{})
+		if err == nil && got["echo-1"] > 12 {
+			err = wrongf("60 requests went to %v", got)
+		}
+		return err
+	}
 }
 
 func everySecondFails(p *pod) http.HandlerFunc {

@@ -111,7 +111,7 @@ var timeoutCases = []testCase{
 		envoy: httpOptions(obj{
 			"common_http_protocol_options": obj{"idle_timeout": "0.3s"}, "explicit_http_config": obj{"http_protocol_options": obj{}},
 		}),
-		prove: func(x *trial) error { return x.afterPause(900*time.Millisecond, 2) },
+		prove: func(x *trial) error { return x.afterPause(2300*time.Millisecond, 2) },
 	},
 	{
 		name: "max-requests-per-connection", of: "connection.maxRequestsPerConnection closes a connection after so many",

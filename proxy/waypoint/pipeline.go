@@ -45,7 +45,7 @@ func (x *exchange) matchRule(t *loop.Turn) bool {
 	x.fx.MatchedPrefix = m.Prefix
 	if x.rule.broken != "" {
 		x.details = "invalid_route"
-		x.reply(t, 500, "")
+		x.replyNowhere(t)
 		return false
 	}
 	x.startTimes(t)
@@ -64,13 +64,13 @@ func (x *exchange) chooseBackend(t *loop.Turn) bool {
 	}
 	if i < 0 {
 		x.details = "no_backend"
-		x.reply(t, 500, "")
+		x.replyNowhere(t)
 		return false
 	}
 	x.backend = x.rule.backends[i]
 	if x.backend.broken != "" {
 		x.details = "invalid_backend"
-		x.reply(t, 500, "")
+		x.replyNowhere(t)
 		return false
 	}
 	return true

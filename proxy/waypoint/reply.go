@@ -37,6 +37,12 @@ func (x *exchange) reply(t *loop.Turn, status int, body string) {
 	x.replyFields(t, status, "", body, nil)
 }
 
+// replyNowhere replies where a rule or its backend leads to nothing: 500, and to gRPC
+// UNAVAILABLE, as Gateway API's GRPCRoute has it (backendRefs).
+func (x *exchange) replyNowhere(t *loop.Turn) {
+	x.replyFields(t, 500, "14", "", nil)
+}
+
 // answer replies with what a filter says.
 func (x *exchange) answer(t *loop.Turn, r *filters.Reply) {
 	x.flag, x.details = r.Flag, r.Details

@@ -311,6 +311,32 @@ func TestRouteConflicts(t *testing.T) {
 	}
 }
 
+// A consumer's route may send back to the service that it is attached to, and to no
+// other of that namespace.
+func TestConsumerRouteSendsBack(t *testing.T) {
+	for _, tt := range []struct {
+		name, parent string
+		want         bool
+	}{
+		{"parent", "{group: '', kind: Service, name: far, namespace: other}", true},
+		{"own-service", "{group: '', kind: Service, name: web}", false},
+		{"same-name-here", "{group: '', kind: Service, name: far}", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: default}\nspec:\n  parentRefs: [" + tt.parent +
+				"]\n  rules:\n  - backendRefs: [{name: far, namespace: other, port: 80}]\n" + svc + farSvc + strings.ReplaceAll(farSvc, "namespace: other", "namespace: default")
+			res, _ := translate(t, "f.yaml", text, object.Options{})
+			if len(res.Parts.Attachments) == 0 {
+				t.Fatalf("no attachment: %v", res.Problems)
+			}
+			b := res.Parts.Attachments[0].Route.Backends[0]
+			if got := b.Broken == ""; got != tt.want {
+				t.Errorf("the backend is served: %v (%s), want %v", got, b.Broken, tt.want)
+			}
+		})
+	}
+}
+
 // A ReferenceGrant is for the kind, the namespace and the name that it says.
 func TestReferenceGrants(t *testing.T) {
 	grant := func(from, to string) string {

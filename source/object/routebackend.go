@@ -57,7 +57,7 @@ func (t *translator) backendService(o *Object, path string, in *gwv1.BackendObje
 	case group == groupCore && kind == "Service":
 		// Whether there is a grant is looked at first: who may not refer to a namespace
 		// learns nothing of what is in it.
-		if name.Namespace != o.Name.Namespace && !t.granted(o, name) {
+		if name.Namespace != o.Name.Namespace && !ownParent(o, name) && !t.granted(o, name) {
 			t.unresolved(o, path+".namespace", reasonNotPermitted, "namespace %s does not let %ss of %s refer to Service %s; add a ReferenceGrant there", name.Namespace, o.Kind.Kind, o.Name.Namespace, name.Name)
 			return nil
 		}
@@ -88,6 +88,17 @@ func (t *translator) host(name, ns string) *service {
 		}
 	}
 	return nil
+}
+
+// ownParent reports whether o is a route that is attached to the Service. A consumer's route
+// may send back there without a ReferenceGrant (Gateway API's MeshConsumerRoute does):
+// its clients were on their way there.
+func ownParent(o *Object, to mesh.Name) bool {
+	r := routeOf(o)
+	return r != nil && slices.ContainsFunc(r.parents, func(p gwv1.ParentReference) bool {
+		return deref(p.Group, groupGateway) == groupCore && deref(p.Kind, "Gateway") == "Service" &&
+			string(p.Name) == to.Name && string(deref(p.Namespace, gwv1.Namespace(o.Name.Namespace))) == to.Namespace
+	})
 }
 
 // granted reports whether a ReferenceGrant lets o refer to a Service.
