@@ -72,8 +72,10 @@ func fieldOf(f []hpack.HeaderField, name string) string {
 // stream and has a gRPC status, by HTTP/2 and by HTTP/1.1.
 func TestLocalRepliesToGRPC(t *testing.T) {
 	deny := func(p *mesh.Parts) {
-		p.Policies = []*mesh.AuthorizationPolicy{{Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionAllow,
-			TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: "s1"}}}}
+		p.Policies = []*mesh.AuthorizationPolicy{{
+			Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionAllow,
+			TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: "s1"}},
+		}}
 	}
 	for _, tc := range []struct {
 		name    string
