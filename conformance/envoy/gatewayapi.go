@@ -27,7 +27,7 @@ type Port struct {
 }
 
 func (p Port) cluster(r Rules) string {
-	port, ns := gw.PortNumber(p.Number), gw.Namespace(p.Namespace)
+	port, ns := p.Number, gw.Namespace(p.Namespace)
 	name, _ := r.Cluster(p.Namespace, gw.BackendObjectReference{Name: gw.ObjectName(p.Name), Namespace: &ns, Port: &port})
 	return name
 }
@@ -121,7 +121,7 @@ func attached(refs []gw.ParentReference, from string, p Port) bool {
 			ns = string(*ref.Namespace)
 		}
 		return kind == "Service" && ns == p.Namespace && string(ref.Name) == p.Name &&
-			(ref.Port == nil || int32(*ref.Port) == p.Number) && (ref.SectionName == nil || string(*ref.SectionName) == p.Section)
+			(ref.Port == nil || *ref.Port == p.Number) && (ref.SectionName == nil || string(*ref.SectionName) == p.Section)
 	})
 }
 

@@ -11,8 +11,6 @@ import (
 	"net/url"
 	"sync"
 
-	"golang.org/x/net/http2"
-
 	"cairnproxy.dev/cairn/conformance/ca"
 )
 
@@ -21,7 +19,7 @@ import (
 // has room. Its methods may be called from any goroutine.
 type Client struct {
 	waypoint netip.AddrPort
-	tr       *http2.Transport
+	tr       *http.Transport
 }
 
 // NewClient returns a client of a waypoint, whose SPIFFE URI must be expect.
@@ -31,12 +29,15 @@ func NewClient(waypoint netip.AddrPort, leaf *ca.Leaf, expect string, from netip
 	if from.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
-	return &Client{waypoint, &http2.Transport{
-		TLSClientConfig: leaf.Client(expect),
-		DialTLSContext: func(ctx context.Context, network, addr string, cfg *tls.Config) (net.Conn, error) {
+	cfg := leaf.Client(expect)
+	tr := &http.Transport{
+		Protocols: new(http.Protocols),
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return (&tls.Dialer{NetDialer: d, Config: cfg}).DialContext(ctx, network, addr)
 		},
-	}}
+	}
+	tr.Protocols.SetHTTP2(true)
+	return &Client{waypoint, tr}
 }
 
 // Close ends what is idle.

@@ -302,7 +302,6 @@ func anyPod(a ask) func(*trial) error {
 func disruption(most int) func(*trial) error {
 	return func(x *trial) error {
 		const users = 60
-		at := map[int]string{}
 		look := func() (map[int]string, error) {
 			out := map[int]string{}
 			tr := x.transport(ask{})

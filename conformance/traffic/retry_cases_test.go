@@ -134,8 +134,6 @@ func resets(*pod) http.HandlerFunc {
 // retries as Istio's do.
 var never = onService("retry: {attempts: 0}")
 
-const previousHosts = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-
 var retryCases = []testCase{
 	{
 		name: "retry-route-codes", of: "HTTPRoute retry: codes and attempts (GEP-1731)",
