@@ -204,7 +204,7 @@ type Fault struct {
 	Status     int
 	GRPCStatus int
 	AbortPPM   uint32
-	// Percent of a million that may be under a delay at once; 0 bounds nothing.
+	// MaxActive is how many requests may be under the fault at once; 0 bounds nothing.
 	MaxActive uint32
 }
 

@@ -18,9 +18,20 @@ func TestGRPCStatusOf(t *testing.T) {
 		flag   string
 		want   string
 	}{
-		{400, "", "13"}, {401, "", "16"}, {403, "", "7"}, {404, flagNoRoute, "12"}, {429, "RL", "14"}, {500, "", "2"},
-		{502, flagProtocolError, "14"}, {503, flagNoHealthy, "14"}, {504, "", "14"}, {504, flagTimeout, "4"}, {504, flagIdleTimeout, "4"},
-		{408, flagMaxDuration, "4"}, {418, "", "2"}, {301, "", "2"},
+		{400, "", "13"},
+		{401, "", "16"},
+		{403, "", "7"},
+		{404, flagNoRoute, "12"},
+		{429, "RL", "14"},
+		{500, "", "2"},
+		{502, flagProtocolError, "14"},
+		{503, flagNoHealthy, "14"},
+		{504, "", "14"},
+		{504, flagTimeout, "4"},
+		{504, flagIdleTimeout, "4"},
+		{408, flagMaxDuration, "4"},
+		{418, "", "2"},
+		{301, "", "2"},
 	} {
 		if got := grpcStatusOf(tc.status, tc.flag); got != tc.want {
 			t.Errorf("grpcStatusOf(%d, %q) = %s, want %s", tc.status, tc.flag, got, tc.want)
@@ -61,8 +72,10 @@ func fieldOf(f []hpack.HeaderField, name string) string {
 // stream and has a gRPC status, by HTTP/2 and by HTTP/1.1.
 func TestLocalRepliesToGRPC(t *testing.T) {
 	deny := func(p *mesh.Parts) {
-		p.Policies = []*mesh.AuthorizationPolicy{{Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionAllow,
-			TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: "s1"}}}}
+		p.Policies = []*mesh.AuthorizationPolicy{{
+			Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionAllow,
+			TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: "s1"}},
+		}}
 	}
 	for _, tc := range []struct {
 		name    string

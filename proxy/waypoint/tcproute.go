@@ -51,7 +51,7 @@ func (s *tcpSession) await(t *loop.Turn, routes *connRoutes) {
 // so what can wait here is bounded by the stream's window; sni.MaxBytes decide.
 func (s *tcpSession) look(t *loop.Turn) {
 	name, err := sni.Read(s.early)
-	if err == sni.ErrMore && !s.downEnd {
+	if errors.Is(err, sni.ErrMore) && !s.downEnd {
 		return
 	}
 	s.named(t, name, err)
@@ -67,7 +67,7 @@ func (s *tcpSession) named(t *loop.Turn, name string, err error) {
 		s.follow(t, routes.tls.match(name))
 		return
 	}
-	if routes.tcp != nil && (err == sni.ErrNotTLS || err == sni.ErrMore) {
+	if routes.tcp != nil && (errors.Is(err, sni.ErrNotTLS) || errors.Is(err, sni.ErrMore)) {
 		s.follow(t, routes.tcp) // it is not TLS, or ends before it could be
 		return
 	}

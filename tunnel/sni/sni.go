@@ -26,6 +26,7 @@ package sni
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 )
 
 // MaxHello is the longest ClientHello, MaxBytes the most that Read needs for it.
@@ -104,7 +105,7 @@ func message(b []byte) ([]byte, error) {
 		b = b[headerLen:]
 		part := b[:min(size, len(b))]
 		b = b[len(part):]
-		msg = append(msg[:len(msg):len(msg)], part...) // never into b's memory
+		msg = append(slices.Clip(msg), part...) // never into b's memory
 		if len(msg) > 0 && msg[0] != clientHello {
 			return nil, ErrMalformed
 		}

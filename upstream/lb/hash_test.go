@@ -208,10 +208,10 @@ func TestRingSize(t *testing.T) {
 		least, most uint64
 		want        int
 	}{
-		{same(4, 1), 0, 0, 1024},
+		{same(4, 1), 0, 0, 2048},
 		{same(3, 1), 0, 0, 1536}, // 512 for each
-		{same(2000, 1), 0, 0, 2000},
-		{same(2000, 8), 0, 0, 2000},
+		{same(2000, 1), 0, 0, 64000},
+		{same(2000, 8), 0, 0, 64000},
 		{same(10, 1), 10, 5, 5},
 		{[]uint32{1, 9999}, 0, 0, 10000},
 		{[]uint32{1, 9999}, 0, 2048, 1250},
@@ -219,6 +219,21 @@ func TestRingSize(t *testing.T) {
 	} {
 		if got := len(NewRingHash(hosts(tt.weights...), keysOf(len(tt.weights)), tt.least, tt.most).points); got != tt.want {
 			t.Errorf("%d hosts within %d to %d: %d points, want %d", len(tt.weights), tt.least, tt.most, got, tt.want)
+		}
+	}
+}
+
+// TestRingKeepsItsPoints: whatever the number of hosts, those that stay keep all their keys
+// when one goes, but where the points of a host change with the size of the cluster.
+func TestRingKeepsItsPoints(t *testing.T) {
+	for _, n := range []int{2, 3, 4, 5, 8, 9, 16, 18, 64, 65, 256, 258, 1000} {
+		list, keys := hosts(same(n, 1)...), keysOf(n)
+		whole, less := NewRingHash(list, keys, 0, 0), NewRingHash(list[:n-1], keys[:n-1], 0, 0)
+		for i := range uint64(2000) {
+			w := Want{Key: Mix(i, 7)}
+			if a, b := whole.Pick(w), less.Pick(w); a != b && a != n-1 {
+				t.Fatalf("%d hosts: a key of host %d moves to %d when another goes", n, a, b)
+			}
 		}
 	}
 }

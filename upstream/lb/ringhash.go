@@ -25,9 +25,9 @@ type RingHash struct {
 // as hosts come and go. The ring has at least least points in total, and the
 // lightest host one, but there are not more than most; 0 takes the defaults.
 //
-// Points for a weight are a power of two. So the ring is up to twice as large
-// as it must be, where Envoy's is just so large; but when a host goes, the others
-// keep their points, and only its own keys move.
+// Points for a weight are a power of two, 512 for a host of mean weight and fewer only
+// in large clusters. So the ring is larger than it must be, where Envoy's is just so large; but when a
+// host goes, the others keep their points, and only its own keys move.
 func NewRingHash(hosts []Host, keys []uint64, least, most uint64) *RingHash {
 	if least == 0 {
 		least = DefaultRingMin
@@ -47,10 +47,12 @@ func NewRingHash(hosts []Host, keys []uint64, least, most uint64) *RingHash {
 	}
 	scale := 1.0 // points for a weight of 1
 	total := float64(s.total)
-	for total*scale >= 2*float64(least) && float64(lightest)*scale >= 2 {
+	mean := total / float64(len(s.usable))
+	enough := pointsOf(len(s.usable))
+	for mean*scale >= 2*enough && float64(lightest)*scale >= 2 {
 		scale /= 2
 	}
-	for total*scale < float64(least) || float64(lightest)*scale < 1 {
+	for mean*scale < enough || total*scale < float64(least) || float64(lightest)*scale < 1 {
 		scale *= 2
 	}
 	for total*scale > float64(most) {
@@ -77,6 +79,21 @@ func NewRingHash(hosts []Host, keys []uint64, least, most uint64) *RingHash {
 		r.points[i], r.hosts[i] = p.at, p.host
 	}
 	return r
+}
+
+// pointsOf is how many points a host of mean weight has at least. It must not follow
+// the number of hosts closely: where the points of those that stay changed with each one that goes,
+// its keys would not be the only ones to move.
+func pointsOf(hosts int) float64 {
+	switch {
+	case hosts <= 16:
+		return 512
+	case hosts <= 256:
+		return 128
+	case hosts <= 4096:
+		return 32
+	}
+	return 8
 }
 
 // Pick returns the host of the key.
