@@ -66,7 +66,7 @@ func (c *Client) Dial(ctx context.Context, authority string) (*Conn, error) {
 		Method: http.MethodConnect, Host: authority, Body: body, ContentLength: -1,
 		URL: &url.URL{Scheme: "https", Host: c.waypoint.String()}, Header: http.Header{},
 	}).WithContext(life)
-	resp, err := c.tr.RoundTrip(req)
+	resp, err := c.tr.RoundTrip(req) //nolint:bodyclose // the goroutine below does
 	stop()
 	if err == nil && resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
@@ -90,7 +90,7 @@ func (c *Client) Dial(ctx context.Context, authority string) (*Conn, error) {
 			conn.fail(err)
 		}
 		resp.Body.Close()
-		inner.CloseWrite()
+		_ = inner.CloseWrite() // the application may have gone
 		if conn.broken.Load() == nil {
 			<-body.done // the other direction may go on
 		}

@@ -65,7 +65,7 @@ func (s *Server) Add(pod netip.Addr, leaf *ca.Leaf) error {
 	s.mu.Lock()
 	s.leaves[pod], s.lns[pod] = leaf, ln
 	s.mu.Unlock()
-	go s.srv.ServeTLS(ln, "", "") // ends with Close
+	go func() { _ = s.srv.ServeTLS(ln, "", "") }() // ends with Close
 	return nil
 }
 
@@ -159,7 +159,7 @@ func (s *Server) carry(w http.ResponseWriter, r *http.Request, app *Listener) {
 		if _, err := io.Copy(inner, r.Body); err != nil {
 			conn.fail(err)
 		}
-		inner.CloseWrite()
+		_ = inner.CloseWrite() // the application may have gone
 	}()
 	buf := make([]byte, 32<<10)
 	for {

@@ -394,8 +394,8 @@ func extendedConnect(path, text string) func(*trial) error {
 	return func(x *trial) error {
 		x.pod("echo-1").do(echoStream)
 		// net/http takes no field that is called :protocol.
-		tr := &http2.Transport{AllowHTTP: true, DialTLSContext: dialHTTP2(x)} //nolint:staticcheck // see above
-		defer tr.CloseIdleConnections()
+		tr := http.RoundTripper(&http2.Transport{AllowHTTP: true, DialTLSContext: dialHTTP2(x)}) //nolint:staticcheck // see above
+		defer tr.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 		pr, pw := io.Pipe()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

@@ -117,10 +117,8 @@ func answers(status int, headers ...string) func(*pod) http.HandlerFunc {
 func sleeps(d time.Duration) func(*pod) http.HandlerFunc {
 	return func(p *pod) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			select {
-			case <-time.After(d):
+			if pause(r.Context(), d) {
 				p.obey(w, r)
-			case <-r.Context().Done():
 			}
 		}
 	}
