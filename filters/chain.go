@@ -2,6 +2,7 @@ package filters
 
 import (
 	"fmt"
+	"slices"
 
 	"cairnproxy.dev/cairn/mesh"
 )
@@ -116,9 +117,9 @@ func (c Chain) Request(x *Exchange, from int) (Result, int) {
 // Local runs the steps for a response that the proxy itself gives, those of later filters
 // first. They change its head and nothing else.
 func (c Chain) Local(x *Exchange) {
-	for i := len(c) - 1; i >= 0; i-- {
-		if s := c[i].OnLocal; s != nil {
-			s.Response(x)
+	for _, s := range slices.Backward(c) {
+		if s.OnLocal != nil {
+			s.OnLocal.Response(x)
 		}
 	}
 }

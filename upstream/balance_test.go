@@ -170,8 +170,10 @@ func TestLocalityPolicy(t *testing.T) {
 			{From: "*", To: map[string]uint32{"r/a": 90, "r/b": 10}},
 		}}, []string{"a1", "a2", "a3", "a4"}, map[string]float64{"b": 100}},
 		{
-			"failover", mesh.LocalityPolicy{Failover: map[string]string{"r": "far"}},
-			[]string{"a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4"}, map[string]float64{"c": 100},
+			"failover",
+			mesh.LocalityPolicy{Failover: map[string]string{"r": "far"}},
+			[]string{"a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4"},
+			map[string]float64{"c": 100},
 		},
 		{"labels", mesh.LocalityPolicy{FailoverLabels: []string{"topology.kubernetes.io/region=far"}}, nil, map[string]float64{"c": 100}},
 		{"labels_order", mesh.LocalityPolicy{FailoverLabels: []string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone=b"}}, nil, map[string]float64{"b": 100}},

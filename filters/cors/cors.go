@@ -13,6 +13,7 @@ package cors
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,7 +88,7 @@ func (s *step) Request(x *filters.Exchange) filters.Result {
 		return filters.Continue
 	}
 	method, preflight := x.Req.Fields.Get("access-control-request-method")
-	if x.Req.Method != "OPTIONS" || !preflight {
+	if x.Req.Method != http.MethodOptions || !preflight {
 		if s.allows(from) {
 			x.Origin = from
 		}

@@ -340,7 +340,7 @@ func TestForgotten(t *testing.T) {
 		t.Errorf("%d things are kept for a configuration in force, want a limit and a client", n)
 	}
 	runtime.KeepAlive(c)
-	c = nil
+	c = nil //nolint:ineffassign // the collector is to see it
 	for range 100 {
 		if runtime.GC(); held() == 0 {
 			return

@@ -43,6 +43,7 @@ func (cl *cluster) takeRetry(now time.Time) (payment, bool) {
 // giveBack ends what beginRequest or takeRetry began.
 func (cl *cluster) giveBack(p payment) {
 	switch p {
+	case paidNothing, paidFree:
 	case paidFirst:
 		cl.c.State().Budget.End()
 	case paidBudget:

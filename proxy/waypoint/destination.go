@@ -91,6 +91,7 @@ func (d *destination) callHTTP1(t *loop.Turn, x *exchange, a *attempt) {
 	case roomAgain:
 		d.callHTTP1(t, x, a)
 		return
+	case roomNow:
 	}
 	c := &h1Client{d: d, x: x, adm: x.adm()}
 	a.up = c
@@ -277,6 +278,7 @@ func (d *destination) callHTTP2(t *loop.Turn, x *exchange, a *attempt) {
 		case roomAgain:
 			d.callHTTP2(t, x, a)
 			return
+		case roomNow:
 		}
 		a.up = call
 		d.mu.Lock()

@@ -87,6 +87,8 @@ func TestMirrors(t *testing.T) {
 				post("/two/x?q=1", n)
 				data := bytes.Repeat([]byte("abcdefg"), n/7+1)[:n]
 				got := map[string]bool{}
+				late := time.NewTimer(10 * time.Second)
+				defer late.Stop()
 				for range 2 {
 					select {
 					case s := <-copies:
@@ -94,7 +96,7 @@ func TestMirrors(t *testing.T) {
 						if s.trailer != "done" {
 							t.Errorf("%s came with the trailer %q", s.text, s.trailer)
 						}
-					case <-time.After(10 * time.Second):
+					case <-late.C:
 						t.Fatalf("a copy is missing, came: %v", got)
 					}
 				}

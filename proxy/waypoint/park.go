@@ -113,6 +113,7 @@ func (x *exchange) proceed(t *loop.Turn, s stage, at int) {
 				return
 			}
 			c = x.backend.chain
+		case stageEndpoint:
 		}
 		if at < len(c) {
 			res, next := c.Request(&x.fx, at)

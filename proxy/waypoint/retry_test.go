@@ -186,8 +186,8 @@ func TestNoRetryOnceAResponseHasBegun(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	tun := &clientTunnel{p: &Proxy{below: rand.N[time.Duration]}}
 	p := retryOf(&mesh.Retry{Attempts: 9, BackoffBase: 100 * time.Millisecond, BackoffMax: time.Second})
-	for n, bound := range []time.Duration{100, 200, 400, 800, 1000, 1000, 1000} {
-		bound *= time.Millisecond
+	for n, ms := range []int{100, 200, 400, 800, 1000, 1000, 1000} {
+		bound := time.Duration(ms) * time.Millisecond
 		x := exchange{tun: tun, retries: uint8(n)}
 		var most, sum time.Duration
 		for range 2000 {
@@ -503,7 +503,12 @@ func TestParseRetryAfter(t *testing.T) {
 		v    string
 		want time.Duration
 	}{
-		{"0", 0}, {"5", 5 * time.Second}, {"-1", 0}, {"", 0}, {"5.5", 0}, {"99999999999", 0},
+		{"0", 0},
+		{"5", 5 * time.Second},
+		{"-1", 0},
+		{"", 0},
+		{"5.5", 0},
+		{"99999999999", 0},
 		{"Fri, 27 Nov 2026 12:00:30 GMT", 30 * time.Second},
 		{"Friday, 27-Nov-26 12:01:00 GMT", time.Minute},
 		{"Fri, 27 Nov 2026 11:00:00 GMT", 0},

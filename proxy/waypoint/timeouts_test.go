@@ -182,9 +182,27 @@ func TestParseGRPCTimeout(t *testing.T) {
 		v    string
 		want time.Duration
 	}{
-		{"1S", time.Second}, {"20m", 20 * time.Millisecond}, {"3u", 3 * time.Microsecond}, {"4n", 4}, {"2M", 2 * time.Minute}, {"1H", time.Hour},
-		{"99999999H", maxGRPCTimeout}, {"99999999S", maxGRPCTimeout}, {"0S", 1}, {"0n", 1},
-		{"", 0}, {"S", 0}, {"1", 0}, {"1s", 0}, {"-1S", 0}, {"+1S", 0}, {"1.5S", 0}, {"123456789S", 0}, {" 1S", 0}, {"1SS", 0}, {"1_0S", 0},
+		{"1S", time.Second},
+		{"20m", 20 * time.Millisecond},
+		{"3u", 3 * time.Microsecond},
+		{"4n", 4},
+		{"2M", 2 * time.Minute},
+		{"1H", time.Hour},
+		{"99999999H", maxGRPCTimeout},
+		{"99999999S", maxGRPCTimeout},
+		{"0S", 1},
+		{"0n", 1},
+		{"", 0},
+		{"S", 0},
+		{"1", 0},
+		{"1s", 0},
+		{"-1S", 0},
+		{"+1S", 0},
+		{"1.5S", 0},
+		{"123456789S", 0},
+		{" 1S", 0},
+		{"1SS", 0},
+		{"1_0S", 0},
 	} {
 		if got := parseGRPCTimeout(tc.v); got != tc.want {
 			t.Errorf("%q: %v, want %v", tc.v, got, tc.want)

@@ -71,7 +71,11 @@ func (ts *timers) pause(m *timer, shard uint32, now time.Time, d time.Duration, 
 	}
 }
 
-func roundUp(d, unit time.Duration) time.Duration { return (max(d, 0) + unit - 1) / unit * unit }
+// roundUp returns the multiple of unit that is not below d, or 0.
+func roundUp(d, unit time.Duration) time.Duration {
+	d = max(d, 0) + unit - 1
+	return d - d%unit
+}
 
 func (s *timerShard) start(m *timer, now time.Time, d time.Duration, fire func(t *loop.Turn)) {
 	s.mu.Lock()

@@ -15,8 +15,10 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-const wsKey = "dGhlIHNhbXBsZSBub25jZQ==" // RFC 6455's own, with the answer
-const wsAccept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+const (
+	wsKey    = "dGhlIHNhbXBsZSBub25jZQ==" // RFC 6455's own, with the answer
+	wsAccept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+)
 
 const wsRequest = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: " + wsKey + "\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: p\r\n\r\n"
 

@@ -167,10 +167,11 @@ func (s *Server) status(domain string, d *common.RateLimitDescriptor, hits uint6
 		return &pb.RateLimitResponse_DescriptorStatus{Code: pb.RateLimitResponse_OK}
 	}
 	u := units[limit.Unit]
-	key := domain
+	parts := []string{domain}
 	for _, e := range d.GetEntries() {
-		key += "\x00" + e.GetKey() + "\x00" + e.GetValue()
+		parts = append(parts, e.GetKey(), e.GetValue())
 	}
+	key := strings.Join(parts, "\x00")
 	now := s.now().UnixNano()
 	window := now / int64(u.length)
 	s.mu.Lock()
