@@ -2,6 +2,7 @@ package object_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -151,6 +152,33 @@ spec:
 		res, _ := translate(t, "f.yaml", fmt.Sprintf("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {rules: [{when: [{key: %q, values: [a]}]}]}\n", key), object.Options{})
 		if len(res.Problems) != 1 || res.Parts.Policies[0].Invalid == "" {
 			t.Errorf("%s: %v, want one problem", key, res.Problems)
+		}
+	}
+}
+
+// The examples of docs/authorization.md are good, together.
+func TestAuthorizationDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/authorization.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs := []string{"apiVersion: v1\nkind: Service\nmetadata: {name: reviews, namespace: shop}\nspec:\n  ports: [{name: http, port: 80}]\n"}
+	for i, part := range strings.Split(string(text), "```yaml\n") {
+		if i > 0 {
+			example, _, _ := strings.Cut(part, "```")
+			docs = append(docs, example)
+		}
+	}
+	res, _ := translate(t, "authorization.md", strings.Join(docs, "---\n"), object.Options{})
+	if len(res.Problems) > 0 {
+		t.Error(res.Problems)
+	}
+	if p := res.Parts; len(p.Policies) != 2 || len(p.Access) != 2 {
+		t.Errorf("%d AuthorizationPolicies and %d AccessPolicies, want 2 and 2", len(p.Policies), len(p.Access))
+	}
+	for _, k := range []string{"cairn_authz_dry_run_total", "cairn_authz_disagreements_total", "cairn_authz_audited_total"} {
+		if !strings.Contains(string(text), k) {
+			t.Errorf("nothing is said of %s", k)
 		}
 	}
 }
