@@ -182,3 +182,43 @@ func TestAuthorizationDocumented(t *testing.T) {
 		}
 	}
 }
+
+// FuzzAuthorization decodes and translates what users write as policies: nothing may panic, and a policy about which there is a
+// problem that refuses it, or of which a field could not be read, is Invalid.
+func FuzzAuthorization(f *testing.F) {
+	const target = "targetRefs: [{group: '', kind: Service, name: web}]"
+	for _, s := range []string{
+		"action: DENY\nrules: [{from: [{source: {principals: ['*'], trustDomains: [a]}}], to: [{operation: {paths: ['/a/{*}'], hosts: [b]}}]}]",
+		"rules: [{when: [{key: 'request.auth.claims[a][b]', values: [c]}]}]", "action: CUSTOM\nprovider: {name: x}\n" + target, "rules: [{}]", "selector: {matchLabels: {a: b}}\nrules: []",
+		target + "\nmode: dryRun\nrules: [{name: a, effect: deny, when: \"request.path == '/a'\"}]", target + "\nrules: [{effect: require, when: \"request.headers['a'].matches('^b')\"}]", target + "\nrules: {}",
+	} {
+		f.Add(s, true)
+		f.Add(s, false)
+	}
+	f.Fuzz(func(t *testing.T, spec string, ours bool) {
+		head := "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+		if ours {
+			head = "apiVersion: policy.cairnproxy.dev/v1alpha1\nkind: AccessPolicy\n"
+		}
+		res, _ := translate(t, "f.yaml", head+"metadata: {name: p}\nspec:\n  "+strings.ReplaceAll(spec, "\n", "\n  ")+"\n---\n"+strings.TrimPrefix(svc, "---\n"), object.Options{})
+		wrong := ""
+		for _, p := range res.Problems {
+			if !p.Served && (p.Object == "AuthorizationPolicy default/p" || p.Object == "AccessPolicy default/p") && !strings.HasPrefix(p.Field, "spec.targetRefs") {
+				wrong = p.Field + ": " + p.Message
+			}
+		}
+		if wrong == "" {
+			return
+		}
+		for _, p := range res.Parts.Policies {
+			if p.Name.Name == "p" && p.Invalid == "" {
+				t.Fatalf("%q has a problem and is in force: %s", spec, wrong)
+			}
+		}
+		for _, p := range res.Parts.Access {
+			if p.Name.Name == "p" && p.Invalid == "" {
+				t.Fatalf("%q has a problem and is in force: %s", spec, wrong)
+			}
+		}
+	})
+}
