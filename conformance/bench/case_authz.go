@@ -6,12 +6,12 @@ import "fmt"
 // same thing differ by says nothing, so that no decision counts as cheaper than resolution.
 var decisions = metric{name: "decisions/CPU-s", format: "%.0f", better: more}
 
-const resolution = 0.25 // µs
+const resolution = 0.1 // µs
 
 // authzCases judge requests by the same policies: one of one rule, ten of ten rules, and one of a rule of
 // 1,000 principals and 1,000 paths. What requests match stands last. Envoy has them as istiod would give
-// them to it, in one filter. The figure without a goal is of one rule: there the filter is
-// within the noise of a whole request in both; go test -bench L7 ./policy has Cairn's own.
+// them to it, in one filter. What Cairn needs for one is near the resolution in all three; go test -bench L7 ./policy
+// measures it by itself.
 func authzCases(long span) []benchCase {
 	var all []benchCase
 	for _, a := range []struct {
@@ -19,7 +19,7 @@ func authzCases(long span) []benchCase {
 		shape       shape
 		decisions   metric
 	}{
-		{"1", "1 policy of 1 rule", shape{authzPolicies: 1, authzRules: 1, authzValues: 1}, decisions},
+		{"1", "1 policy of 1 rule", shape{authzPolicies: 1, authzRules: 1, authzValues: 1}, decisions.atLeast(3)},
 		{"10x10", "10 policies of 10 rules", shape{authzPolicies: 10, authzRules: 10, authzValues: 1}, decisions.atLeast(3)},
 		{"1000", "1 policy of 1,000 principals and 1,000 paths", shape{authzPolicies: 1, authzRules: 1, authzValues: 1000}, decisions.atLeast(3)},
 	} {
