@@ -174,6 +174,9 @@ func (c *compiler) mirrors(ru *rule, r *mesh.Route) {
 			c.problem("HTTPRoute %s rule %s: mirror: %s", r.Object, ruleName(r), b.broken)
 			continue
 		}
+		if m.Numerator == 0 && m.Denominator > 0 {
+			continue // never
+		}
 		to := &rule{name: ru.name, split: all, backends: []*backend{b}, res: ru.res}
 		ru.mirrors = append(ru.mirrors, mirror{rule: to, num: m.Numerator, den: m.Denominator})
 	}
