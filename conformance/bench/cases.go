@@ -38,9 +38,12 @@ type shape struct {
 	pods     int  // pods of each of the services that are not used; 0 means 1
 
 	noPolicy bool // nobody has to be allowed in
-	noLog    bool // no access log
-	stats    bool // Envoy counts in Istio's metrics too, as Cairn always does
-	tracing  bool // Envoy traces one request in a hundred
+	// authzPolicies is how many policies of authzRules rules of authzValues principals and paths there are; 0 means one rule
+	// of one principal.
+	authzPolicies, authzRules, authzValues int
+	noLog                                  bool // no access log
+	stats                                  bool // Envoy counts in Istio's metrics too, as Cairn always does
+	tracing                                bool // Envoy traces one request in a hundred
 
 	idle bool // ten features of the rule that no request makes act
 
@@ -82,7 +85,7 @@ func allCases(quick bool) []benchCase {
 		servicesCase(10000, long),
 		largeHeapCase("large-heap", false, long),
 		largeHeapCase("large-heap-gc", true, long),
-	}, featureCases(long), nodeCases(quick))
+	}, featureCases(long), authzCases(long), nodeCases(quick))
 }
 
 // quickCases are what -quick runs: one of each kind of work.

@@ -175,7 +175,10 @@ func envoyServices(m *meshFiles) ([]envoy.Service, error) {
 			x.Endpoints = append(x.Endpoints, e.Addr)
 		}
 		if s.Allow != nil {
-			x.RBAC = &envoy.RBAC{Principals: s.Allow.Principals, Methods: s.Allow.Methods}
+			x.RBAC = &envoy.RBAC{Principals: s.Allow.Principals, Methods: s.Allow.Methods, Paths: s.Allow.Paths}
+			for _, a := range s.Allow.Or {
+				x.RBAC.Or = append(x.RBAC.Or, envoy.RBAC{Principals: a.Principals, Methods: a.Methods, Paths: a.Paths})
+			}
 		}
 		all = append(all, x)
 	}

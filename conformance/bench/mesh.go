@@ -66,7 +66,7 @@ func (m *meshFiles) write(s shape) error {
 		return err
 	}
 	err := m.file("mesh.yaml", manifestText, map[string]any{
-		"VIP": m.vip, "Pod": m.pod, "GRPC": s.grpc, "RBAC": !s.noPolicy, "Routes": s.prefixes(), "Idle": s.idle,
+		"VIP": m.vip, "Pod": m.pod, "GRPC": s.grpc, "Policies": s.rules(), "Routes": s.prefixes(), "Idle": s.idle,
 	})
 	if err != nil {
 		return err
@@ -102,6 +102,36 @@ func (s shape) prefixes() [][]string {
 		all = append(all, fmt.Sprintf("/api/v1/resource-%05d", i))
 	}
 	return slices.Collect(slices.Chunk(append(all, "/bytes"), rulesPerRoute))
+}
+
+// allowRule is a rule of the service's policies.
+type allowRule struct{ Principals, Paths []string }
+
+// rules are those of each of the service's policies. The one that requests match is the last, and in it the
+// values that they match: whoever looks at one after the other comes to it last.
+func (s shape) rules() [][]allowRule {
+	const client = "cluster.local/ns/bench/sa/client"
+	if s.noPolicy {
+		return nil
+	}
+	if s.authzPolicies == 0 {
+		return [][]allowRule{{{Principals: []string{client}}}}
+	}
+	all := make([][]allowRule, s.authzPolicies)
+	for i := range all {
+		for j := range s.authzRules {
+			var r allowRule
+			for k := range s.authzValues {
+				r.Principals = append(r.Principals, fmt.Sprintf("cluster.local/ns/team-%d-%d/sa/app-%d", i, j, k))
+				r.Paths = append(r.Paths, fmt.Sprintf("/api/v1/team-%d-%d/resource-%d", i, j, k))
+			}
+			if last := len(r.Paths) - 1; i == len(all)-1 && j == s.authzRules-1 {
+				r.Principals[last], r.Paths[last] = client, "/bytes/*"
+			}
+			all[i] = append(all[i], r)
+		}
+	}
+	return all
 }
 
 // others are the services that nobody uses.

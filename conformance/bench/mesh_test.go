@@ -22,11 +22,13 @@ func TestMesh(t *testing.T) {
 		services, endpoints, prefixes int
 		last                          string
 		open                          bool
+		more                          int // rules of policies beside the first
 	}{
 		{name: "plain", services: 1, endpoints: 1, prefixes: 1, last: "/bytes"},
 		{name: "routes", shape: shape{routes: 100}, services: 1, endpoints: 1, prefixes: 100, last: "/bytes"},
 		{name: "services", shape: shape{services: 20, pods: 3}, services: 20, endpoints: 58, prefixes: 1, last: "/bytes"},
 		{name: "grpc", shape: shape{grpc: true, routes: 3}, services: 1, endpoints: 1, prefixes: 3, last: "/bytes"},
+		{name: "policies", shape: shape{authzPolicies: 10, authzRules: 10, authzValues: 3}, services: 1, endpoints: 1, prefixes: 1, last: "/bytes", more: 99},
 		{name: "open", shape: shape{noPolicy: true}, services: 1, endpoints: 1, prefixes: 1, last: "/bytes", open: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -52,6 +54,8 @@ func TestMesh(t *testing.T) {
 			}
 			if open := used.Allow == nil; open != test.open {
 				t.Errorf("open to everybody: %v", open)
+			} else if !open && len(used.Allow.Or) != test.more {
+				t.Errorf("%d further rules, want %d", len(used.Allow.Or), test.more)
 			}
 			if again, err := l.mesh(test.shape); again != m || err != nil {
 				t.Errorf("the same shape was written twice (%v)", err)

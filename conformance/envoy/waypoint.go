@@ -54,10 +54,13 @@ type Group struct {
 	Weight    int // of the locality among those of its priority; 0: none is said
 }
 
-// RBAC is one ALLOW rule: these principals with these methods.
+// RBAC is ALLOW rules: the first is these principals with these methods and paths, where
+// there are any.
 type RBAC struct {
 	Principals []string // SPIFFE URIs
 	Methods    []string
+	Paths      []string // whole, or beginnings that end in *
+	Or         []RBAC   // the further rules
 }
 
 // Config returns the bootstrap.
@@ -207,23 +210,43 @@ func (w Waypoint) httpFilters(s Service) list {
 	return append(append(filters, s.Filters...), router())
 }
 
-// filter is the shape of an ALLOW policy: principals by the filter state that
-// connect_terminate set, methods by header.
+// filter is the shape that istiod gives ALLOW policies: one filter for all of them, with a policy for each
+// rule; principals by the filter state that connect_terminate set, methods by header.
 func (r RBAC) filter() object {
-	var methods, principals list
+	policies := object{}
+	for i, rule := range append([]RBAC{r}, r.Or...) {
+		policies[fmt.Sprintf("ns[bench]-policy[allow]-rule[%d]", i)] = rule.policy()
+	}
+	return named("envoy.filters.http.rbac", "envoy.extensions.filters.http.rbac.v3.RBAC", object{
+		"rules":                    object{"policies": policies},
+		"shadow_rules_stat_prefix": "istio_dry_run_allow_",
+	})
+}
+
+func (r RBAC) policy() object {
+	var permissions, methods, paths, principals list
 	for _, m := range r.Methods {
 		methods = append(methods, object{"header": object{"name": ":method", "string_match": object{"exact": m}}})
+	}
+	for _, p := range r.Paths {
+		match := object{"exact": p}
+		if prefix, ok := strings.CutSuffix(p, "*"); ok {
+			match = object{"prefix": prefix}
+		}
+		paths = append(paths, object{"url_path": object{"path": match}})
 	}
 	for _, p := range r.Principals {
 		principals = append(principals, object{"filter_state": object{"key": "io.istio.peer_principal", "string_match": object{"exact": p}}})
 	}
-	return named("envoy.filters.http.rbac", "envoy.extensions.filters.http.rbac.v3.RBAC", object{
-		"rules": object{"policies": object{"ns[bench]-policy[allow]-rule[0]": object{
-			"permissions": list{object{"and_rules": object{"rules": list{object{"or_rules": object{"rules": methods}}}}}},
-			"principals":  list{object{"and_ids": object{"ids": list{object{"or_ids": object{"ids": principals}}}}}},
-		}}},
-		"shadow_rules_stat_prefix": "istio_dry_run_allow_",
-	})
+	for _, some := range []list{methods, paths} {
+		if len(some) > 0 {
+			permissions = append(permissions, object{"or_rules": object{"rules": some}})
+		}
+	}
+	return object{
+		"permissions": list{object{"and_rules": object{"rules": permissions}}},
+		"principals":  list{object{"and_ids": object{"ids": list{object{"or_ids": object{"ids": principals}}}}}},
+	}
 }
 
 func (w Waypoint) connectOriginate() object {

@@ -40,11 +40,14 @@ type Endpoint struct {
 	Identity string // SPIFFE URI
 }
 
-// Allow is one rule of an ALLOW policy: these principals with these methods.
-// An empty list is any.
+// Allow is one rule of an ALLOW policy: these principals with these methods
+// and paths. An empty list is any.
 type Allow struct {
 	Principals []string // SPIFFE URIs
 	Methods    []string
+	Paths      []string // whole, or beginnings that end in *
+	// Or are the further rules of this and other policies of the service.
+	Or []*Allow
 }
 
 // Find returns the service port that CONNECT names by the address.

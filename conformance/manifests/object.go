@@ -102,6 +102,7 @@ type (
 				To []struct {
 					Operation struct {
 						Methods []string `json:"methods"`
+						Paths   []string `json:"paths"`
 					} `json:"operation"`
 				} `json:"to"`
 			} `json:"rules"`

@@ -153,32 +153,48 @@ func (o *objects) addPolicies(m *Mesh, at map[serviceKey][]int) error {
 				return fmt.Errorf("policy %s/%s: target %+v: a Service of its namespace is understood", p.Metadata.Namespace, p.Metadata.Name, ref)
 			}
 			for _, i := range ports {
-				if m.Services[i].Allow != nil {
-					return fmt.Errorf("policy %s/%s: service %s has a policy already", p.Metadata.Namespace, p.Metadata.Name, ref.Name)
-				}
-				m.Services[i].Allow = allow
+				m.Services[i].Allow = m.Services[i].Allow.or(allow)
 			}
 		}
 	}
 	return nil
 }
 
-func (p policy) translate() (*Allow, error) {
+// or is a with further rules.
+func (a *Allow) or(rules []*Allow) *Allow {
+	if a == nil {
+		first := *rules[0]
+		a, rules = &first, rules[1:]
+	}
+	a.Or = append(a.Or, rules...)
+	return a
+}
+
+func (p policy) translate() ([]*Allow, error) {
 	s := p.Spec
-	if s.Action != "ALLOW" || len(s.TargetRefs) == 0 || len(s.Rules) != 1 || len(s.Rules[0].From) > 1 || len(s.Rules[0].To) > 1 {
-		return nil, fmt.Errorf("%+v: ALLOW with targets and one rule of at most one source and one operation is understood", s)
+	if s.Action != "ALLOW" || len(s.TargetRefs) == 0 || len(s.Rules) == 0 {
+		return nil, fmt.Errorf("%+v: ALLOW with targets and rules is understood", s)
 	}
-	a := &Allow{}
-	for _, f := range s.Rules[0].From {
-		for _, principal := range f.Source.Principals {
-			a.Principals = append(a.Principals, "spiffe://"+principal)
+	var all []*Allow
+	for _, r := range s.Rules {
+		if len(r.From) > 1 || len(r.To) > 1 {
+			return nil, fmt.Errorf("%+v: rules of at most one source and one operation are understood", s)
 		}
+		a := &Allow{}
+		for _, f := range r.From {
+			for _, principal := range f.Source.Principals {
+				a.Principals = append(a.Principals, "spiffe://"+principal)
+			}
+		}
+		for _, t := range r.To {
+			a.Methods, a.Paths = t.Operation.Methods, t.Operation.Paths
+		}
+		star := func(s string) bool { return strings.Contains(s, "*") }
+		inside := func(s string) bool { return star(strings.TrimSuffix(s, "*")) || s == "*" }
+		if slices.ContainsFunc(slices.Concat(a.Principals, a.Methods), star) || slices.ContainsFunc(a.Paths, inside) {
+			return nil, fmt.Errorf("%+v: values without a wildcard are understood, and beginnings of paths", a)
+		}
+		all = append(all, a)
 	}
-	for _, t := range s.Rules[0].To {
-		a.Methods = t.Operation.Methods
-	}
-	if i := slices.IndexFunc(slices.Concat(a.Principals, a.Methods), func(s string) bool { return strings.Contains(s, "*") }); i >= 0 {
-		return nil, fmt.Errorf("%+v: values without a wildcard are understood", a)
-	}
-	return a, nil
+	return all, nil
 }

@@ -2,6 +2,7 @@ package object_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -153,4 +154,71 @@ spec:
 			t.Errorf("%s: %v, want one problem", key, res.Problems)
 		}
 	}
+}
+
+// The examples of docs/authorization.md are good, together.
+func TestAuthorizationDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/authorization.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs := []string{"apiVersion: v1\nkind: Service\nmetadata: {name: reviews, namespace: shop}\nspec:\n  ports: [{name: http, port: 80}]\n"}
+	for i, part := range strings.Split(string(text), "```yaml\n") {
+		if i > 0 {
+			example, _, _ := strings.Cut(part, "```")
+			docs = append(docs, example)
+		}
+	}
+	res, _ := translate(t, "authorization.md", strings.Join(docs, "---\n"), object.Options{})
+	if len(res.Problems) > 0 {
+		t.Error(res.Problems)
+	}
+	if p := res.Parts; len(p.Policies) != 2 || len(p.Access) != 2 {
+		t.Errorf("%d AuthorizationPolicies and %d AccessPolicies, want 2 and 2", len(p.Policies), len(p.Access))
+	}
+	for _, k := range []string{"cairn_authz_dry_run_total", "cairn_authz_disagreements_total", "cairn_authz_audited_total"} {
+		if !strings.Contains(string(text), k) {
+			t.Errorf("nothing is said of %s", k)
+		}
+	}
+}
+
+// FuzzAuthorization decodes and translates what users write as policies: nothing may panic, and a policy about which there is a
+// problem that refuses it, or of which a field could not be read, is Invalid.
+func FuzzAuthorization(f *testing.F) {
+	const target = "targetRefs: [{group: '', kind: Service, name: web}]"
+	for _, s := range []string{
+		"action: DENY\nrules: [{from: [{source: {principals: ['*'], trustDomains: [a]}}], to: [{operation: {paths: ['/a/{*}'], hosts: [b]}}]}]",
+		"rules: [{when: [{key: 'request.auth.claims[a][b]', values: [c]}]}]", "action: CUSTOM\nprovider: {name: x}\n" + target, "rules: [{}]", "selector: {matchLabels: {a: b}}\nrules: []",
+		target + "\nmode: dryRun\nrules: [{name: a, effect: deny, when: \"request.path == '/a'\"}]", target + "\nrules: [{effect: require, when: \"request.headers['a'].matches('^b')\"}]", target + "\nrules: {}",
+	} {
+		f.Add(s, true)
+		f.Add(s, false)
+	}
+	f.Fuzz(func(t *testing.T, spec string, ours bool) {
+		head := "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+		if ours {
+			head = "apiVersion: policy.cairnproxy.dev/v1alpha1\nkind: AccessPolicy\n"
+		}
+		res, _ := translate(t, "f.yaml", head+"metadata: {name: p}\nspec:\n  "+strings.ReplaceAll(spec, "\n", "\n  ")+"\n---\n"+strings.TrimPrefix(svc, "---\n"), object.Options{})
+		wrong := ""
+		for _, p := range res.Problems {
+			if !p.Served && (p.Object == "AuthorizationPolicy default/p" || p.Object == "AccessPolicy default/p") && !strings.HasPrefix(p.Field, "spec.targetRefs") {
+				wrong = p.Field + ": " + p.Message
+			}
+		}
+		if wrong == "" {
+			return
+		}
+		for _, p := range res.Parts.Policies {
+			if p.Name.Name == "p" && p.Invalid == "" {
+				t.Fatalf("%q has a problem and is in force: %s", spec, wrong)
+			}
+		}
+		for _, p := range res.Parts.Access {
+			if p.Name.Name == "p" && p.Invalid == "" {
+				t.Fatalf("%q has a problem and is in force: %s", spec, wrong)
+			}
+		}
+	})
 }
