@@ -137,12 +137,20 @@ func setQuery(b []byte, req *mesh.Request) error {
 // SetAuthority reads b, "host" or "host:port", lower-cases it in place and sets
 // req.Authority and req.Host, which alias it. The host is a name (letters,
 // digits, "-._~" and RFC 3986's sub-delims but the comma), an IPv4 address, or
-// an IPv6 address in brackets, which Host keeps. It serves :authority of HTTP/2
-// as well.
+// an IPv6 address in brackets, which Host keeps. A dot at the end of a name, which
+// says that it is complete, is taken off: the name is the same without, and so it
+// is for all who compare names. It serves :authority of HTTP/2 as well.
 func SetAuthority(b []byte, req *mesh.Request) error {
 	n, err := hostLength(b)
 	if err != nil {
 		return err
+	}
+	if b[n-1] == '.' {
+		if n == 1 || b[n-2] == '.' {
+			return errAuthority // an empty name, or an empty label in it
+		}
+		n--
+		b = b[:n+copy(b[n:], b[n+1:])]
 	}
 	req.Authority, req.Host = view(b), view(b[:n])
 	return nil
