@@ -121,7 +121,8 @@ func (r *recorder) take() []string {
 }
 
 // record reads requests off ln's connections byte for byte. It notes UNREADABLE for
-// one that net/http refuses, and nothing for one that is broken off.
+// one that net/http refuses, CLAIMS for one in which the client says who it is, and
+// nothing for one that is broken off.
 func (r *recorder) record(ln net.Listener) {
 	for {
 		c, err := ln.Accept()
@@ -147,6 +148,11 @@ func (r *recorder) record(ln net.Listener) {
 				body, err := io.ReadAll(req.Body)
 				if err != nil {
 					return // broken off, as everybody can see
+				}
+				for name := range req.Header {
+					if strings.EqualFold(strings.ReplaceAll(name, "_", "-"), "x-forwarded-client-cert") {
+						r.note("CLAIMS " + name)
+					}
 				}
 				r.note(strings.TrimSpace(words[0] + " " + req.Host + " " + words[1] + " " + strings.Trim(strconv.Quote(string(body)), `"`)))
 				fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
