@@ -26,6 +26,9 @@ func (a *activation) ResolveName(name string) (any, bool) {
 	if at == nil {
 		return nil, false
 	}
+	if err := a.in.lacks(at.id); err != nil {
+		return types.WrapErr(err), true
+	}
 	switch at.typ {
 	case typText:
 		return types.String(a.in.text(at.id)), true
@@ -45,9 +48,6 @@ func (a *activation) ResolveName(name string) (any, bool) {
 	}
 	if at.id == requestHeaders {
 		return &a.request, true
-	}
-	if a.in.Resp == nil {
-		return types.WrapErr(errNoResponse), true
 	}
 	return &a.response, true
 }

@@ -117,6 +117,9 @@ func compile(env *cel.Env, text string, kind Kind) (*Program, error) {
 		return nil, fmt.Errorf("expression %s may cost %d units per request; at most %d are allowed: compare fewer or shorter things", quote(text), estimate.Max, MaxCost)
 	}
 	p := &Program{text: text, kind: kind, cost: estimate.Max}
+	if kind == KindBool {
+		p.demands = demandsOf(tree, p.cost)
+	}
 	if n, ok := native(tree, tree.Expr()); ok {
 		p.native = n
 		return p, nil

@@ -21,6 +21,9 @@ type Input struct {
 	Now time.Time
 	// Claims are those of the request's verified token, as JSON decodes them.
 	Claims map[string]any
+	// Connection says that there is a connection and no request: Req tells who is at its other end
+	// and what was dialled, and every attribute of a request or a token is an error.
+	Connection bool
 }
 
 // attr is an attribute.
@@ -142,8 +145,20 @@ func attributeOf(name string) *attribute {
 
 var (
 	errNoResponse = errors.New("there is no response yet")
+	errNoRequest  = errors.New("there is a connection and no request")
 	errNoSize     = errors.New("request.size: the request does not say its length")
 )
+
+// lacks returns the error of an attribute of requests where there is none.
+func (in *Input) lacks(a attr) error {
+	if in.Connection && (a <= requestHeaders || a == jwtClaims) {
+		return errNoRequest
+	}
+	if in.Resp == nil && a >= responseCode {
+		return errNoResponse
+	}
+	return nil
+}
 
 // text is the value of an attribute of typText.
 func (in *Input) text(a attr) string {
@@ -212,6 +227,9 @@ func first(f mesh.Fields, name string) string {
 
 // number is the value of an attribute of typInt.
 func (in *Input) number(a attr) (int64, error) {
+	if err := in.lacks(a); err != nil {
+		return 0, err
+	}
 	switch a {
 	case sourcePort:
 		return int64(in.Req.Peer.Addr.Port()), nil
@@ -224,9 +242,6 @@ func (in *Input) number(a attr) (int64, error) {
 		}
 		return n, nil
 	default: // responseCode
-		if in.Resp == nil {
-			return 0, errNoResponse
-		}
 		return int64(in.Resp.Status), nil
 	}
 }

@@ -52,6 +52,9 @@ const (
 	opIn      // set
 )
 
+// fewTexts are compared one by one faster than they are searched.
+const fewTexts = 8
+
 // native makes a node of an expression, if it is of what we can.
 func native(a *ast.AST, e ast.Expr) (*node, bool) {
 	switch e.Kind() {
@@ -234,6 +237,7 @@ func nativeIn(a *ast.AST, args []ast.Expr) (*node, bool) {
 		}
 		n.set = append(n.set, s)
 	}
+	slices.Sort(n.set)
 	return n, true
 }
 
@@ -265,15 +269,23 @@ func (n *node) text(in *Input) (string, error) {
 	case opText:
 		return n.str, nil
 	case opAttr:
+		if in.Connection {
+			if err := in.lacks(n.attr); err != nil {
+				return "", err
+			}
+		}
 		return in.text(n.attr), nil
 	case opHeader:
+		if err := in.lacks(n.attr); err != nil {
+			return "", err
+		}
 		if v, ok := in.header(n.attr, n.str); ok {
 			return v, nil
 		}
-		return "", n.missing(in)
+		return "", errMissing
 	case opDefault:
-		if n.attr == responseHeaders && in.Resp == nil {
-			return "", errNoResponse
+		if err := in.lacks(n.attr); err != nil {
+			return "", err
 		}
 		if v, ok := in.header(n.attr, n.str); ok {
 			return v, nil
@@ -291,13 +303,6 @@ func (n *node) text(in *Input) (string, error) {
 	default:
 		return "", errBroken
 	}
-}
-
-func (n *node) missing(in *Input) error {
-	if n.attr == responseHeaders && in.Resp == nil {
-		return errNoResponse
-	}
-	return errMissing
 }
 
 // errMissing names no header: to say which would take memory for each request without it.
@@ -330,8 +335,8 @@ func (n *node) bool(in *Input) (bool, error) {
 	case opAttr:
 		return in.mtls(), nil
 	case opHas:
-		if n.attr == responseHeaders && in.Resp == nil {
-			return false, errNoResponse
+		if err := in.lacks(n.attr); err != nil {
+			return false, err
 		}
 		_, ok := in.header(n.attr, n.str)
 		return ok, nil
@@ -407,7 +412,11 @@ func (n *node) texts(in *Input) (bool, error) {
 	case opMatches:
 		return n.re.MatchString(a), nil
 	case opIn:
-		return slices.Contains(n.set, a), nil
+		if len(n.set) <= fewTexts {
+			return slices.Contains(n.set, a), nil
+		}
+		_, found := slices.BinarySearch(n.set, a)
+		return found, nil
 	default:
 	}
 	b, err := n.kids[1].text(in)

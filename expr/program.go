@@ -17,6 +17,8 @@ type Program struct {
 	cost    uint64
 	native  *node       // where it can be evaluated without cel-go,
 	program cel.Program // which it is otherwise
+	demands []Demand
+	parts   parts
 }
 
 // String returns the expression's text.

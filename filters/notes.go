@@ -11,8 +11,9 @@ type Notes struct {
 	Quota Quota
 	// ResponseFields are added to the response, ours or the endpoint's.
 	ResponseFields mesh.Fields
-	// WouldDeny is the authorization policy in dry run that would have refused the request.
-	WouldDeny mesh.Name
+	// WouldDeny is the policy in dry run that would have refused the request, and WouldAllow one that
+	// would have let pass what was refused. Audited is a policy that asks for a record of it.
+	WouldDeny, WouldAllow, Audited mesh.Name
 	// WouldLimit names the limit in dry run that would have refused the request.
 	WouldLimit string
 

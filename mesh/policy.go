@@ -24,6 +24,9 @@ func (a Action) String() string { return actions[a] }
 // TargetRef names what a policy is attached to.
 type TargetRef struct {
 	Group, Kind, Name string
+	// Section is a port of a Service, a host's port of a ServiceEntry or a rule of a route, by its
+	// name; "" for the whole. AuthorizationPolicies have none.
+	Section string
 }
 
 // AuthorizationPolicy is Istio's security.istio.io AuthorizationPolicy.
@@ -62,6 +65,7 @@ type AuthzRule struct {
 type AuthzSource struct {
 	Principals, NotPrincipals               []string
 	RequestPrincipals, NotRequestPrincipals []string
+	TrustDomains, NotTrustDomains           []string
 	Namespaces, NotNamespaces               []string
 	ServiceAccounts, NotServiceAccounts     []string // "namespace/name"
 	IPBlocks, NotIPBlocks                   []netip.Prefix
@@ -110,6 +114,7 @@ type L4Match struct {
 	Namespaces, NotNamespaces             []L4String
 	ServiceAccounts, NotServiceAccounts   []Name
 	Principals, NotPrincipals             []L4String
+	TrustDomains, NotTrustDomains         []L4String
 	SourceIPs, NotSourceIPs               []netip.Prefix
 	DestinationIPs, NotDestinationIPs     []netip.Prefix
 	DestinationPorts, NotDestinationPorts []uint16

@@ -49,8 +49,11 @@ func (f *Fields) Set(name, value string) {
 // Add appends a field.
 func (f *Fields) Add(name, value string) { *f = append(*f, Field{name, value}) }
 
-// Del removes every field of that name.
+// Del removes every field of that name. Where there is none it writes nothing.
 func (f *Fields) Del(name string) {
+	if !f.Has(name) {
+		return
+	}
 	out := (*f)[:0]
 	for _, e := range *f {
 		if e.Name != name {

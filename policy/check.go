@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"cairnproxy.dev/cairn/expr"
 	"cairnproxy.dev/cairn/mesh"
 )
 
@@ -14,6 +15,8 @@ type facts struct {
 	source      netip.Addr
 	destination netip.AddrPort
 	request     *mesh.Request
+	// input is the same for expressions; it is filled in where there are any.
+	input expr.Input
 }
 
 // attribute is what a check looks at.
@@ -23,6 +26,7 @@ const (
 	attrPrincipal attribute = iota
 	attrNamespace
 	attrServiceAccount
+	attrTrustDomain
 	attrSourceIP
 	attrDestinationIP
 	attrDestinationPort
@@ -32,6 +36,11 @@ const (
 	attrMethod
 	attrPath
 	attrHeader
+	// The rest are of its token.
+	attrRequestPrincipal
+	attrAudience
+	attrPresenter
+	attrClaim
 )
 
 // check compares one attribute with a list of values: it holds when one of
@@ -45,10 +54,13 @@ type check struct {
 	fold *foldTexts
 	// templates are further paths.
 	templates []template
-	names     []mesh.Name
-	prefixes  []netip.Prefix
+	names     nameSet
+	prefixes  ipSet
 	ports     []uint16
 	header    string
+	claim     []string // the names on the way to it
+	// field is where the policy says so.
+	field string
 }
 
 func (c *check) holds(f *facts) bool { return c.match(f) != c.not }
@@ -60,11 +72,13 @@ func (c *check) match(f *facts) bool {
 	case attrNamespace:
 		return c.texts.match(f.peer.Namespace)
 	case attrServiceAccount:
-		return !f.peer.IsZero() && slices.Contains(c.names, mesh.Name{Namespace: f.peer.Namespace, Name: f.peer.ServiceAccount})
+		return !f.peer.IsZero() && c.names.has(mesh.Name{Namespace: f.peer.Namespace, Name: f.peer.ServiceAccount})
+	case attrTrustDomain:
+		return f.peer.TrustDomain != "" && c.texts.match(f.peer.TrustDomain)
 	case attrSourceIP:
-		return contains(c.prefixes, f.source)
+		return c.prefixes.contains(normal(f.source))
 	case attrDestinationIP:
-		return contains(c.prefixes, f.destination.Addr())
+		return c.prefixes.contains(normal(f.destination.Addr()))
 	case attrDestinationPort:
 		return slices.Contains(c.ports, f.destination.Port())
 	case attrSNI:
@@ -80,7 +94,7 @@ func (c *check) match(f *facts) bool {
 func (c *check) matchRequest(r *mesh.Request) bool {
 	switch c.attr {
 	case attrHost:
-		return c.fold.match(r.Host) || r.Authority != r.Host && c.fold.match(r.Authority)
+		return c.fold.match(r)
 	case attrMethod:
 		return c.texts.match(r.Method)
 	case attrPath:
@@ -88,15 +102,41 @@ func (c *check) matchRequest(r *mesh.Request) bool {
 	case attrHeader:
 		return c.matchHeader(r)
 	default:
-		return false
+		return r.Token != nil && c.matchToken(r.Token)
 	}
 }
 
-func contains(list []netip.Prefix, a netip.Addr) bool {
-	for _, p := range list {
-		if p.Contains(a) {
-			return true
+// matchToken compares something of a verified token. A request without one has no attributes of
+// this kind: what asks for one does not match, and its not-form does, as in Istio.
+func (c *check) matchToken(t *mesh.Token) bool {
+	switch c.attr {
+	case attrRequestPrincipal:
+		return c.texts.match(t.Principal)
+	case attrAudience:
+		return slices.ContainsFunc(t.Audiences, c.texts.match)
+	case attrPresenter:
+		return c.texts.match(t.Presenter)
+	}
+	var v any = t.Claims
+	for _, name := range c.claim {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return false
 		}
+		v = m[name]
+	}
+	// Istio compares texts and lists of texts alone.
+	switch v := v.(type) {
+	case string:
+		return c.texts.match(v)
+	case []any:
+		for _, e := range v {
+			if s, ok := e.(string); ok && c.texts.match(s) {
+				return true
+			}
+		}
+	case []string:
+		return slices.ContainsFunc(v, c.texts.match)
 	}
 	return false
 }

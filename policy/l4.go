@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"cairnproxy.dev/cairn/expr"
 	"cairnproxy.dev/cairn/mesh"
 )
 
@@ -22,33 +23,56 @@ type L4Facts struct {
 	// Destination is what the client wants: at the node proxy the workload's own address and
 	// port, at a waypoint the service's.
 	Destination netip.AddrPort
-}
-
-func (in *L4Facts) facts() facts {
-	f := facts{
-		peer: in.Peer, principal: in.Principal, source: normal(in.Source),
-		destination: netip.AddrPortFrom(normal(in.Destination.Addr()), in.Destination.Port()),
-	}
-	if f.principal == "" {
-		f.principal = in.Peer.Principal()
-	}
-	return f
+	// Service is what the connection is for, at a waypoint; nil for a workload's own address.
+	Service *mesh.Service
 }
 
 // L4 is the compiled set of policies of one workload. The zero L4 allows
 // everything; a nil *L4 refuses everything.
-type L4 struct{ set set }
+type L4 struct {
+	set set
+	dry unit // until done
+}
+
+// done makes l ready for decisions.
+func (l *L4) done() {
+	if !l.dry.empty() {
+		l.set.dry = append([]unit{l.dry}, l.set.dry...)
+		l.dry = unit{}
+	}
+	l.set.done()
+}
 
 // Empty reports whether there is nothing to enforce.
 func (l *L4) Empty() bool { return l != nil && l.set.empty() }
 
 // Decide decides about a connection.
-func (l *L4) Decide(in L4Facts) Verdict {
+func (l *L4) Decide(in L4Facts) (v Verdict) {
 	if l == nil {
-		return Verdict{Rule: -1, Reason: reasonNotCompiled, Details: detailsNotCompiled, DryRun: DryRun{Rule: -1}}
+		return notCompiled
 	}
-	f := in.facts()
-	return l.set.decide(&f)
+	var f facts
+	l.fill(&f, &in)
+	l.set.decide(&f, nil, &v)
+	return v
+}
+
+func (l *L4) fill(f *facts, in *L4Facts) {
+	f.peer, f.principal, f.source, f.destination = in.Peer, in.Principal, in.Source, in.Destination
+	if f.principal == "" {
+		f.principal = in.Peer.Principal()
+	}
+	if l.set.cel {
+		f.input = expr.Input{Req: in.request(), Service: in.Service, Connection: true}
+	}
+}
+
+// request is what there is of a request where there is none, for expressions.
+func (in *L4Facts) request() *mesh.Request {
+	return &mesh.Request{
+		Peer:        mesh.Peer{Identity: in.Peer, Principal: in.Principal, Addr: netip.AddrPortFrom(in.Source, 0)},
+		Destination: in.Destination,
+	}
 }
 
 // staticStrict is the name, in the root namespace, of the policy that istiod makes of
@@ -104,6 +128,7 @@ func CompileL4(s *mesh.Snapshot, w *mesh.Workload) *L4 {
 	if p := PeerAuthToL4(s, w); p != nil {
 		add(p, reasonStrict)
 	}
+	l.done()
 	return l
 }
 
@@ -159,24 +184,37 @@ func (l *L4) addAuthorization(p *mesh.AuthorizationPolicy, root string) {
 // translated from; nil when it was not. reason is what a verdict says when p decides; "" for
 // the usual.
 func (l *L4) add(p *mesh.L4Policy, indexes []int, reason string) {
+	w := &written{kind: KindAuthorization, name: p.Name, action: p.Action.String(), watch: -1}
+	invalid := reason == reasonInvalid
 	if reason == "" {
 		reason = actionReason(p.Action)
-		if isPeerAuth(p.Name.Name) {
-			reason = reasonStrict
+		if p.Action == mesh.ActionCustom {
+			reason = reasonCustomL4
 		}
 	}
-	c := compiled{name: p.Name, reason: reason}
+	if isPeerAuth(p.Name.Name) || reason == reasonStrict {
+		w.kind, reason = KindPeer, reasonStrict
+	}
+	w.reason = reason
+	l.set.policies = append(l.set.policies, w)
+	to := l.set.place(w, p.Action, p.DryRun, &l.dry, nil, invalid)
+	w.reason = reason
+	if to == nil {
+		return
+	}
 	for i, clauses := range p.Rules {
-		if r, ok := compileL4Rule(p.Action, clauses); ok {
-			r.index = i
-			if indexes != nil {
-				r.index = indexes[i]
-			}
-			r.details = details(p.Name, r.index)
-			c.rules = append(c.rules, r)
+		r, ok := compileL4Rule(p.Action, clauses)
+		r.of, r.index, r.reason = w, i, reason
+		if indexes != nil {
+			r.index = indexes[i]
+		}
+		r.details = details(p.Name, r.index)
+		if ok {
+			to.add(r)
+		} else {
+			l.set.never = append(l.set.never, r)
 		}
 	}
-	l.set.add(c, p.Action, p.DryRun)
 }
 
 func isPeerAuth(name string) bool {
@@ -184,8 +222,11 @@ func isPeerAuth(name string) bool {
 }
 
 func actionReason(a mesh.Action) string {
-	if a == mesh.ActionDeny {
+	switch a {
+	case mesh.ActionDeny:
 		return reasonDenied
+	case mesh.ActionCustom:
+		return reasonNoProvider
 	}
 	return reasonAllowed
 }
@@ -207,10 +248,10 @@ func compileL4Rule(action mesh.Action, clauses [][]mesh.L4Match) (rule, bool) {
 		for i := range matches {
 			a, ok := compileL4Match(&matches[i])
 			switch {
-			case !ok && action == mesh.ActionDeny:
+			case !ok && failsMatching(action):
 				always = true
 			case !ok:
-				return rule{}, false
+				return rule{never: "a value of it cannot be compared"}, false
 			case len(a) > 0: // an empty match never matches
 				c = append(c, a)
 			}
@@ -219,7 +260,7 @@ func compileL4Rule(action mesh.Action, clauses [][]mesh.L4Match) (rule, bool) {
 			continue
 		}
 		if len(c) == 0 {
-			return rule{}, false
+			return rule{never: "a clause of it is empty"}, false
 		}
 		r.clauses = append(r.clauses, c)
 	}
@@ -230,7 +271,13 @@ func compileL4Rule(action mesh.Action, clauses [][]mesh.L4Match) (rule, bool) {
 func compileL4Match(m *mesh.L4Match) (alternative, bool) {
 	var a alternative
 	ok := true
-	strs := func(attr attribute, list []mesh.L4String, not bool) {
+	add := func(c check, field string) {
+		if c.field = field; c.not {
+			c.field = "not " + field
+		}
+		a = append(a, c)
+	}
+	strs := func(attr attribute, field string, list []mesh.L4String, not bool) {
 		if len(list) == 0 {
 			return
 		}
@@ -238,38 +285,41 @@ func compileL4Match(m *mesh.L4Match) (alternative, bool) {
 		for _, s := range list {
 			ok = c.texts.add(s) && ok
 		}
-		a = append(a, c)
+		c.texts.done()
+		add(c, field)
 	}
-	ips := func(attr attribute, list []netip.Prefix, not bool) {
+	ips := func(attr attribute, field string, list []netip.Prefix, not bool) {
 		if len(list) > 0 {
 			p, valid := prefixes(list)
 			ok = ok && valid
-			a = append(a, check{attr: attr, not: not, prefixes: p})
+			add(check{attr: attr, not: not, prefixes: newIPSet(p)}, field)
 		}
 	}
 	names := func(list []mesh.Name, not bool) {
 		if len(list) > 0 {
-			a = append(a, check{attr: attrServiceAccount, not: not, names: list})
+			add(check{attr: attrServiceAccount, not: not, names: newNameSet(list)}, "serviceAccounts")
 		}
 	}
 	ports := func(list []uint16, not bool) {
 		if len(list) > 0 {
-			a = append(a, check{attr: attrDestinationPort, not: not, ports: list})
+			add(check{attr: attrDestinationPort, not: not, ports: list}, "ports")
 		}
 	}
 	// Cheap checks first: all must hold.
 	ports(m.DestinationPorts, false)
 	ports(m.NotDestinationPorts, true)
-	strs(attrNamespace, m.Namespaces, false)
-	strs(attrNamespace, m.NotNamespaces, true)
+	strs(attrNamespace, "namespaces", m.Namespaces, false)
+	strs(attrNamespace, "namespaces", m.NotNamespaces, true)
 	names(m.ServiceAccounts, false)
 	names(m.NotServiceAccounts, true)
-	strs(attrPrincipal, m.Principals, false)
-	strs(attrPrincipal, m.NotPrincipals, true)
-	ips(attrSourceIP, m.SourceIPs, false)
-	ips(attrSourceIP, m.NotSourceIPs, true)
-	ips(attrDestinationIP, m.DestinationIPs, false)
-	ips(attrDestinationIP, m.NotDestinationIPs, true)
+	strs(attrPrincipal, "principals", m.Principals, false)
+	strs(attrPrincipal, "principals", m.NotPrincipals, true)
+	strs(attrTrustDomain, "trustDomains", m.TrustDomains, false)
+	strs(attrTrustDomain, "trustDomains", m.NotTrustDomains, true)
+	ips(attrSourceIP, "source.ip", m.SourceIPs, false)
+	ips(attrSourceIP, "source.ip", m.NotSourceIPs, true)
+	ips(attrDestinationIP, "destination.ip", m.DestinationIPs, false)
+	ips(attrDestinationIP, "destination.ip", m.NotDestinationIPs, true)
 	return a, ok
 }
 

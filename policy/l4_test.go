@@ -164,11 +164,11 @@ func TestL4Order(t *testing.T) {
 	}{
 		{"nothing", nil, Verdict{Allowed: true, Rule: -1, Reason: reasonNoPolicy, DryRun: quiet}},
 		{"idle_deny", []*mesh.L4Policy{idle}, Verdict{Allowed: true, Rule: -1, Reason: reasonNotDenied, DryRun: quiet}},
-		{"allow", []*mesh.L4Policy{none, allow}, Verdict{Allowed: true, Policy: sys("allow"), Reason: reasonAllowed, DryRun: quiet}},
-		{"deny_wins", []*mesh.L4Policy{allow, deny}, Verdict{Policy: sys("deny"), Reason: reasonDenied, Details: details(sys("deny"), 0), DryRun: quiet}},
+		{"allow", []*mesh.L4Policy{none, allow}, Verdict{Allowed: true, Kind: KindAuthorization, Policy: sys("allow"), Reason: reasonAllowed, DryRun: quiet}},
+		{"deny_wins", []*mesh.L4Policy{allow, deny}, Verdict{Kind: KindAuthorization, Policy: sys("deny"), Reason: reasonDenied, Details: details(sys("deny"), 0), DryRun: quiet}},
 		{"none_allows", []*mesh.L4Policy{none}, Verdict{Rule: -1, Reason: reasonNoneAllows, Details: detailsNone, DryRun: quiet}},
 		{"dry_deny", []*mesh.L4Policy{dryDeny}, Verdict{Allowed: true, Rule: -1, Reason: reasonNoPolicy, DryRun: DryRun{Denied: true, Policy: sys("dry-deny")}}},
-		{"dry_none", []*mesh.L4Policy{dryNone}, Verdict{Allowed: true, Rule: -1, Reason: reasonNoPolicy, DryRun: DryRun{Denied: true, Rule: -1}}},
+		{"dry_none", []*mesh.L4Policy{dryNone}, Verdict{Allowed: true, Rule: -1, Reason: reasonNoPolicy, DryRun: DryRun{Denied: true, Policy: sys("dry-none"), Rule: -1}}},
 		{"dry_allow", []*mesh.L4Policy{none, dryAllow}, Verdict{Rule: -1, Reason: reasonNoneAllows, Details: detailsNone, DryRun: DryRun{Policy: sys("dry-allow")}}},
 	}
 	for _, tt := range tests {

@@ -1,61 +1,188 @@
 package policy
 
 import (
-	"net/netip"
-	"strings"
+	"slices"
+	"time"
 
+	"cairnproxy.dev/cairn/expr"
 	"cairnproxy.dev/cairn/mesh"
 )
 
-// L7 is the compiled set of policies attached to one service, or to a waypoint.
+// L7 is the compiled set of policies attached to one service, to a waypoint, or to a route.
 // The zero L7 allows everything; a nil *L7 refuses everything.
 type L7 struct {
 	set set
 	l4  L4
 }
 
-// CompileL7 compiles policies, which all apply: AttachedTo chooses them. Of
+// Input is what a decision about a request is made from. Only Req must be there.
+type Input struct {
+	Req *mesh.Request
+	// Service is what the request is for; nil for a workload's own address.
+	Service *mesh.Service
+	// Now is request.time; the time of the decision where it is zero.
+	Now time.Time
+}
+
+// CompileL7 compiles AuthorizationPolicies, which all apply. Of
 // patterns with "*" a leading star is a suffix, a trailing one a prefix, "*"
 // alone presence. Paths may be templates of {*} and {**}.
 func CompileL7(policies []*mesh.AuthorizationPolicy) *L7 {
+	return Compile(Attached{Authorization: policies})
+}
+
+// Compile compiles policies, which all apply: Attachments chooses them.
+func Compile(a Attached) *L7 { return compile(a, compileAccess) }
+
+func compile(a Attached, access func(*mesh.AccessPolicy) compiledAccess) *L7 {
 	l := &L7{}
-	for _, p := range policies {
+	// All AuthorizationPolicies in dry run decide together, as Istio has it.
+	dry := &unit{}
+	for _, p := range a.Authorization {
 		l.l4.addAuthorization(p, "")
-		if p.Invalid != "" {
-			c := compiled{name: p.Name, reason: reasonInvalid, rules: []rule{{details: details(p.Name, 0)}}}
-			l.set.add(c, mesh.ActionDeny, p.DryRun)
-			continue
-		}
-		c := compiled{name: p.Name, reason: actionReason(p.Action)}
-		for i := range p.Rules {
-			b := l7Builder{deny: p.Action == mesh.ActionDeny, namespace: p.Name.Namespace}
-			if r, ok := b.rule(&p.Rules[i]); ok {
-				r.index, r.details = i, details(p.Name, i)
-				c.rules = append(c.rules, r)
-			}
-		}
-		l.set.add(c, p.Action, p.DryRun)
+		l.set.addAuthorization(p, dry)
 	}
+	if !dry.empty() {
+		l.set.dry = append(l.set.dry, *dry)
+	}
+	for _, p := range a.Access {
+		programs := access(p)
+		l.set.addAccess(p, programs)
+		l.l4.set.addAccess(p, programs)
+	}
+	l.set.done()
+	l.l4.done()
 	return l
 }
 
-// Empty reports whether there is nothing to enforce.
+// addAuthorization compiles p. dry is for the policies in dry run.
+func (s *set) addAuthorization(p *mesh.AuthorizationPolicy, dry *unit) {
+	w := &written{kind: KindAuthorization, name: p.Name, action: p.Action.String(), reason: actionReason(p.Action), watch: -1}
+	s.policies = append(s.policies, w)
+	if p.Invalid != "" {
+		w.reason = reasonInvalid
+	}
+	to := s.place(w, p.Action, p.DryRun, dry, p.Provider, p.Invalid != "")
+	if to == nil {
+		return
+	}
+	if p.Invalid != "" {
+		to.add(rule{of: w, index: 0, reason: w.reason, details: details(p.Name, 0)})
+		return
+	}
+	for i := range p.Rules {
+		b := l7Builder{deny: failsMatching(p.Action), namespace: p.Name.Namespace}
+		r, ok := b.rule(&p.Rules[i])
+		r.of, r.index, r.reason, r.details = w, i, w.reason, details(p.Name, i)
+		if ok {
+			to.add(r)
+		} else {
+			s.never = append(s.never, r)
+		}
+	}
+}
+
+// place returns the group that a policy's rules belong to; nil for none.
+func (s *set) place(w *written, action mesh.Action, dryRun bool, dry *unit, provider *mesh.ExtAuthz, invalid bool) *group {
+	u := &s.enforced
+	switch {
+	case action == mesh.ActionAudit:
+		w.mode = mesh.ModeAudit
+		s.newWatched(w, true)
+		if invalid {
+			return nil // it would not refuse anything if it were understood
+		}
+		return &s.audit
+	case dryRun:
+		u, w.mode = dry, mesh.ModeDryRun
+		s.newWatched(w, false)
+	case action == mesh.ActionCustom && !invalid && provider != nil && provider.Broken == "":
+		return s.providerGroup(provider)
+	}
+	if action == mesh.ActionAllow && !invalid {
+		if u.allows == nil {
+			u.allows = w
+		}
+		return &u.allow
+	}
+	if action == mesh.ActionCustom && !invalid {
+		w.reason = reasonNoProvider
+	}
+	u.denies = true
+	return &u.deny
+}
+
+// providerGroup returns the rules that choose what a provider is asked about.
+func (s *set) providerGroup(p *mesh.ExtAuthz) *group {
+	i := slices.IndexFunc(s.custom, func(c custom) bool { return c.provider == p || c.provider.Name == p.Name && p.Name != "" })
+	if i < 0 {
+		i = len(s.custom)
+		s.custom = append(s.custom, custom{provider: p})
+	}
+	return &s.custom[i].rules
+}
+
+// failsMatching reports whether a rule of that action matches where it cannot be evaluated.
+func failsMatching(a mesh.Action) bool { return a == mesh.ActionDeny || a == mesh.ActionCustom }
+
+// Empty reports whether there is nothing to enforce, to watch or to ask.
 func (l *L7) Empty() bool { return l != nil && l.set.empty() }
 
-// Decide decides about a request. It allocates only when r.Peer has an identity
-// but no Principal.
-func (l *L7) Decide(r *mesh.Request) Verdict {
+// Providers returns whom policies of action CUSTOM ask, in the order in which they are asked. The list must not be
+// written to.
+func (l *L7) Providers() []*mesh.ExtAuthz {
 	if l == nil {
-		return Verdict{Rule: -1, Reason: reasonNotCompiled, Details: detailsNotCompiled, DryRun: DryRun{Rule: -1}}
+		return nil
 	}
-	f := facts{
-		peer: r.Peer.Identity, principal: r.Peer.Principal, source: normal(r.Peer.Addr.Addr()),
-		destination: netip.AddrPortFrom(normal(r.Destination.Addr()), r.Destination.Port()), request: r,
+	var out []*mesh.ExtAuthz
+	for i := range l.set.custom {
+		out = append(out, l.set.custom[i].provider)
 	}
+	return out
+}
+
+// Custom reports whether the provider at that place of Providers is to be asked about a request. Those
+// whose answer is no refuse it; then comes Decide. Policies whose provider is missing or
+// broken are not among them: Decide refuses what they match.
+func (l *L7) Custom(in Input, provider int) bool {
+	if l == nil || provider >= len(l.set.custom) {
+		return false
+	}
+	var f facts
+	l.fill(&f, &in)
+	return l.set.custom[provider].rules.match(&f) != nil
+}
+
+// Decide decides about a request, of which nothing is known beside it. It is DecideAnd.
+func (l *L7) Decide(r *mesh.Request) Verdict { return l.DecideAnd(Input{Req: r}, nil) }
+
+// DecideAnd decides about a request, and tells what each policy that decides nothing says: by
+// its place in Watched. told may be nil. It allocates where an expression does, and when the
+// request's peer has an identity but no Principal.
+func (l *L7) DecideAnd(in Input, told func(watched int, o Outcome)) (v Verdict) {
+	if l == nil {
+		return notCompiled
+	}
+	var f facts
+	l.fill(&f, &in)
+	l.set.decide(&f, told, &v)
+	return v
+}
+
+// fill fills f, which is empty, in place: it is too large to be handed around.
+func (l *L7) fill(f *facts, in *Input) {
+	r := in.Req
+	f.peer, f.principal, f.source = r.Peer.Identity, r.Peer.Principal, r.Peer.Addr.Addr()
+	f.destination, f.request = r.Destination, r
 	if f.principal == "" {
 		f.principal = f.peer.Principal()
 	}
-	return l.set.decide(&f)
+	if l.set.cel {
+		f.input = expr.Input{Req: r, Service: in.Service, Now: in.Now}
+		if r.Token != nil {
+			f.input.Claims = r.Token.Claims
+		}
+	}
 }
 
 // DecideL4 decides about a connection that is passed through unopened: an ALLOW
@@ -63,192 +190,7 @@ func (l *L7) Decide(r *mesh.Request) Verdict {
 // looking at it.
 func (l *L7) DecideL4(in L4Facts) Verdict {
 	if l == nil {
-		return (*L4)(nil).Decide(in)
+		return notCompiled
 	}
 	return l.l4.Decide(in)
-}
-
-// l7Builder compiles one rule.
-type l7Builder struct {
-	deny      bool
-	namespace string // of the policy
-	checks    alternative
-	// broken is set when a part of the source, operation or condition cannot be evaluated.
-	broken bool
-}
-
-// rule returns false for a rule that never matches.
-func (b *l7Builder) rule(r *mesh.AuthzRule) (rule, bool) {
-	var out rule
-	add := func(n int, each func(i int)) bool {
-		if n == 0 {
-			return true
-		}
-		var c clause
-		always := false
-		for i := range n {
-			b.checks, b.broken = nil, false
-			each(i)
-			if !b.deny && (b.broken || len(b.checks) == 0) {
-				return false
-			}
-			always = always || len(b.checks) == 0
-			c = append(c, b.checks)
-		}
-		if !always {
-			out.clauses = append(out.clauses, c)
-		}
-		return true
-	}
-	ok := add(len(r.To), func(i int) { b.operation(&r.To[i]) }) &&
-		add(len(r.From), func(i int) { b.source(&r.From[i]) })
-	for i := 0; ok && i < len(r.When); i++ {
-		ok = add(1, func(int) { b.condition(&r.When[i]) })
-	}
-	return out, ok
-}
-
-func (b *l7Builder) operation(o *mesh.AuthzOperation) {
-	b.ports(o.Ports, false)
-	b.ports(o.NotPorts, true)
-	b.texts(attrMethod, o.Methods, false)
-	b.texts(attrMethod, o.NotMethods, true)
-	b.paths(o.Paths, false)
-	b.paths(o.NotPaths, true)
-	b.hosts(o.Hosts, false)
-	b.hosts(o.NotHosts, true)
-}
-
-// source compiles a source. Remote addresses are the peer's: what a client
-// writes into X-Forwarded-For is not believed.
-func (b *l7Builder) source(s *mesh.AuthzSource) {
-	b.globs(s.Namespaces, false)
-	b.globs(s.NotNamespaces, true)
-	b.accounts(s.ServiceAccounts, false)
-	b.accounts(s.NotServiceAccounts, true)
-	b.texts(attrPrincipal, s.Principals, false)
-	b.texts(attrPrincipal, s.NotPrincipals, true)
-	b.ranges(s.IPBlocks, false)
-	b.ranges(s.NotIPBlocks, true)
-	b.ranges(s.RemoteIPBlocks, false)
-	b.ranges(s.NotRemoteIPBlocks, true)
-	if len(s.RequestPrincipals)+len(s.NotRequestPrincipals) > 0 {
-		b.broken = true
-	}
-}
-
-func (b *l7Builder) condition(c *mesh.AuthzCondition) {
-	b.values(c.Key, c.Values, false)
-	b.values(c.Key, c.NotValues, true)
-}
-
-func (b *l7Builder) values(key string, values []string, not bool) {
-	if name, ok := headerKey(key); ok {
-		if name == "" || name == ":path" || name == ":scheme" {
-			b.broken = true
-		} else if len(values) > 0 {
-			b.checks = append(b.checks, check{attr: attrHeader, not: not, texts: parseTexts(values), header: name})
-		}
-		return
-	}
-	switch key {
-	case "source.ip", "remote.ip":
-		p, ok := parsePrefixes(values)
-		b.addRanges(attrSourceIP, p, ok, not)
-	case "destination.ip":
-		p, ok := parsePrefixes(values)
-		b.addRanges(attrDestinationIP, p, ok, not)
-	case "destination.port":
-		p, ok := parsePorts(values)
-		b.broken = b.broken || !ok
-		b.ports(p, not)
-	case "source.namespace":
-		b.globs(values, not)
-	case "source.principal":
-		b.texts(attrPrincipal, values, not)
-	case "source.serviceAccount":
-		b.accounts(values, not)
-	case "connection.sni":
-		b.texts(attrSNI, values, not)
-	default:
-		b.broken = true
-	}
-}
-
-// headerKey returns NAME, in lower case, of "request.headers[NAME]".
-func headerKey(key string) (string, bool) {
-	name, ok := strings.CutPrefix(key, "request.headers[")
-	if !ok {
-		return "", false
-	}
-	if name, ok = strings.CutSuffix(name, "]"); !ok {
-		return "", true
-	}
-	return strings.ToLower(name), true
-}
-
-func (b *l7Builder) texts(attr attribute, list []string, not bool) {
-	if len(list) > 0 {
-		b.checks = append(b.checks, check{attr: attr, not: not, texts: parseTexts(list)})
-	}
-}
-
-func (b *l7Builder) globs(list []string, not bool) {
-	if len(list) > 0 {
-		b.checks = append(b.checks, check{attr: attrNamespace, not: not, texts: parseGlobs(list)})
-	}
-}
-
-func (b *l7Builder) hosts(list []string, not bool) {
-	if len(list) > 0 {
-		b.checks = append(b.checks, check{attr: attrHost, not: not, fold: parseFold(list)})
-	}
-}
-
-func (b *l7Builder) ports(list []uint16, not bool) {
-	if len(list) > 0 {
-		b.checks = append(b.checks, check{attr: attrDestinationPort, not: not, ports: list})
-	}
-}
-
-func (b *l7Builder) accounts(list []string, not bool) {
-	names, ok := parseAccounts(list, b.namespace)
-	if !ok {
-		b.broken = true
-	} else if len(names) > 0 {
-		b.checks = append(b.checks, check{attr: attrServiceAccount, not: not, names: names})
-	}
-}
-
-func (b *l7Builder) ranges(list []netip.Prefix, not bool) {
-	p, ok := prefixes(list)
-	b.addRanges(attrSourceIP, p, ok, not)
-}
-
-func (b *l7Builder) addRanges(attr attribute, list []netip.Prefix, ok, not bool) {
-	if !ok {
-		b.broken = true
-	} else if len(list) > 0 {
-		b.checks = append(b.checks, check{attr: attr, not: not, prefixes: list})
-	}
-}
-
-func (b *l7Builder) paths(list []string, not bool) {
-	if len(list) == 0 {
-		return
-	}
-	c := check{attr: attrPath, not: not, texts: &texts{}}
-	for _, s := range list {
-		if !isTemplate(s) {
-			c.texts.add(parseText(s))
-			continue
-		}
-		t, err := parseTemplate(s)
-		if err != nil {
-			b.broken = true
-			return
-		}
-		c.templates = append(c.templates, t)
-	}
-	b.checks = append(b.checks, c)
 }

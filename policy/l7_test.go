@@ -166,11 +166,10 @@ func TestL7Rule(t *testing.T) {
 // TestL7FailsClosed: what cannot be evaluated refuses, whatever the action.
 func TestL7FailsClosed(t *testing.T) {
 	rules := map[string]mesh.AuthzRule{
-		"jwt":               from(mesh.AuthzSource{RequestPrincipals: []string{"*"}}),
-		"not_jwt":           from(mesh.AuthzSource{NotRequestPrincipals: []string{"*"}}),
-		"jwt_beside":        {From: []mesh.AuthzSource{{RequestPrincipals: []string{"*"}}, {Namespaces: []string{"client"}}}},
-		"claims":            when("request.auth.claims[groups]", "a"),
-		"audiences":         whenNot("request.auth.audiences", "a"),
+		"claims_unclosed":   when("request.auth.claims[a", "a"),
+		"claims_empty":      when("request.auth.claims[a][]", "a"),
+		"claims_garbage":    when("request.auth.claims[a]b[c]", "a"),
+		"claims_none":       when("request.auth.claims", "a"),
 		"unknown_key":       when("nonsense", "a"),
 		"header_unclosed":   when("request.headers[x", "a"),
 		"header_empty":      when("request.headers[]", "a"),
@@ -198,7 +197,7 @@ func TestL7FailsClosed(t *testing.T) {
 		}
 	}
 	// In a DENY rule the rest still counts.
-	rest := mesh.AuthzRule{From: []mesh.AuthzSource{{Namespaces: []string{"other"}}}, When: []mesh.AuthzCondition{{Key: "request.auth.claims[a]", Values: []string{"b"}}}}
+	rest := mesh.AuthzRule{From: []mesh.AuthzSource{{Namespaces: []string{"other"}}}, When: []mesh.AuthzCondition{{Key: "request.auth.claims[]", Values: []string{"b"}}}}
 	if got := CompileL7([]*mesh.AuthorizationPolicy{policyOf(mesh.ActionDeny, rest)}).Decide(request("GET", "/")); !got.Allowed {
 		t.Errorf("a DENY rule for another namespace: %+v, want allowed", got)
 	}
@@ -217,7 +216,7 @@ func TestL7Verdict(t *testing.T) {
 	denies := policyOf(mesh.ActionDeny, to(mesh.AuthzOperation{Methods: []string{"PUT"}}), to(mesh.AuthzOperation{Methods: []string{"DELETE"}}))
 	l := CompileL7([]*mesh.AuthorizationPolicy{denies})
 	want := Verdict{
-		Policy: name("ns", "p"), Rule: 1, Reason: reasonDenied,
+		Kind: KindAuthorization, Policy: name("ns", "p"), Rule: 1, Reason: reasonDenied,
 		Details: "rbac_access_denied_matched_policy[ns[ns]-policy[p]-rule[1]]", DryRun: DryRun{Rule: -1},
 	}
 	if got := l.Decide(request("DELETE", "/")); got != want {
@@ -302,13 +301,11 @@ func TestIndex(t *testing.T) {
 		}
 		p := policyOf(mesh.Action(c.IntN(2)), rules...)
 		fast, slow := CompileL7([]*mesh.AuthorizationPolicy{p}), CompileL7([]*mesh.AuthorizationPolicy{p})
-		for _, list := range [][]compiled{slow.set.allow, slow.set.deny} {
-			for i := range list {
-				if list[i].index != nil {
-					used++
-				}
-				list[i].index = nil
+		for _, g := range []*group{&slow.set.enforced.allow, &slow.set.enforced.deny} {
+			if g.index != nil {
+				used++
 			}
+			g.index = nil
 		}
 		for range 60 {
 			r := c.request()
@@ -358,7 +355,7 @@ func TestAttachedTo(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := mesh.NewSnapshot(1, mesh.Parts{Policies: []*mesh.AuthorizationPolicy{tt.policy}})
-			if got := len(AttachedTo(s, tt.service, waypoint)) == 1; got != tt.want {
+			if got := len(AttachedTo(s, tt.service, waypoint).Authorization) == 1; got != tt.want {
 				t.Errorf("attached = %v, want %v", got, tt.want)
 			}
 		})

@@ -41,9 +41,6 @@ func lists[T any](yes, no []T, f func(T) bool) bool {
 }
 
 func (s *rules) source(x *mesh.AuthzSource, ns string, r *mesh.Request) bool {
-	if len(x.RequestPrincipals)+len(x.NotRequestPrincipals) > 0 {
-		s.unsupported = true
-	}
 	id, ip := r.Peer.Identity, r.Peer.Addr.Addr()
 	account := func(a string) bool {
 		if !strings.Contains(a, "/") {
@@ -52,7 +49,9 @@ func (s *rules) source(x *mesh.AuthzSource, ns string, r *mesh.Request) bool {
 		return !id.IsZero() && a == id.Namespace+"/"+id.ServiceAccount
 	}
 	in := func(p netip.Prefix) bool { return p.Contains(ip) }
-	return lists(x.Principals, x.NotPrincipals, func(p string) bool { return pattern(p).MatchString(id.Principal()) }) &&
+	return lists(x.RequestPrincipals, x.NotRequestPrincipals, ofToken(r, "request.auth.principal")) &&
+		lists(x.TrustDomains, x.NotTrustDomains, func(p string) bool { return pattern(p).MatchString(id.TrustDomain) }) &&
+		lists(x.Principals, x.NotPrincipals, func(p string) bool { return pattern(p).MatchString(id.Principal()) }) &&
 		lists(x.Namespaces, x.NotNamespaces, func(p string) bool { ok, _ := path.Match(p, id.Namespace); return ok && id.Namespace != "" }) &&
 		lists(x.ServiceAccounts, x.NotServiceAccounts, account) &&
 		lists(x.IPBlocks, x.NotIPBlocks, in) && lists(x.RemoteIPBlocks, x.NotRemoteIPBlocks, in)
@@ -114,8 +113,11 @@ func (s *rules) condition(x *mesh.AuthzCondition, ns string, r *mesh.Request) bo
 			return lines != nil && (v == "*" || pattern(v).MatchString(strings.Join(lines, ",")))
 		}
 	default:
-		s.unsupported = true
-		return true
+		if !strings.HasPrefix(x.Key, "request.auth.") {
+			s.unsupported = true
+			return true
+		}
+		is = ofToken(r, x.Key)
 	}
 	return lists(x.Values, x.NotValues, is)
 }
@@ -142,7 +144,7 @@ func naive(list []*mesh.AuthorizationPolicy, r *mesh.Request) (allowed, dryDenie
 	decide := func(dry bool) bool {
 		allows, matched := false, false
 		for _, p := range list {
-			if p.DryRun != dry {
+			if p.DryRun != dry || p.Action == mesh.ActionAudit {
 				continue
 			}
 			hit := p.Invalid != "" || anyOf(p.Rules, func(x mesh.AuthzRule) bool { return naiveRule(p, &x, r) })
@@ -201,15 +203,14 @@ func (c chooser) source() (s mesh.AuthzSource) {
 	for ok := false; !ok; ok = c.IntN(8) > 0 {
 		s = mesh.AuthzSource{
 			Principals: c.some(principals...), NotPrincipals: c.some(principals...),
+			RequestPrincipals: c.some(tokenPrincipals...), NotRequestPrincipals: c.some(tokenPrincipals...),
+			TrustDomains: c.some("td", "t*", "*"), NotTrustDomains: c.some("td", "*her"),
 			Namespaces: c.some(namespaces...), NotNamespaces: c.some(namespaces...),
 			ServiceAccounts: c.some(accounts...), NotServiceAccounts: c.some(accounts...),
 			IPBlocks: c.ranges(), NotIPBlocks: c.ranges(), RemoteIPBlocks: c.ranges(), NotRemoteIPBlocks: c.ranges(),
 		}
 	}
-	if c.IntN(12) == 0 {
-		s.RequestPrincipals = []string{"*"}
-	}
-	if b := (&l7Builder{}); len(b.built(func() { b.source(&s) })) == 0 && !b.broken {
+	if b := (&l7Builder{}); len(b.built(func() { b.source(&s) })) == 0 && b.broken == "" {
 		s.Namespaces = []string{"a"} // an empty source is another test's matter
 	}
 	return s
@@ -235,10 +236,12 @@ func (c chooser) condition() mesh.AuthzCondition {
 	keys := map[string][]string{
 		"source.ip": {"10.0.0.1", "10.0.0.0/8", "::1"}, "remote.ip": {"192.0.2.0/24", "10.0.0.1"}, "destination.ip": {"10.96.0.1", "fd00::/8"},
 		"destination.port": {"80", "9080"}, "source.namespace": {"*", "a", "ab*"}, "source.principal": principals, "source.serviceAccount": accounts,
-		"connection.sni": {"*", "a"}, "request.headers[x-a]": {"*", "1", "1,2", "1*", "*2", "*,2", "1,*"}, "request.auth.claims[a]": {"b"},
+		"connection.sni": {"*", "a"}, "request.headers[x-a]": {"*", "1", "1,2", "1*", "*2", "*,2", "1,*"}, "request.auth.claims[a]": {"b", "*", "c*"}, "request.auth.claims[n][m]": {"b", "*d"},
+		"request.auth.principal": tokenPrincipals, "request.auth.audiences": {"x", "*", "y*"}, "request.auth.presenter": {"p", "*"}, "nonsense": {"a"},
 	}
 	key := c.of("source.ip", "remote.ip", "destination.ip", "destination.port", "source.namespace", "source.principal",
-		"source.serviceAccount", "connection.sni", "request.headers[x-a]", "request.headers[x-a]", "request.auth.claims[a]")
+		"source.serviceAccount", "connection.sni", "request.headers[x-a]", "request.headers[x-a]", "request.auth.claims[a]", "request.auth.claims[n][m]",
+		"request.auth.principal", "request.auth.audiences", "request.auth.presenter", "nonsense")
 	x := mesh.AuthzCondition{Key: key}
 	for len(x.Values)+len(x.NotValues) == 0 {
 		x.Values, x.NotValues = c.some(keys[key]...), c.some(keys[key]...)
@@ -249,6 +252,9 @@ func (c chooser) condition() mesh.AuthzCondition {
 func (c chooser) policies() (list []*mesh.AuthorizationPolicy) {
 	for range c.IntN(5) {
 		p := &mesh.AuthorizationPolicy{Name: name(c.of("a", "ns"), "p"), Action: mesh.Action(c.IntN(2)), DryRun: c.IntN(4) == 0}
+		if c.IntN(10) == 0 {
+			p.Action, p.DryRun = mesh.ActionAudit, false
+		}
 		if c.IntN(20) == 0 {
 			p.Invalid = "somehow"
 		}
@@ -281,6 +287,7 @@ func (c chooser) request() *mesh.Request {
 		r.Peer = mesh.Peer{Identity: id, Principal: id.Principal()}
 	}
 	r.Peer.Addr = netip.MustParseAddrPort(c.of("10.0.0.1:1", "10.1.0.1:1", "192.0.2.9:1", "[::1]:1"))
+	r.Token = c.token()
 	for range c.IntN(3) {
 		r.Fields.Add(c.of("x-a", "x-a", "x-b"), c.of("1", "2", ""))
 	}

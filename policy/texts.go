@@ -19,6 +19,8 @@ type texts struct {
 	prefix   []string
 	suffix   []string
 	globs    []string
+	// tables of prefix and suffix, when there are many
+	prefixes, suffixes *affixes
 }
 
 // parseText reads one pattern: "*" is presence, a leading star a suffix, a
@@ -40,7 +42,18 @@ func parseTexts(list []string) *texts {
 	for _, s := range list {
 		t.add(parseText(s))
 	}
+	t.done()
 	return t
+}
+
+// done makes the tables of many prefixes and suffixes. Until then these are compared one by one.
+func (t *texts) done() {
+	if len(t.prefix) > manyTexts {
+		t.prefixes = newAffixes(t.prefix, false)
+	}
+	if len(t.suffix) > manyTexts {
+		t.suffixes = newAffixes(t.suffix, true)
+	}
 }
 
 // parseGlobs is parseTexts for namespaces, in which Istio takes every star for
@@ -54,6 +67,7 @@ func parseGlobs(list []string) *texts {
 			t.add(parseText(s))
 		}
 	}
+	t.done()
 	return t
 }
 
@@ -103,18 +117,34 @@ func (t *texts) match(s string) bool {
 	} else if slices.Contains(t.exact, s) {
 		return true
 	}
-	for _, p := range t.prefix {
-		if strings.HasPrefix(s, p) {
-			return true
-		}
-	}
-	for _, p := range t.suffix {
-		if strings.HasSuffix(s, p) {
-			return true
-		}
+	if t.hasAffix(s) {
+		return true
 	}
 	for _, g := range t.globs {
 		if glob(g, s) {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *texts) hasAffix(s string) bool {
+	if t.prefixes != nil {
+		if t.prefixes.match(s) {
+			return true
+		}
+	} else {
+		for _, p := range t.prefix {
+			if strings.HasPrefix(s, p) {
+				return true
+			}
+		}
+	}
+	if t.suffixes != nil {
+		return t.suffixes.match(s)
+	}
+	for _, p := range t.suffix {
+		if strings.HasSuffix(s, p) {
 			return true
 		}
 	}
@@ -212,57 +242,4 @@ func eat(piece string, offset int, want string) (int, string) {
 		return -1, want
 	}
 	return 0, want[n:]
-}
-
-// foldTexts is texts for host names: ASCII letters are equal in either case, and
-// a trailing dot of the name compared does not count.
-type foldTexts struct{ list []mesh.L4String }
-
-func parseFold(list []string) *foldTexts {
-	t := &foldTexts{}
-	for _, s := range list {
-		t.list = append(t.list, parseText(strings.ToLower(s)))
-	}
-	return t
-}
-
-func (t *foldTexts) match(s string) bool {
-	s = strings.TrimSuffix(s, ".")
-	for i := range t.list {
-		p := &t.list[i]
-		n := len(s) - len(p.Value)
-		switch p.Kind {
-		case mesh.L4Exact:
-			if n == 0 && equalFold(s, p.Value) {
-				return true
-			}
-		case mesh.L4Prefix:
-			if n >= 0 && equalFold(s[:len(p.Value)], p.Value) {
-				return true
-			}
-		case mesh.L4Suffix:
-			if n >= 0 && equalFold(s[n:], p.Value) {
-				return true
-			}
-		default:
-			if s != "" {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// equalFold compares s with lower, which is in lower case and of the same length.
-func equalFold(s, lower string) bool {
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
 }

@@ -34,7 +34,7 @@ func toL4(p *mesh.AuthorizationPolicy, root string) (out *mesh.L4Policy, indexes
 	case p.Name.Namespace == root:
 		out.Scope = mesh.ScopeGlobal
 	}
-	if p.Invalid != "" {
+	if p.Invalid != "" && p.Action != mesh.ActionAudit {
 		out.Action = mesh.ActionDeny
 		out.Rules = [][][]mesh.L4Match{{}}
 		return out, nil
@@ -50,7 +50,7 @@ func toL4(p *mesh.AuthorizationPolicy, root string) (out *mesh.L4Policy, indexes
 
 // l4Rule returns the clauses of a rule; false when the rule never matches.
 func l4Rule(p *mesh.AuthorizationPolicy, r *mesh.AuthzRule) (clauses [][]mesh.L4Match, ok bool) {
-	b := l4Builder{deny: p.Action == mesh.ActionDeny, namespace: p.Name.Namespace}
+	b := l4Builder{deny: failsMatching(p.Action), namespace: p.Name.Namespace}
 	clauses = [][]mesh.L4Match{}
 	add := func(n int, each func(i int)) bool {
 		if n == 0 {
@@ -103,6 +103,7 @@ func (b *l4Builder) source(s *mesh.AuthzSource) {
 	b.lossy = len(s.RequestPrincipals)+len(s.NotRequestPrincipals)+len(s.RemoteIPBlocks)+len(s.NotRemoteIPBlocks) > 0
 	b.match.Principals, b.match.NotPrincipals = l4Strings(s.Principals), l4Strings(s.NotPrincipals)
 	b.match.Namespaces, b.match.NotNamespaces = b.namespaces(s.Namespaces), b.namespaces(s.NotNamespaces)
+	b.match.TrustDomains, b.match.NotTrustDomains = l4Strings(s.TrustDomains), l4Strings(s.NotTrustDomains)
 	b.match.ServiceAccounts = b.accounts(s.ServiceAccounts)
 	b.match.NotServiceAccounts = b.accounts(s.NotServiceAccounts)
 	b.match.SourceIPs = b.ranges(s.IPBlocks)
@@ -169,7 +170,7 @@ func keep[T any](b *l4Builder, list []T, ok bool) []T {
 
 func emptyMatch(m *mesh.L4Match) bool {
 	return len(m.Namespaces)+len(m.NotNamespaces)+len(m.ServiceAccounts)+len(m.NotServiceAccounts)+
-		len(m.Principals)+len(m.NotPrincipals)+len(m.SourceIPs)+len(m.NotSourceIPs)+
+		len(m.TrustDomains)+len(m.NotTrustDomains)+len(m.Principals)+len(m.NotPrincipals)+len(m.SourceIPs)+len(m.NotSourceIPs)+
 		len(m.DestinationIPs)+len(m.NotDestinationIPs)+len(m.DestinationPorts)+len(m.NotDestinationPorts) == 0
 }
 

@@ -5,6 +5,8 @@ import "cairnproxy.dev/cairn/mesh"
 // Verdict is a decision and its cause.
 type Verdict struct {
 	Allowed bool
+	// Kind is that of Policy: KindAuthorization, KindAccess or KindPeer.
+	Kind string
 	// Policy decided, by its rule Rule (index in the policy). Policy is zero and
 	// Rule -1 when it was the absence of a match that decided.
 	Policy mesh.Name
@@ -20,154 +22,134 @@ type Verdict struct {
 
 // DryRun is the decision of the policies in dry run by themselves.
 type DryRun struct {
-	// Denied is true when they would have refused, by Policy's rule Rule, or,
-	// with Policy zero and Rule -1, because no ALLOW policy matches.
+	// Denied is true when they would have refused, by Policy's rule Rule. Rule is -1 where none of
+	// the policies that allow something matches; Policy is the first of these then.
 	Denied bool
 	Policy mesh.Name
 	Rule   int
 }
 
+// Kinds of policies.
+const (
+	KindAuthorization = "AuthorizationPolicy"
+	KindAccess        = "AccessPolicy"
+	KindPeer          = "PeerAuthentication"
+)
+
 const (
 	reasonNoPolicy     = "no policy applies"
-	reasonNotDenied    = "no DENY policy matches and there is no ALLOW policy"
+	reasonNotDenied    = "no policy refuses it and no policy has to allow it"
 	reasonAllowed      = "allowed by policy"
 	reasonDenied       = "explicitly denied by policy"
+	reasonRequired     = "what a policy requires does not hold"
 	reasonNoneAllows   = "allow policies exist, but none allowed"
 	reasonInvalid      = "the policy is invalid and refuses everything that it is bound to"
 	reasonUnknown      = "a policy that is bound to the workload is not known"
 	reasonStrict       = "plain text, but PeerAuthentication demands mutual TLS"
+	reasonNoProvider   = "the provider of a CUSTOM policy cannot be asked"
+	reasonCustomL4     = "a CUSTOM policy matches, and nobody can be asked about a connection"
 	reasonNotCompiled  = "no policies were compiled"
 	detailsNone        = "rbac_access_denied_matched_policy[none]"
 	detailsNotCompiled = "rbac_access_denied_matched_policy[not-compiled]"
 )
 
-// set is a compiled set of policies, in the order in which they are asked.
-type set struct {
-	denyDry, deny, allowDry, allow []compiled
-}
+// notCompiled is the verdict of a nil set.
+var notCompiled = Verdict{Rule: -1, Reason: reasonNotCompiled, Details: detailsNotCompiled, DryRun: DryRun{Rule: -1}}
 
-// compiled is one policy.
-type compiled struct {
+// written is a policy as its author knows it.
+type written struct {
+	kind   string
 	name   mesh.Name
-	reason string
-	rules  []rule
-	// index finds candidates among many rules; nil for few.
-	index *index
+	action string // as the manifest has it, "" where each rule has its own
+	reason string // what a verdict says when it decides
+	mode   mesh.AccessMode
+	// watch is its place in the list of policies in dry run and audit; -1 for one that is enforced.
+	watch int
 }
 
-// rule matches when every clause does.
-type rule struct {
-	index   int // in the policy as written
-	details string
-	clauses []clause
+// set is a compiled set of policies.
+type set struct {
+	enforced unit
+	dry      []unit // each is judged by itself
+	audit    group
+	custom   []custom
+
+	policies []*written
+	watched  []Watched
+	// never are rules that cannot match; they are kept to be told of.
+	never []rule
+	// cel says that some rule is an expression.
+	cel bool
 }
 
-// clause matches when one of its alternatives does. A clause without alternatives never matches.
-type clause []alternative
+// unit is policies that decide together: a rule of deny that matches refuses; otherwise, where there
+// are policies that allow something, one of their rules must match.
+type unit struct {
+	deny, allow group
+	// allows is the first policy that allows something, which it may do with no rule at all.
+	allows *written
+	denies bool // there is a policy that may refuse, if with no rule
+}
 
-// alternative matches when all of its checks hold.
-type alternative []check
+// custom is the rules that choose what one provider is asked about.
+type custom struct {
+	provider *mesh.ExtAuthz
+	rules    group
+}
+
+func (u *unit) empty() bool { return !u.denies && u.allows == nil }
 
 func (s *set) empty() bool {
-	return len(s.denyDry)+len(s.deny)+len(s.allowDry)+len(s.allow) == 0
+	return s.enforced.empty() && len(s.dry) == 0 && len(s.audit.rules) == 0 && len(s.custom) == 0
 }
 
-func (s *set) add(c compiled, action mesh.Action, dryRun bool) {
-	c.index = newIndex(c.rules)
+// done builds the indexes, once all policies are in.
+func (s *set) done() {
+	s.enforced.done()
+	for i := range s.dry {
+		s.dry[i].done()
+	}
+	s.audit.done()
+	for i := range s.custom {
+		s.custom[i].rules.done()
+	}
+}
+
+func (u *unit) done() {
+	u.deny.done()
+	u.allow.done()
+}
+
+// decide says whether u lets pass what f is about, and by which rule; nil for none.
+func (u *unit) decide(f *facts) (allowed bool, by *rule) {
+	if r := u.deny.match(f); r != nil {
+		return false, r
+	}
+	if u.allows == nil {
+		return true, nil
+	}
+	by = u.allow.match(f)
+	return by != nil, by
+}
+
+// decide decides, into v, which is empty. told, where it is not nil, hears of every policy in dry run and audit.
+func (s *set) decide(f *facts, told func(watched int, o Outcome), v *Verdict) {
+	v.Rule, v.DryRun.Rule = -1, -1
+	var by *rule
+	v.Allowed, by = s.enforced.decide(f)
 	switch {
-	case action == mesh.ActionDeny && dryRun:
-		s.denyDry = append(s.denyDry, c)
-	case action == mesh.ActionDeny:
-		s.deny = append(s.deny, c)
-	case dryRun:
-		s.allowDry = append(s.allowDry, c)
+	case by != nil && v.Allowed:
+		v.Kind, v.Policy, v.Rule, v.Reason = by.of.kind, by.of.name, by.index, by.of.reason
+	case by != nil:
+		v.Kind, v.Policy, v.Rule, v.Reason, v.Details = by.of.kind, by.of.name, by.index, by.reason, by.details
+	case !v.Allowed:
+		v.Reason, v.Details = reasonNoneAllows, detailsNone
+	case s.enforced.denies:
+		v.Reason = reasonNotDenied
 	default:
-		s.allow = append(s.allow, c)
+		v.Reason = reasonNoPolicy
 	}
-}
-
-func (s *set) decide(f *facts) Verdict {
-	v := Verdict{Allowed: true, Rule: -1, Reason: reasonNoPolicy, DryRun: DryRun{Rule: -1}}
-	if len(s.denyDry)+len(s.allowDry) > 0 {
-		v.DryRun = s.dryRun(f)
+	if len(s.watched) > 0 {
+		s.watch(f, v, told)
 	}
-	if p, r := match(s.deny, f); p != nil {
-		v.Allowed, v.Policy, v.Rule, v.Reason, v.Details = false, p.name, r.index, p.reason, r.details
-		return v
-	}
-	if len(s.allow) == 0 {
-		if len(s.deny) > 0 {
-			v.Reason = reasonNotDenied
-		}
-		return v
-	}
-	if p, r := match(s.allow, f); p != nil {
-		v.Policy, v.Rule, v.Reason = p.name, r.index, p.reason
-		return v
-	}
-	v.Allowed, v.Reason, v.Details = false, reasonNoneAllows, detailsNone
-	return v
-}
-
-func (s *set) dryRun(f *facts) DryRun {
-	if p, r := match(s.denyDry, f); p != nil {
-		return DryRun{Denied: true, Policy: p.name, Rule: r.index}
-	}
-	if len(s.allowDry) == 0 {
-		return DryRun{Rule: -1}
-	}
-	if p, r := match(s.allowDry, f); p != nil {
-		return DryRun{Policy: p.name, Rule: r.index}
-	}
-	return DryRun{Denied: true, Rule: -1}
-}
-
-// match returns the first policy that has a matching rule, and that rule.
-func match(list []compiled, f *facts) (*compiled, *rule) {
-	for i := range list {
-		if r := list[i].match(f); r != nil {
-			return &list[i], r
-		}
-	}
-	return nil, nil
-}
-
-// match returns the first rule that matches, or nil.
-func (c *compiled) match(f *facts) *rule {
-	if c.index != nil && c.index.serves(f) {
-		return c.index.match(c.rules, f)
-	}
-	for j := range c.rules {
-		if c.rules[j].match(f) {
-			return &c.rules[j]
-		}
-	}
-	return nil
-}
-
-func (r *rule) match(f *facts) bool {
-	for _, c := range r.clauses {
-		if !c.match(f) {
-			return false
-		}
-	}
-	return true
-}
-
-func (c clause) match(f *facts) bool {
-	for _, a := range c {
-		if a.match(f) {
-			return true
-		}
-	}
-	return false
-}
-
-func (a alternative) match(f *facts) bool {
-	for i := range a {
-		if !a[i].holds(f) {
-			return false
-		}
-	}
-	return true
 }

@@ -81,7 +81,13 @@ func (w *weakMap[K, V]) get(key K) *V {
 		w.m = make(map[K]weak.Pointer[V])
 	}
 	w.m[key] = weak.Make(v)
-	runtime.AddCleanup(v, w.drop, key)
+	// The cleanup must not hold w: w may lie in what holds v, and both would stay for good.
+	forget := weak.Make(w)
+	runtime.AddCleanup(v, func(key K) {
+		if w := forget.Value(); w != nil {
+			w.drop(key)
+		}
+	}, key)
 	return v
 }
 

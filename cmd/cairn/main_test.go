@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -15,6 +16,22 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// TestExamples: nothing is wrong with the examples, and each of their policies is in force.
+func TestExamples(t *testing.T) {
+	dirs, err := filepath.Glob("../../examples/*")
+	if err != nil || len(dirs) < 2 {
+		t.Fatalf("examples: %v, %v", dirs, err)
+	}
+	for _, dir := range dirs {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			if got := run(t.Context(), []string{"check", "--status", dir}, &stdout, &stderr); got != exitGood || strings.Contains(stdout.String(), "=False") {
+				t.Errorf("exit code %d:\n%s%s", got, &stdout, &stderr)
+			}
+		})
+	}
 }
 
 func TestExitCodes(t *testing.T) {

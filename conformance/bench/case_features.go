@@ -17,6 +17,7 @@ func featureCases(long span) []benchCase {
 		cost        metric
 	}{
 		{"bare", "no policy, no access log", both, shape{noPolicy: true, noLog: true}, cost},
+		{"idle", "ten features that no request makes act", both, shape{noPolicy: true, noLog: true, idle: true}, cost.atLeastOf("features-bare", 0.91)},
 		{"policy", "an authorization policy", both, shape{noLog: true}, cost},
 		{"log", "an access log", both, shape{noPolicy: true}, cost},
 		{"metrics", "Istio's metrics", envoy, shape{noPolicy: true, noLog: true, stats: true}, cost},

@@ -42,6 +42,8 @@ type shape struct {
 	stats    bool // Envoy counts in Istio's metrics too, as Cairn always does
 	tracing  bool // Envoy traces one request in a hundred
 
+	idle bool // ten features of the rule that no request makes act
+
 	apart bool // group node: the application is a process of its own, which has its own limit of open files
 }
 

@@ -126,13 +126,18 @@ func (e *envoyProxy) version(ctx context.Context) (string, error) {
 
 func (e *envoyProxy) start(ctx context.Context, dir string, s shape) (*running, error) {
 	addr := e.lab.block.Addr(11)
-	m, err := e.lab.mesh(s)
+	plain := s
+	plain.idle = false
+	m, err := e.lab.mesh(plain)
 	if err != nil {
 		return nil, err
 	}
 	services, err := envoyServices(m)
 	if err != nil {
 		return nil, err
+	}
+	if s.idle {
+		envoyIdle(&services[0])
 	}
 	w := envoy.Waypoint{
 		Listen: netip.AddrPortFrom(addr, 15008), Admin: netip.AddrPortFrom(addr, 15000), Files: e.lab.waypoint,

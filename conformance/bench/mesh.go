@@ -66,7 +66,7 @@ func (m *meshFiles) write(s shape) error {
 		return err
 	}
 	err := m.file("mesh.yaml", manifestText, map[string]any{
-		"VIP": m.vip, "Pod": m.pod, "GRPC": s.grpc, "RBAC": !s.noPolicy, "Routes": s.prefixes(),
+		"VIP": m.vip, "Pod": m.pod, "GRPC": s.grpc, "RBAC": !s.noPolicy, "Routes": s.prefixes(), "Idle": s.idle,
 	})
 	if err != nil {
 		return err

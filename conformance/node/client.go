@@ -11,8 +11,6 @@ import (
 	"net/url"
 	"sync"
 
-	"golang.org/x/net/http2"
-
 	"cairnproxy.dev/cairn/conformance/ca"
 )
 
@@ -21,7 +19,7 @@ import (
 // has room. Its methods may be called from any goroutine.
 type Client struct {
 	waypoint netip.AddrPort
-	tr       *http2.Transport
+	tr       *http.Transport
 }
 
 // NewClient returns a client of a waypoint, whose SPIFFE URI must be expect.
@@ -31,12 +29,15 @@ func NewClient(waypoint netip.AddrPort, leaf *ca.Leaf, expect string, from netip
 	if from.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
-	return &Client{waypoint, &http2.Transport{
-		TLSClientConfig: leaf.Client(expect),
-		DialTLSContext: func(ctx context.Context, network, addr string, cfg *tls.Config) (net.Conn, error) {
+	cfg := leaf.Client(expect)
+	tr := &http.Transport{
+		Protocols: new(http.Protocols),
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return (&tls.Dialer{NetDialer: d, Config: cfg}).DialContext(ctx, network, addr)
 		},
-	}}
+	}
+	tr.Protocols.SetHTTP2(true)
+	return &Client{waypoint, tr}
 }
 
 // Close ends what is idle.
@@ -65,7 +66,7 @@ func (c *Client) Dial(ctx context.Context, authority string) (*Conn, error) {
 		Method: http.MethodConnect, Host: authority, Body: body, ContentLength: -1,
 		URL: &url.URL{Scheme: "https", Host: c.waypoint.String()}, Header: http.Header{},
 	}).WithContext(life)
-	resp, err := c.tr.RoundTrip(req)
+	resp, err := c.tr.RoundTrip(req) //nolint:bodyclose // the goroutine below does
 	stop()
 	if err == nil && resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
@@ -89,7 +90,7 @@ func (c *Client) Dial(ctx context.Context, authority string) (*Conn, error) {
 			conn.fail(err)
 		}
 		resp.Body.Close()
-		inner.CloseWrite()
+		_ = inner.CloseWrite() // the application may have gone
 		if conn.broken.Load() == nil {
 			<-body.done // the other direction may go on
 		}

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"cairnproxy.dev/cairn/conformance/ca"
 )
 
@@ -39,7 +37,9 @@ func NewServer(expect string) *Server {
 		count: map[netip.Addr]int{}, lns: map[netip.Addr]net.Listener{},
 	}
 	s.srv = &http.Server{
-		Handler:  s,
+		Handler: s,
+		// A stream that stands still must not keep the others of its connection from going on.
+		HTTP2:    &http.HTTP2Config{MaxReceiveBufferPerConnection: 4<<20 - 1, MaxReceiveBufferPerStream: 64 << 10, MaxConcurrentStreams: 10_000},
 		ErrorLog: log.New(io.Discard, "", 0), // what a peer makes of a connection shows in the cases
 		TLSConfig: &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			s.mu.Lock()
@@ -50,10 +50,6 @@ func NewServer(expect string) *Server {
 			}
 			return leaf.Server(), nil
 		}},
-	}
-	// A stream that stands still must not keep the others of its connection from going on.
-	if err := http2.ConfigureServer(s.srv, &http2.Server{MaxUploadBufferPerConnection: 1 << 30, MaxUploadBufferPerStream: 1 << 20, MaxConcurrentStreams: 10_000}); err != nil {
-		panic(err) // the configuration is the one above, which is right
 	}
 	return s
 }
@@ -69,7 +65,7 @@ func (s *Server) Add(pod netip.Addr, leaf *ca.Leaf) error {
 	s.mu.Lock()
 	s.leaves[pod], s.lns[pod] = leaf, ln
 	s.mu.Unlock()
-	go s.srv.ServeTLS(ln, "", "") // ends with Close
+	go func() { _ = s.srv.ServeTLS(ln, "", "") }() // ends with Close
 	return nil
 }
 
@@ -163,7 +159,7 @@ func (s *Server) carry(w http.ResponseWriter, r *http.Request, app *Listener) {
 		if _, err := io.Copy(inner, r.Body); err != nil {
 			conn.fail(err)
 		}
-		inner.CloseWrite()
+		_ = inner.CloseWrite() // the application may have gone
 	}()
 	buf := make([]byte, 32<<10)
 	for {

@@ -123,9 +123,7 @@ func (a *app) obey(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case key == "after":
 			d, _ := time.ParseDuration(value)
-			select {
-			case <-time.After(d):
-			case <-r.Context().Done():
+			if !pause(r.Context(), d) {
 				return
 			}
 		case key == "slow":
@@ -156,6 +154,18 @@ func (a *app) obey(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(seen{
 		Pod: a.pod.name, Method: r.Method, Path: r.RequestURI, Host: r.Host, Proto: r.Proto, Headers: r.Header, Trailers: r.Trailer, Body: n,
 	})
+}
+
+// pause waits, and reports whether that was to the end.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 type zeros struct{}

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 )
@@ -261,5 +260,3 @@ func steps(list ...func(*trial) error) func(*trial) error {
 		return nil
 	}
 }
-
-func contains[T comparable](list []T, v T) bool { return slices.Contains(list, v) }

@@ -69,7 +69,7 @@ var breakerCases = []testCase{
 	{
 		name: "breaker-requests", of: "circuitBreaker.maxRequests: what is over is answered 503 at once",
 		yaml: onService("circuitBreaker: {maxRequests: 2}"), envoy: thresholds(obj{"max_requests": 2}),
-		prove: overflow(12, 700*time.Millisecond, 2, 2, 8),
+		prove: overflow(12, 1500*time.Millisecond, 2, 2, 8),
 	},
 	{
 		name: "breaker-words", of: "an overflow says so: flag UO, and the header x-envoy-overloaded",
@@ -102,10 +102,10 @@ var breakerCases = []testCase{
 		name: "breaker-closes", of: "a breaker lets requests pass again when there is room",
 		yaml: onService("circuitBreaker: {maxRequests: 1}"), envoy: thresholds(obj{"max_requests": 1}),
 		prove: func(x *trial) error {
-			if err := overflow(8, 500*time.Millisecond, 1, 1, 4)(x); err != nil {
+			if err := overflow(8, 1500*time.Millisecond, 1, 1, 4)(x); err != nil {
 				return err
 			}
-			return eventually(2*time.Second, func() error { _, err := x.check(ask{}); return err })
+			return eventually(5*time.Second, func() error { _, err := x.check(ask{}); return err })
 		},
 	},
 	{
@@ -116,7 +116,7 @@ var breakerCases = []testCase{
 	{
 		name: "breaker-pending", of: "circuitBreaker.maxPendingRequests: more may not wait",
 		yaml: onService("circuitBreaker: {maxConnections: 1, maxPendingRequests: 1}"), envoy: thresholds(obj{"max_connections": 1, "max_pending_requests": 1}),
-		prove: overflow(10, 700*time.Millisecond, 1, 1, 6),
+		prove: overflow(10, 1500*time.Millisecond, 1, 1, 6),
 	},
 	{
 		name: "breaker-retries", of: "circuitBreaker.maxRetries: what would be one more passes its answer on", quiet: true,
@@ -146,7 +146,7 @@ var breakerCases = []testCase{
 	{
 		name: "breaker-destination-rule", of: "DestinationRule connectionPool has the same words",
 		yaml: destinationRule("connectionPool: {http: {http2MaxRequests: 2}}"), envoy: thresholds(obj{"max_requests": 2}),
-		prove: overflow(12, 700*time.Millisecond, 2, 2, 8),
+		prove: overflow(12, 1500*time.Millisecond, 2, 2, 8),
 	},
 	{
 		name: "breaker-live", of: "a cap that is changed counts what is under way",

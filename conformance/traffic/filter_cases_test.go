@@ -229,8 +229,10 @@ var corsCases = []testCase{
 		prove: func(x *trial) error {
 			a := preflight("https://www.foo.com", "PUT")
 			a.status = anyStatus // 200 or 204
-			a.want = []string{"access-control-allow-origin: https://www.foo.com", "access-control-allow-credentials: true",
-				"access-control-allow-methods: *", "access-control-allow-headers: *", "access-control-max-age: 3600", "-x-pod"}
+			a.want = []string{
+				"access-control-allow-origin: https://www.foo.com", "access-control-allow-credentials: true",
+				"access-control-allow-methods: *", "access-control-allow-headers: *", "access-control-max-age: 3600", "-x-pod",
+			}
 			r, err := x.check(a)
 			if err == nil && r.status != 200 && r.status != 204 {
 				return wrongf("status %d", r.status)
@@ -243,8 +245,10 @@ var corsCases = []testCase{
 	},
 	{
 		name: "cors-actual", of: "CORS marks the answer to an actual request", yaml: corsRoute,
-		prove: asks(ask{headers: []string{"origin", "https://www.foo.com"}, pod: "echo",
-			want: []string{"access-control-allow-origin: https://www.foo.com", "access-control-allow-credentials: true", "access-control-expose-headers: *"}}),
+		prove: asks(ask{
+			headers: []string{"origin", "https://www.foo.com"}, pod: "echo",
+			want: []string{"access-control-allow-origin: https://www.foo.com", "access-control-allow-credentials: true", "access-control-expose-headers: *"},
+		}),
 	},
 	{
 		name: "cors-wildcard", of: "CORS of an origin by a wildcard names that origin", yaml: corsRoute,

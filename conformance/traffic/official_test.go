@@ -119,11 +119,17 @@ var officialHeaders = echoes(
 	ask{path: "/add", headers: []string{"Some-Other-Header", "val"}, pod: "echo-v1", seen: []string{"X-Header-Add: add-appends-values"}},
 	ask{path: "/add", headers: []string{"X-Header-Add", "some-other-value"}, pod: "echo-v1", seen: []string{"X-Header-Add: some-other-value,add-appends-values"}},
 	ask{path: "/remove", headers: []string{"X-Header-Remove", "val"}, pod: "echo-v1", seen: []string{"-X-Header-Remove"}},
-	ask{path: "/multiple", headers: []string{"X-Header-Set-2", "set-val-2", "X-Header-Add-2", "add-val-2", "X-Header-Remove-2", "remove-val-2", "Another-Header", "another-header-val"},
-		pod: "echo-v1", seen: []string{"X-Header-Set-1: header-set-1", "X-Header-Set-2: header-set-2", "X-Header-Add-1: header-add-1",
-			"X-Header-Add-2: add-val-2,header-add-2", "X-Header-Add-3: header-add-3", "Another-Header: another-header-val", "-X-Header-Remove-1", "-X-Header-Remove-2"}},
-	ask{path: "/case-insensitivity", headers: []string{"x-header-set", "original-val-set", "x-header-add", "original-val-add", "x-header-remove", "original-val-remove", "Another-Header", "v"},
-		pod: "echo-v1", seen: []string{"X-Header-Set: header-set", "X-Header-Add: original-val-add,header-add", "Another-Header: v", "-x-header-remove"}},
+	ask{
+		path: "/multiple", headers: []string{"X-Header-Set-2", "set-val-2", "X-Header-Add-2", "add-val-2", "X-Header-Remove-2", "remove-val-2", "Another-Header", "another-header-val"},
+		pod: "echo-v1", seen: []string{
+			"X-Header-Set-1: header-set-1", "X-Header-Set-2: header-set-2", "X-Header-Add-1: header-add-1",
+			"X-Header-Add-2: add-val-2,header-add-2", "X-Header-Add-3: header-add-3", "Another-Header: another-header-val", "-X-Header-Remove-1", "-X-Header-Remove-2",
+		},
+	},
+	ask{
+		path: "/case-insensitivity", headers: []string{"x-header-set", "original-val-set", "x-header-add", "original-val-add", "x-header-remove", "original-val-remove", "Another-Header", "v"},
+		pod: "echo-v1", seen: []string{"X-Header-Set: header-set", "X-Header-Add: original-val-add,header-add", "Another-Header: v", "-x-header-remove"},
+	},
 )
 
 // redirected is an answer with a Location.
@@ -183,8 +189,11 @@ var officialCases = []testCase{
 				{[]string{"x-test-case", "set", "x-header-set", "old"}, "echo-v1", []string{"x-header-set: set-overwrites-values", "x-test-case: set"}},
 				{[]string{"x-test-case", "add", "x-header-add", "old"}, "echo-v1", []string{"x-header-add: old,add-appends-values"}},
 				{[]string{"x-test-case", "remove", "x-header-remove", "old"}, "echo-v1", []string{"-x-header-remove"}},
-				{[]string{"x-test-case", "multi", "x-header-set-2", "old", "x-header-add-2", "old", "x-header-remove-2", "old"}, "echo-v2",
-					[]string{"x-header-set-1: header-set-1", "x-header-set-2: header-set-2", "x-header-add-1: header-add-1", "x-header-add-2: old,header-add-2", "-x-header-remove-1", "-x-header-remove-2"}},
+				{
+					[]string{"x-test-case", "multi", "x-header-set-2", "old", "x-header-add-2", "old", "x-header-remove-2", "old"},
+					"echo-v2",
+					[]string{"x-header-set-1: header-set-1", "x-header-set-2: header-set-2", "x-header-add-1: header-add-1", "x-header-add-2: old,header-add-2", "-x-header-remove-1", "-x-header-remove-2"},
+				},
 			} {
 				if err := x.call(call{svc: "echo", port: 7070, headers: test.headers, pod: test.pod, seen: test.seen}); err != nil {
 					return err

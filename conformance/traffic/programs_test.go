@@ -112,7 +112,7 @@ func startInterop(t *testing.T, path string) netip.AddrPort {
 func askInterop(path string, at netip.AddrPort, test string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	args := []string{"-server_host", at.Addr().String(), "-server_port", strconv.Itoa(int(at.Port())), "-test_case", test, "-soak_iterations", "20", "-soak_overall_timeout_seconds", "25"}
+	args := []string{"-server_host", at.Addr().String(), "-server_port", strconv.Itoa(int(at.Port())), "-test_case", test, "-soak_iterations", "20", "-soak_overall_timeout_seconds", "25", "-soak_per_iteration_max_acceptable_latency_ms", "10000"}
 	if strings.HasPrefix(test, "orca") {
 		args = append(args, "-service_config_json", `{"loadBalancingConfig":[{"test_backend_metrics_load_balancer":{}}]}`)
 	}

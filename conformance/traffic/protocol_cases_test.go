@@ -393,8 +393,9 @@ var upgradeCases = []testCase{
 func extendedConnect(path, text string) func(*trial) error {
 	return func(x *trial) error {
 		x.pod("echo-1").do(echoStream)
-		tr := &http2.Transport{AllowHTTP: true, DialTLSContext: dialHTTP2(x)}
-		defer tr.CloseIdleConnections()
+		// net/http takes no field that is called :protocol.
+		tr := http.RoundTripper(&http2.Transport{AllowHTTP: true, DialTLSContext: dialHTTP2(x)}) //nolint:staticcheck // see above
+		defer tr.(interface{ CloseIdleConnections() }).CloseIdleConnections()
 		pr, pw := io.Pipe()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

@@ -117,10 +117,8 @@ func answers(status int, headers ...string) func(*pod) http.HandlerFunc {
 func sleeps(d time.Duration) func(*pod) http.HandlerFunc {
 	return func(p *pod) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			select {
-			case <-time.After(d):
+			if pause(r.Context(), d) {
 				p.obey(w, r)
-			case <-r.Context().Done():
 			}
 		}
 	}
@@ -133,8 +131,6 @@ func resets(*pod) http.HandlerFunc {
 // never is a policy without retries, for twins: without any policy a route
 // retries as Istio's do.
 var never = onService("retry: {attempts: 0}")
-
-const previousHosts = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 
 var retryCases = []testCase{
 	{

@@ -73,7 +73,7 @@ func stays(header string, also func(*http.Cookie) error) func(*trial) error {
 func stateful(kind string, state obj) patch {
 	const pkg = "envoy.extensions.http.stateful_session."
 	return patch{port: portHTTP, filters: list{obj{"name": "envoy.filters.http.stateful_session", "typed_config": ext("envoy.extensions.filters.http.stateful_session.v3.StatefulSession", obj{
-		"session_state": obj{"name": "envoy.http.stateful_session." + kind, "typed_config": ext(pkg+state["@kind"].(string), obj(state["config"].(obj)))},
+		"session_state": obj{"name": "envoy.http.stateful_session." + kind, "typed_config": ext(pkg+state["@kind"].(string), state["config"].(obj))},
 	})}}}
 }
 

@@ -16,6 +16,8 @@ import (
 type Deps struct {
 	// Policies are the authorization policies of the service; nil refuses everything.
 	Policies *authz.Policies
+	// Watched counts what policies in dry run and audit say; nil does not.
+	Watched *authz.Registry
 	// Limits is what rate limits have counted so far; nil limits nothing.
 	Limits *ratelimit.Registry
 	// Delays counts what faults delay; nil for a count of the chain's own.
@@ -23,13 +25,15 @@ type Deps struct {
 }
 
 // NewDeps returns what the filters of one proxy share; policies are added for each service.
-func NewDeps(limits *ratelimit.Registry) Deps { return Deps{Limits: limits, Delays: new(fault.Active)} }
+func NewDeps(limits *ratelimit.Registry, watched *authz.Registry) Deps {
+	return Deps{Limits: limits, Watched: watched, Delays: new(fault.Active)}
+}
 
 // Specs returns the filters in the order in which requests meet them. Responses meet them
 // in reverse.
 //
 //	service's chain   authz
-//	rule's chain      cors, ratelimit, fault, redirect, headers, rewrite
+//	rule's chain      authz, cors, ratelimit, fault, redirect, headers, rewrite
 //	backend's chain   headers, rewrite
 //
 // The same list serves services, rules and backends: compile it once for each
@@ -38,7 +42,7 @@ func Specs(d Deps) []filters.Spec {
 	return []filters.Spec{
 		// First: policies judge the request as the client sent it, and nobody learns
 		// of a redirect, or that a path is not there, without being allowed to ask.
-		authz.Spec(d.Policies),
+		authz.Spec(d.Policies, d.Watched),
 		// Before what answers by itself: a page of another origin may read that, too.
 		cors.Spec,
 		// After cors: a preflight is not counted, and a page may read that it asks too often. Before

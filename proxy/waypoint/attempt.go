@@ -151,9 +151,12 @@ func (x *exchange) abortTries(t *loop.Turn) {
 // endTries gives back what the exchange has taken for its tries, and stops its
 // clocks, when it ends.
 func (x *exchange) endTries() {
-	x.deadline.stop()
-	x.leave(&x.attempt)
-	if x.extra != nil {
-		x.extra.end(x)
+	if e := x.extra; e != nil {
+		stopAll(&x.deadline, &x.tryDeadline, &e.pause, &e.idle, &e.max, &e.hedge)
+		x.leave(&x.attempt)
+		e.end(x)
+		return
 	}
+	stopAll(&x.deadline, &x.tryDeadline)
+	x.leave(&x.attempt)
 }

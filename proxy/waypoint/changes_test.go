@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/router"
 	"cairnproxy.dev/cairn/telemetry"
@@ -22,6 +23,7 @@ type town struct {
 	services  map[int]*mesh.Service
 	attached  map[int]mesh.RouteAttachment
 	policies  map[int]*mesh.AuthorizationPolicy
+	access    map[int]*mesh.AccessPolicy
 	waypoint  *mesh.Waypoint
 }
 
@@ -30,7 +32,7 @@ const townSize = 6
 func newTown(seed uint64) *town {
 	return &town{
 		r: rand.New(rand.NewPCG(seed, 3)), workloads: map[int]*mesh.Workload{}, services: map[int]*mesh.Service{},
-		attached: map[int]mesh.RouteAttachment{}, policies: map[int]*mesh.AuthorizationPolicy{}, waypoint: labWaypoint,
+		attached: map[int]mesh.RouteAttachment{}, policies: map[int]*mesh.AuthorizationPolicy{}, access: map[int]*mesh.AccessPolicy{}, waypoint: labWaypoint,
 	}
 }
 
@@ -40,7 +42,7 @@ func townKey(n int) mesh.ServiceKey {
 
 func (t *town) change() {
 	r, n := t.r, t.r.IntN(townSize)
-	switch r.IntN(9) {
+	switch r.IntN(10) {
 	case 0:
 		delete(t.workloads, n)
 	case 1, 2:
@@ -72,6 +74,9 @@ func (t *town) change() {
 		if r.IntN(5) == 0 {
 			rt.Broken = "it is broken"
 		}
+		if r.IntN(2) == 0 {
+			rt.RuleName = "one"
+		}
 		for range r.IntN(3) {
 			rt.Backends = append(rt.Backends, mesh.Backend{Service: townKey(r.IntN(townSize)), Port: uint16(80 + r.IntN(2)), Weight: 1})
 		}
@@ -91,11 +96,43 @@ func (t *town) change() {
 		if t.policies[n] = p; r.IntN(2) == 0 {
 			delete(t.policies, n)
 		}
+	case 9:
+		t.changeAccess(n)
 	}
 	if r.IntN(40) == 0 {
 		w := *labWaypoint
 		t.waypoint = &w
 	}
+}
+
+// changeAccess attaches an AccessPolicy to something, or takes one away.
+func (t *town) changeAccess(n int) {
+	if t.r.IntN(3) == 0 {
+		delete(t.access, n)
+		return
+	}
+	const gateway = "gateway.networking.k8s.io"
+	p := &mesh.AccessPolicy{Name: mesh.Name{Namespace: "app", Name: fmt.Sprint("x", n)}, Rules: []mesh.AccessRule{{Effect: mesh.AccessDeny, When: "request.method == 'M" + fmt.Sprint(t.r.IntN(3)) + "'"}}}
+	p.TargetRefs = []mesh.TargetRef{[]mesh.TargetRef{
+		{Kind: "Service", Name: fmt.Sprint("s", t.r.IntN(townSize))},
+		{Kind: "Service", Name: fmt.Sprint("s", t.r.IntN(townSize)), Section: "q"},
+		{Group: gateway, Kind: "HTTPRoute", Name: fmt.Sprint("r", t.r.IntN(townSize))},
+		{Group: gateway, Kind: "HTTPRoute", Name: fmt.Sprint("r", t.r.IntN(townSize)), Section: "one"},
+		{Group: gateway, Kind: "GRPCRoute", Name: fmt.Sprint("r", t.r.IntN(townSize))},
+		{Group: gateway, Kind: "Gateway", Name: wpName.Name},
+	}[min(t.r.IntN(8), 5)]}
+	t.access[n] = p
+}
+
+// authzOf says which methods a chain refuses, of those that policies of a town are about.
+func authzOf(c filters.Chain) (out string) {
+	for i := range 3 {
+		x := &filters.Exchange{Req: &mesh.Request{Method: fmt.Sprint("M", i)}}
+		if r, _ := c.Request(x, 0); r == filters.Replied {
+			out += x.Req.Method
+		}
+	}
+	return out
 }
 
 func (t *town) parts() mesh.Parts {
@@ -112,6 +149,9 @@ func (t *town) parts() mesh.Parts {
 		}
 		if x := t.policies[i]; x != nil {
 			p.Policies = append(p.Policies, x)
+		}
+		if x := t.access[i]; x != nil {
+			p.Access = append(p.Access, x)
 		}
 	}
 	return p
@@ -158,12 +198,12 @@ func portraitOfCluster(cl *cluster) string {
 
 func portraitOf(sp *servicePort) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%p %p %d %v %v authz %v", sp.service, sp.workload, sp.port, sp.protocol, sp.policies, sp.authz.Empty())
+	fmt.Fprintf(&b, "%p %p %d %v %v authz %v %s", sp.service, sp.workload, sp.port, sp.protocol, sp.policies, sp.authz.Empty(), authzOf(sp.chain))
 	describe := func(name string, ru *rule) {
 		if ru == nil {
 			return
 		}
-		fmt.Fprintf(&b, "\n%s %s broken %q", name, ru.name, ru.broken)
+		fmt.Fprintf(&b, "\n%s %s broken %q authz %s", name, ru.name, ru.broken, authzOf(ru.chain))
 		for _, x := range ru.backends {
 			fmt.Fprintf(&b, " backend %q", x.broken)
 			if x.cluster != nil {

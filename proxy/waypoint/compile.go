@@ -51,9 +51,17 @@ func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
 	c.source = c.place()
 	c.rt.place = describe(c.source)
 	c.policies = policy.NewAttachments(snap, c.rt.waypoint)
-	c.general = policy.CompileL7(c.policies.Of(nil))
 	c.rt.policies = c.policies
+	if prev != nil && prev.general != nil && prev.policies.Of(nil).Equal(c.policies.Of(nil)) {
+		c.general = prev.general
+	} else {
+		c.general = c.policies.Compile(c.policies.Of(nil))
+	}
+	c.rt.general = c.general
 	if c.follows() {
+		if slices.Equal(snap.Access, prev.snapshot.Access) {
+			c.rt.routeAuthz = prev.routeAuthz // else what is still in use is taken over
+		}
 		c.edit(prev)
 		c.changes()
 	}
@@ -77,7 +85,7 @@ func (c *compiler) follows() bool {
 // in prev: the waypoint with its own policies, and the mesh's names.
 func (rt *Runtime) likens(prev *Runtime) bool {
 	return rt.waypoint != nil && prev.waypoint != nil && rt.terms() == prev.terms() &&
-		slices.Equal(rt.policies.Of(nil), prev.policies.Of(nil))
+		rt.policies.Of(nil).Equal(prev.policies.Of(nil))
 }
 
 // terms are what all of a Runtime depends on.
@@ -135,9 +143,9 @@ func (c *compiler) changes() {
 			dirty[user] = true
 		}
 	}
-	if !slices.Equal(c.snap.Policies, old.Policies) {
+	if !slices.Equal(c.snap.Policies, old.Policies) || !slices.Equal(c.snap.Access, old.Access) {
 		for key, cs := range c.prev.compiled.All() {
-			if !slices.Equal(cs.policies, c.policies.Of(cs.service)) {
+			if !cs.policies.Equal(c.policies.Of(cs.service)) || c.routePoliciesChanged(cs) {
 				dirty[key] = true
 			}
 		}
@@ -217,12 +225,11 @@ func (c *compiler) service(v *mesh.Service) {
 		c.rt.contested = true
 	}
 	c.now, c.rulesBefore = cs, c.before(v.Key)
-	authz := c.authz(cs.policies)
 	routes := c.snap.Routes(v.Key)
 	cs.ports = make([]*servicePort, 0, len(v.Ports))
 	for i := range v.Ports {
 		port := &v.Ports[i]
-		sp := c.port(v, port, routes, cs.policies, authz)
+		sp := c.port(v, port, routes, c.policies.OfPort(v, cs.policies, port.Name))
 		cs.ports = append(cs.ports, sp)
 		for _, a := range v.VIPs {
 			claim(c.rt, c.services, netip.AddrPortFrom(a, port.Port), sp)
@@ -251,7 +258,7 @@ func (c *compiler) before(key mesh.ServiceKey) map[ruleKey]*rule {
 	for _, sp := range cs.ports {
 		for i, ru := range sp.rules {
 			if ru.sound() {
-				m[ruleKey{sp.routes[i].Route, sp.requests}] = ru
+				m[ruleKey{sp.routes[i].Route, sp.requests, ru.authz}] = ru
 			}
 		}
 	}
@@ -310,12 +317,60 @@ func (c *compiler) tidy() {
 	}
 }
 
-// authz compiles policies; those of the waypoint alone are compiled once.
-func (c *compiler) authz(policies []*mesh.AuthorizationPolicy) *policy.L7 {
-	if general := c.policies.Of(nil); len(policies) == len(general) {
-		return c.general // the list begins with no fewer
+// authz compiles policies; those of the waypoint alone, and of several ports together,
+// are compiled once.
+func (c *compiler) authz(policies policy.Attached) *policy.L7 {
+	if policies.Equal(c.policies.Of(nil)) {
+		return c.general
 	}
-	return policy.CompileL7(policies)
+	for _, sp := range c.now.ports {
+		if sp.policies.Equal(policies) {
+			return sp.authz
+		}
+	}
+	return c.policies.Compile(policies)
+}
+
+// routeAuthz is what is attached to routes and their rules, compiled. Two of its values with
+// the same policies are the same pointer, from one Runtime to the next.
+type routeAuthz struct {
+	policies []*mesh.AccessPolicy
+	set      *policy.L7
+}
+
+// routeAuthz returns what is attached to the rule that r is; nil for nothing.
+func (c *compiler) routeAuthz(r *mesh.Route) *routeAuthz {
+	list := c.policies.OfRoute(r)
+	if len(list) == 0 {
+		return nil
+	}
+	key := routeAuthzKey{r.Kind, r.Object, r.RuleName}
+	a := c.rt.routeAuthz[key]
+	if a == nil {
+		if c.prev != nil {
+			a = c.prev.routeAuthz[key]
+		}
+		if a == nil || !slices.Equal(a.policies, list) { // by their pointers
+			a = &routeAuthz{list, c.policies.Compile(policy.Attached{Access: list})}
+		}
+		if c.rt.routeAuthz == nil {
+			c.rt.routeAuthz = map[routeAuthzKey]*routeAuthz{}
+		}
+		c.rt.routeAuthz[key] = a
+	}
+	return a
+}
+
+// routePoliciesChanged reports whether the policies of one of the service's routes are others.
+func (c *compiler) routePoliciesChanged(cs *compiledService) bool {
+	for _, sp := range cs.ports {
+		for i, ru := range sp.rules {
+			if ru.authz != c.routeAuthz(sp.routes[i].Route) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // serviceChain builds what precedes routing: authorization, and what is asked for

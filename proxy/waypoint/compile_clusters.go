@@ -277,7 +277,7 @@ func (p *Proxy) find(rt *Runtime, dst netip.AddrPort, host string, port uint16) 
 	a, ok := rt.asked[dst]
 	if !ok && len(rt.asked) < maxAsked {
 		c := &compiler{p: p, snap: rt.snapshot, rt: rt, policies: rt.policies}
-		a.port, a.cluster = c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, policy.CompileL7(rt.policies.Of(nil)))
+		a.port, a.cluster = c.workloadPort(w, dst.Port(), mesh.ProtocolSniff, rt.general)
 		a.cluster.dead = rt.over
 		rt.asked[dst] = a
 	}

@@ -14,10 +14,10 @@ import (
 )
 
 // port compiles one port of a service.
-func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.RouteAttachment, policies []*mesh.AuthorizationPolicy, authz *policy.L7) *servicePort {
+func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.RouteAttachment, policies policy.Attached) *servicePort {
 	sp := &servicePort{
 		service: v, port: port.Port, protocol: port.Protocol, policies: policies,
-		authz: authz, labels: telemetry.ServiceLabelsOf(v), requests: port.Requests,
+		authz: c.authz(policies), labels: telemetry.ServiceLabelsOf(v), requests: port.Requests,
 	}
 	if !c.serviceChain(sp) {
 		return sp
@@ -52,7 +52,7 @@ func (c *compiler) tables(sp *servicePort) {
 	rules := make(map[string][]router.Rule[*rule], 1)
 	var conns []connRoute
 	for _, a := range sp.routes {
-		r, ru := a.Route, c.sharedRule(ruleKey{a.Route, sp.requests})
+		r, ru := a.Route, c.sharedRule(ruleKey{a.Route, sp.requests, c.routeAuthz(a.Route)})
 		sp.rules = append(sp.rules, ru)
 		if r.Kind == mesh.RouteTCP || r.Kind == mesh.RouteTLS {
 			conns = append(conns, connRoute{a, ru})
@@ -93,6 +93,7 @@ func (c *compiler) problem(format string, args ...any) {
 type ruleKey struct {
 	route *mesh.Route
 	port  *mesh.RequestPolicy
+	authz *routeAuthz // who may use it; nil: the service's policies alone say so
 }
 
 // sharedRule is the rule of r, which all services have in common that its route is
@@ -139,13 +140,17 @@ func (c *compiler) lead(to mesh.ServiceKey) {
 
 func (c *compiler) rule(key ruleKey) *rule {
 	r, requests := key.route, key.route.Requests.Over(key.port)
-	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, res: resilienceOf(requests)}
+	ru := &rule{name: r.Object.String() + "/" + ruleName(r), broken: r.Broken, res: resilienceOf(requests), authz: key.authz}
+	authz := noPolicies
+	if key.authz != nil {
+		authz = key.authz.set
+	}
 	if ru.broken != "" {
 		c.problem("%s %s rule %s: %s", r.Kind, r.Object, ruleName(r), ru.broken)
 		return ru
 	}
 	var err error
-	if ru.chain, err = c.chain(noPolicies, filters.BuildContext{Level: filters.LevelRule, Filters: &r.Filters, Requests: requests}); err != nil {
+	if ru.chain, err = c.chain(authz, filters.BuildContext{Level: filters.LevelRule, Filters: &r.Filters, Requests: requests}); err != nil {
 		ru.broken = err.Error()
 	}
 	weights := make([]uint32, 0, len(r.Backends))
@@ -168,6 +173,9 @@ func (c *compiler) mirrors(ru *rule, r *mesh.Route) {
 		if b.broken != "" {
 			c.problem("HTTPRoute %s rule %s: mirror: %s", r.Object, ruleName(r), b.broken)
 			continue
+		}
+		if m.Numerator == 0 && m.Denominator > 0 {
+			continue // never
 		}
 		to := &rule{name: ru.name, split: all, backends: []*backend{b}, res: ru.res}
 		ru.mirrors = append(ru.mirrors, mirror{rule: to, num: m.Numerator, den: m.Denominator})

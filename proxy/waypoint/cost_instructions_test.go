@@ -41,6 +41,10 @@ func TestInstructionsPerRequest(t *testing.T) {
 			b := newBench(t, benchRequest, benchResponse+body, resilient)
 			return func() { b.round() }
 		}, 27_500},
+		{"idle", func(t *testing.T) func() {
+			b := newBench(t, benchRequest, benchResponse+body, idleFeatures)
+			return func() { b.round() }
+		}, 29_500},
 		{"limits", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, idleLimits)
 			return func() { b.round() }

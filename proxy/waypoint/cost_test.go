@@ -121,6 +121,7 @@ func TestAllocationsPerRequest(t *testing.T) {
 		{"plain", nil, 0},
 		{"routed", benchRoutes, 0},
 		{"resilient", resilient, 0},
+		{"idle", idleFeatures, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBench(t, benchRequest, benchResponse+body, tc.change)
@@ -145,7 +146,7 @@ func BenchmarkRequest(b *testing.B) {
 	for _, tc := range []struct {
 		name   string
 		change func(*mesh.Parts, *mesh.Service)
-	}{{"plain", nil}, {"routed", benchRoutes}, {"resilient", resilient}} {
+	}{{"plain", nil}, {"routed", benchRoutes}, {"resilient", resilient}, {"idle", idleFeatures}} {
 		b.Run(tc.name, func(b *testing.B) {
 			x := newBench(b, benchRequest, benchResponse+body, tc.change)
 			b.ReportAllocs()

@@ -31,12 +31,8 @@ func (x *exchange) more() *extra {
 	return x.extra
 }
 
-// end stops everything when the exchange ends.
+// end takes everything back when the exchange ends; its clocks have been stopped.
 func (e *extra) end(x *exchange) {
-	e.pause.stop()
-	e.idle.stop()
-	e.max.stop()
-	e.hedge.stop()
 	for i, a := range e.rivals {
 		x.leave(a)
 		e.rivals[i] = nil

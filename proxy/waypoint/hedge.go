@@ -97,12 +97,12 @@ func (x *exchange) others(a *attempt) bool {
 
 // win makes a the one try of the exchange: its response goes to the client.
 func (x *exchange) win(t *loop.Turn, a *attempt) {
-	a.tryDeadline.stop()
 	e := x.extra
 	if e == nil {
+		a.tryDeadline.stop()
 		return
 	}
-	e.hedge.stop()
+	stopAll(&a.tryDeadline, &e.hedge)
 	if len(e.rivals) == 0 {
 		return
 	}

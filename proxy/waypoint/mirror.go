@@ -51,14 +51,20 @@ func (s *mirrorSide) credit(_ *loop.Turn, n int)           { s.pending -= n }
 // not thrown again.
 type mirrorSet struct{ list []*mirrorSide }
 
+// noMirrors is that of all requests without copies. It stays empty.
+var noMirrors mirrorSet
+
 // startMirrors sends the copies of a request on their way, once.
 func (x *exchange) startMirrors(t *loop.Turn) {
 	if x.mirrors != nil || x.reqF.Upgrade != "" {
 		return
 	}
-	x.mirrors = &mirrorSet{}
+	x.mirrors = &noMirrors
 	for i := range x.rule.mirrors {
 		if m := &x.rule.mirrors[i]; m.fires() {
+			if x.mirrors == &noMirrors {
+				x.mirrors = &mirrorSet{}
+			}
 			x.mirrors.list = append(x.mirrors.list, x.startMirror(t, m))
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/builtin"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
@@ -146,7 +147,7 @@ func New(o Options) (*Proxy, error) {
 	p.watch = newWatch(p)
 	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter))
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter))
 	p.timers.wake = make(chan struct{}, 1)
 	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
@@ -444,9 +445,7 @@ func dumpService(at netip.AddrPort, sp *servicePort) ConfigService {
 	if sp.workload != nil {
 		s.Workload = sp.workload.UID
 	}
-	for _, pol := range sp.policies {
-		s.Policies = append(s.Policies, pol.Name.String())
-	}
+	s.Policies = sp.policies.Names()
 	for _, a := range sp.routes {
 		r := ConfigRoute{Name: a.Route.Object.String() + "/" + ruleName(a.Route), Broken: a.Route.Broken, Matches: a.Route.Matches}
 		for _, b := range a.Route.Backends {

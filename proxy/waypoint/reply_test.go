@@ -92,10 +92,10 @@ func TestLocalRepliesToGRPC(t *testing.T) {
 		}, "12", "", " 200 NR route_not_found ", 0},
 		{"broken-rule", func(p *mesh.Parts, v *mesh.Service) {
 			p.Attachments = []mesh.RouteAttachment{route("r", 1, v, mesh.Route{Kind: mesh.RouteGRPC, Broken: "no"})}
-		}, "2", "", " 200 - invalid_route ", 0},
+		}, "14", "", " 200 - invalid_route ", 0},
 		{"broken-backend", func(p *mesh.Parts, v *mesh.Service) {
 			p.Attachments = []mesh.RouteAttachment{route("r", 1, v, mesh.Route{Kind: mesh.RouteGRPC, Backends: []mesh.Backend{{Weight: 1, Broken: "no"}}})}
-		}, "2", "", " 200 - invalid_backend ", 0},
+		}, "14", "", " 200 - invalid_backend ", 0},
 		{"no-endpoint", func(p *mesh.Parts, v *mesh.Service) { p.Workloads = nil }, "14", "no healthy upstream", " 200 UH no_healthy_upstream ", 0},
 		{"timeout", func(p *mesh.Parts, v *mesh.Service) {
 			p.Attachments = []mesh.RouteAttachment{route("r", 1, v, mesh.Route{Kind: mesh.RouteGRPC, Requests: timeoutPolicy(time.Second, 0), Backends: []mesh.Backend{to(v, 1)}})}

@@ -21,6 +21,7 @@ type Runtime struct {
 	snapshot *mesh.Snapshot
 	waypoint *mesh.Waypoint // nil: the snapshot does not know us, nothing is served
 	policies *policy.Attachments
+	general  *policy.L7 // of what has no policies of its own
 	services mesh.Index[netip.AddrPort, *servicePort]
 	hosts    mesh.Index[hostPort, *servicePort]
 	// workloads are those whose own addresses we serve.
@@ -31,10 +32,12 @@ type Runtime struct {
 	compiled mesh.Index[mesh.ServiceKey, *compiledService]
 	pods     mesh.Index[string, *compiledWorkload]
 	// users are the services whose routes lead to a service, beside itself.
-	users     mesh.Index[mesh.ServiceKey, []mesh.ServiceKey]
-	place     string // where we are, as endpoints' places are compared with it
-	contested bool   // several lay claim to one address or name
-	id        uint64 // of this Runtime among all of the Proxy's
+	users mesh.Index[mesh.ServiceKey, []mesh.ServiceKey]
+	place string // where we are, as endpoints' places are compared with it
+	// routeAuthz is the policies of routes, by their rules.
+	routeAuthz map[routeAuthzKey]*routeAuthz
+	contested  bool   // several lay claim to one address or name
+	id         uint64 // of this Runtime among all of the Proxy's
 
 	// asked holds ports of workloads that no service tells of, from when they
 	// are first asked for. It is all that changes, until the Runtime is over.
@@ -46,7 +49,7 @@ type Runtime struct {
 // compiledService is a service with what it was compiled from and to.
 type compiledService struct {
 	service  *mesh.Service
-	policies []*mesh.AuthorizationPolicy
+	policies policy.Attached
 	ports    []*servicePort
 	uses     []*cluster
 	leads    []mesh.ServiceKey // where its routes lead, if only to say that nothing is there
@@ -118,7 +121,7 @@ type servicePort struct {
 	// What it was compiled from, for the dump.
 	routes   []mesh.RouteAttachment
 	rules    []*rule // of routes
-	policies []*mesh.AuthorizationPolicy
+	policies policy.Attached
 }
 
 // rule is a compiled route rule.
@@ -131,6 +134,13 @@ type rule struct {
 	backends []*backend
 	session  *sessionRule // nil: clients have none
 	mirrors  []mirror
+	authz    *routeAuthz // what chain has of it, to be recognised
+}
+
+type routeAuthzKey struct {
+	kind   mesh.RouteKind
+	object mesh.Name
+	rule   string
 }
 
 // backend is one destination of a rule.

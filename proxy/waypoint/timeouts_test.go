@@ -233,3 +233,22 @@ func TestClientsTimeoutsShareLists(t *testing.T) {
 		t.Errorf("%d lists", len(seen))
 	}
 }
+
+// Lists that a sweep let go of are not found again through those that were wanted last.
+func TestTimerListsComeAndGo(t *testing.T) {
+	now := time.Unix(1, 0)
+	shards := make([]timerShard, 1)
+	s, ms, fired := &shards[0], make([]timer, 100), 0
+	for i := range ms {
+		s.start(&ms[i], now, time.Duration(i+1)*time.Millisecond, func(*loop.Turn) { fired++ })
+	}
+	stopAll(&ms[98], &ms[99])
+	sweepShards(&loop.Turn{Now: now.Add(time.Second)}, shards)
+	if fired != 98 {
+		t.Errorf("%d fired, want 98", fired)
+	}
+	s.start(&ms[97], now, 100*time.Millisecond, func(*loop.Turn) { fired++ })
+	if sweepShards(&loop.Turn{Now: now.Add(time.Second)}, shards); fired != 99 {
+		t.Errorf("%d fired, want 99: the list is not swept", fired)
+	}
+}

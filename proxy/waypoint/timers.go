@@ -25,9 +25,18 @@ type timers struct {
 type timerShard struct {
 	mu    sync.Mutex
 	lists map[time.Duration]*timerList
+	// recent are the lists that were wanted last: routes have few durations, and use them
+	// with each request.
+	recent [4]recentList
+	next   uint8 // of recent, to be replaced
 }
 
 type timerList struct{ head, tail *timer }
+
+type recentList struct {
+	d time.Duration
+	l *timerList
+}
 
 // sweepInterval is how late a deadline may fire.
 const sweepInterval = 20 * time.Millisecond
@@ -78,8 +87,26 @@ func roundUp(d, unit time.Duration) time.Duration {
 }
 
 func (s *timerShard) start(m *timer, now time.Time, d time.Duration, fire func(t *loop.Turn)) {
+	at := now.Add(d)
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	l := s.list(d)
+	m.shard, m.list, m.at, m.fire = s, l, at, fire
+	if l.tail == nil {
+		l.head = m
+	} else {
+		l.tail.next, m.prev = m, l.tail
+	}
+	l.tail = m
+	s.mu.Unlock()
+}
+
+// list is that of a duration; the shard is locked.
+func (s *timerShard) list(d time.Duration) *timerList {
+	for i := range s.recent {
+		if r := &s.recent[i]; r.d == d && r.l != nil {
+			return r.l
+		}
+	}
 	if s.lists == nil {
 		s.lists = map[time.Duration]*timerList{}
 	}
@@ -88,13 +115,9 @@ func (s *timerShard) start(m *timer, now time.Time, d time.Duration, fire func(t
 		l = &timerList{}
 		s.lists[d] = l
 	}
-	m.shard, m.list, m.at, m.fire = s, l, now.Add(d), fire
-	if l.tail == nil {
-		l.head = m
-	} else {
-		l.tail.next, m.prev = m, l.tail
-	}
-	l.tail = m
+	s.recent[int(s.next)%len(s.recent)] = recentList{d, l}
+	s.next++
+	return l
 }
 
 // stop cancels the deadline if it is set.
@@ -107,6 +130,28 @@ func (m *timer) stop() {
 	m.unlink()
 	s.mu.Unlock()
 	m.shard = nil
+}
+
+// stopAll is stop for the deadlines of one owner, with one lock where they share it.
+func stopAll(all ...*timer) {
+	var s *timerShard
+	for _, m := range all {
+		if m.shard == nil {
+			continue
+		}
+		if m.shard != s {
+			if s != nil {
+				s.mu.Unlock()
+			}
+			s = m.shard
+			s.mu.Lock()
+		}
+		m.unlink()
+		m.shard = nil
+	}
+	if s != nil {
+		s.mu.Unlock()
+	}
 }
 
 // expired is for fire to call, under the owner's lock: it reports whether the
@@ -173,6 +218,7 @@ func sweepShards(t *loop.Turn, shards []timerShard) (more bool) {
 			more = more || l.head != nil
 			if l.head == nil && len(s.lists) > 32 {
 				delete(s.lists, d) // durations come from users: do not collect them
+				s.recent = [len(s.recent)]recentList{}
 			}
 		}
 		s.mu.Unlock()

@@ -110,7 +110,7 @@ func (p *Proxy) serve(t *loop.Turn, tun *clientTunnel, c incoming) {
 }
 
 func (tun *clientTunnel) l4Facts(sp *servicePort) policy.L4Facts {
-	return policy.L4Facts{Peer: tun.peer.Identity, Principal: tun.peer.Principal, Source: tun.peer.Addr.Addr(), Destination: tun.destination(sp)}
+	return policy.L4Facts{Peer: tun.peer.Identity, Principal: tun.peer.Principal, Source: tun.peer.Addr.Addr(), Destination: tun.destination(sp), Service: sp.service}
 }
 
 // destination is the address that policies look at: the one that was dialled.

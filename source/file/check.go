@@ -35,7 +35,7 @@ func Check(paths []string, opts object.Options) Report {
 	return Report{
 		Files: res.Files, Objects: res.Objects,
 		Services: len(res.Parts.Services), Workloads: len(res.Parts.Workloads), Waypoints: len(res.Parts.Waypoints),
-		Routes: len(rules), Policies: len(res.Parts.Policies) + len(res.Parts.PeerAuth),
+		Routes: len(rules), Policies: len(res.Parts.Policies) + len(res.Parts.PeerAuth) + len(res.Parts.Access),
 		Notices: append([]object.Notice{}, res.Notices...), Problems: append([]source.Problem{}, res.Problems...),
 	}
 }

@@ -2,6 +2,7 @@ package object
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,6 +16,8 @@ func (t *translator) translatePolicies(objects []*Object) {
 			t.parts.Policies = append(t.parts.Policies, t.authorization(o, v))
 		case *PeerAuthentication:
 			t.parts.PeerAuth = append(t.parts.PeerAuth, t.peerAuthentication(o, v))
+		case *AccessPolicy:
+			t.parts.Access = append(t.parts.Access, t.accessPolicy(o, v))
 		}
 	}
 }
@@ -32,14 +35,14 @@ func (t *translator) authorization(o *Object, v *AuthorizationPolicy) *mesh.Auth
 	case "", "ALLOW":
 	case "DENY":
 		p.Action = mesh.ActionDeny
-	case "AUDIT", "CUSTOM":
-		t.bad(o, "spec.action", "action %s is not supported yet; use ALLOW or DENY", spec.Action)
+	case "AUDIT":
+		p.Action = mesh.ActionAudit
+	case "CUSTOM":
+		p.Action = mesh.ActionCustom
 	default:
-		t.bad(o, "spec.action", "%q is not an action; use ALLOW or DENY", clip(spec.Action))
+		t.bad(o, "spec.action", "%q is not an action; use ALLOW, DENY, AUDIT or CUSTOM", clip(spec.Action))
 	}
-	if spec.Provider != nil && spec.Action != "CUSTOM" {
-		t.bad(o, "spec.provider", "a provider belongs to action CUSTOM; remove it")
-	}
+	t.customPolicy(o, spec, p)
 	p.Selector = t.policySelector(o, spec.Selector)
 	t.policyTargets(o, spec, p)
 	for i, r := range spec.Rules {
@@ -50,13 +53,32 @@ func (t *translator) authorization(o *Object, v *AuthorizationPolicy) *mesh.Auth
 		}
 		p.Rules = append(p.Rules, t.authzRule(o, path, r))
 	}
-	if len(t.trail) > 0 {
-		p.Invalid = t.trail[0].message
+	p.Invalid = t.invalid(o)
+	if p.Action != mesh.ActionAllow && len(spec.Rules) == 0 && p.Invalid == "" {
+		t.note(o, "a policy of action %s without rules has no effect", p.Action)
 	}
-	if p.Action == mesh.ActionDeny && len(spec.Rules) == 0 && p.Invalid == "" {
-		t.note(o, "a DENY policy without rules refuses nothing")
+	if p.Action == mesh.ActionAudit && len(p.TargetRefs) == 0 {
+		t.note(o, "node proxies do not audit; add targetRefs for the waypoint to do so")
 	}
 	return p
+}
+
+// customPolicy finds whom a policy of action CUSTOM asks. Without anybody to ask the policy
+// refuses what it matches.
+func (t *translator) customPolicy(o *Object, spec *AuthorizationPolicySpec, p *mesh.AuthorizationPolicy) {
+	switch {
+	case p.Action != mesh.ActionCustom && spec.Provider == nil:
+	case p.Action != mesh.ActionCustom:
+		t.bad(o, "spec.provider", "a provider belongs to action CUSTOM; remove it")
+	case spec.Provider == nil || spec.Provider.Name == "":
+		t.bad(o, "spec.provider", "action CUSTOM needs a provider to ask; add provider.name, one of MeshConfig's extensionProviders")
+	case p.DryRun:
+		t.bad(o, "metadata.annotations["+annotationDryRun+"]", "a CUSTOM policy cannot be tried without asking; remove the annotation")
+	case spec.TargetRef == nil && len(spec.TargetRefs) == 0:
+		t.bad(o, "spec.action", "only waypoints ask providers; add targetRefs, or use ALLOW or DENY")
+	default:
+		p.Provider = t.authzProvider(o, "spec.provider.name", spec.Provider.Name)
+	}
 }
 
 func (t *translator) policySelector(o *Object, s *Selector) map[string]string {
@@ -201,6 +223,8 @@ func (t *translator) authzSource(o *Object, path string, in *AuthzSource) mesh.A
 		NotPrincipals:        t.principals(t.texts(o, path+".notPrincipals", in.NotPrincipals, &n)),
 		RequestPrincipals:    t.texts(o, path+".requestPrincipals", in.RequestPrincipals, &n),
 		NotRequestPrincipals: t.texts(o, path+".notRequestPrincipals", in.NotRequestPrincipals, &n),
+		TrustDomains:         t.trustDomains(t.texts(o, path+".trustDomains", in.TrustDomains, &n)),
+		NotTrustDomains:      t.trustDomains(t.texts(o, path+".notTrustDomains", in.NotTrustDomains, &n)),
 		Namespaces:           t.texts(o, path+".namespaces", in.Namespaces, &n),
 		NotNamespaces:        t.texts(o, path+".notNamespaces", in.NotNamespaces, &n),
 		ServiceAccounts:      t.serviceAccounts(o, path+".serviceAccounts", in.ServiceAccounts, &n),
@@ -210,20 +234,8 @@ func (t *translator) authzSource(o *Object, path string, in *AuthzSource) mesh.A
 		RemoteIPBlocks:       t.blocks(o, path+".remoteIpBlocks", in.RemoteIPBlocks, &n),
 		NotRemoteIPBlocks:    t.blocks(o, path+".notRemoteIpBlocks", in.NotRemoteIPBlocks, &n),
 	}
-	for _, x := range []struct {
-		field string
-		list  []string
-	}{{"trustDomains", in.TrustDomains}, {"notTrustDomains", in.NotTrustDomains}} {
-		if x.list != nil {
-			n++
-			t.bad(o, path+"."+x.field, "%s is not supported yet; use principals that begin with the trust domain", x.field)
-		}
-	}
 	if len(in.ServiceAccounts)+len(in.NotServiceAccounts) > 0 && len(in.Principals)+len(in.NotPrincipals)+len(in.Namespaces)+len(in.NotNamespaces) > 0 {
 		t.bad(o, path+".serviceAccounts", "serviceAccounts excludes principals and namespaces in one source; use separate sources")
-	}
-	if len(in.RequestPrincipals)+len(in.NotRequestPrincipals) > 0 {
-		t.note(o, "tokens are not verified yet: what asks for request principals fails closed")
 	}
 	if n == 0 {
 		t.bad(o, path, "the source is empty and would match everyone; say who is meant, or remove it")
@@ -247,6 +259,20 @@ func (t *translator) principals(list []string) []string {
 		return nil
 	}
 	return out
+}
+
+// trustDomains reads "cluster.local" as the mesh's own trust domain, too.
+func (t *translator) trustDomains(list []string) []string {
+	if t.opts.TrustDomain == mesh.DefaultTrustDomain || !slices.Contains(list, mesh.DefaultTrustDomain) {
+		return list
+	}
+	list = slices.Clone(list)
+	for i, s := range list {
+		if s == mesh.DefaultTrustDomain {
+			list[i] = t.opts.TrustDomain
+		}
+	}
+	return list
 }
 
 // serviceAccounts completes names with the policy's namespace.
@@ -344,8 +370,11 @@ func (t *translator) authzCondition(o *Object, path string, in *AuthzCondition) 
 	case key == "source.serviceAccount":
 		c.Values = t.serviceAccounts(o, path+".values", in.Values, &n)
 		c.NotValues = t.serviceAccounts(o, path+".notValues", in.NotValues, &n)
-	case key == "request.auth.principal" || key == "request.auth.audiences" || key == "request.auth.presenter" || strings.HasPrefix(key, "request.auth.claims["):
-		t.note(o, "tokens are not verified yet: what asks for %s fails closed", key)
+	case key == "request.auth.principal" || key == "request.auth.audiences" || key == "request.auth.presenter":
+	case strings.HasPrefix(key, "request.auth.claims"):
+		if !isClaimKey(strings.TrimPrefix(key, "request.auth.claims")) {
+			t.bad(o, path+".key", "%q names no claim; write request.auth.claims[NAME], or request.auth.claims[OUTER][INNER] for a claim inside another", clip(key))
+		}
 	case strings.HasPrefix(key, "experimental."):
 		t.bad(o, path+".key", "condition %q is not supported; use another", clip(key))
 	default:
@@ -354,38 +383,17 @@ func (t *translator) authzCondition(o *Object, path string, in *AuthzCondition) 
 	return c
 }
 
-func (t *translator) peerAuthentication(o *Object, v *PeerAuthentication) *mesh.PeerAuthentication {
-	p := &mesh.PeerAuthentication{Name: o.Name, Origin: o.Origin, Selector: t.policySelector(o, v.Spec.Selector)}
-	if v.Spec.Mtls != nil {
-		p.Mode = t.mtlsMode(o, "spec.mtls.mode", v.Spec.Mtls.Mode)
+// isClaimKey reports whether s is "[a]", "[a][b]" and so on.
+func isClaimKey(s string) bool {
+	inner, ok := strings.CutPrefix(s, "[")
+	inner, closed := strings.CutSuffix(inner, "]")
+	if !ok || !closed {
+		return false
 	}
-	if len(v.Spec.PortLevelMtls) == 0 {
-		return p
-	}
-	if len(p.Selector) == 0 {
-		t.bad(o, "spec.portLevelMtls", "modes of single ports need a selector; add selector.matchLabels")
-	}
-	p.Ports = map[uint16]mesh.MTLSMode{}
-	for n, m := range v.Spec.PortLevelMtls {
-		path := "spec.portLevelMtls[" + strconv.FormatUint(uint64(n), 10) + "]"
-		if port := t.port(o, path, int64(n)); port != 0 {
-			p.Ports[port] = t.mtlsMode(o, path+".mode", m.Mode)
+	for name := range strings.SplitSeq(inner, "][") {
+		if name == "" || strings.ContainsAny(name, "[]") {
+			return false
 		}
 	}
-	return p
-}
-
-func (t *translator) mtlsMode(o *Object, path, s string) mesh.MTLSMode {
-	switch s {
-	case "", "UNSET":
-		return mesh.MTLSUnset
-	case "PERMISSIVE":
-		return mesh.MTLSPermissive
-	case "STRICT":
-		return mesh.MTLSStrict
-	case "DISABLE":
-		return mesh.MTLSDisable
-	}
-	t.bad(o, path, "%q is not a mode; use STRICT, PERMISSIVE, DISABLE or UNSET", clip(s))
-	return mesh.MTLSUnset
+	return true
 }

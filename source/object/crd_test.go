@@ -24,9 +24,9 @@ type schema struct {
 	Pattern     string             `yaml:"pattern"`
 }
 
-func crdSpec(t *testing.T) *schema {
+func crdSpec(t *testing.T, plural string) *schema {
 	t.Helper()
-	data, err := os.ReadFile("../../deploy/crds/policy.cairnproxy.dev_trafficpolicies.yaml")
+	data, err := os.ReadFile("../../deploy/crds/policy.cairnproxy.dev_" + plural + ".yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,8 @@ func crdSpec(t *testing.T) *schema {
 // The schema of the CustomResourceDefinition and the Go types have the same fields,
 // of the same types, and a field that YAML 1.1 would read as a bool has no place in either.
 func TestCRDMatchesTypes(t *testing.T) {
-	compareSchema(t, "spec", crdSpec(t), reflect.TypeFor[object.TrafficPolicySpec]())
+	compareSchema(t, "spec", crdSpec(t, "trafficpolicies"), reflect.TypeFor[object.TrafficPolicySpec]())
+	compareSchema(t, "spec", crdSpec(t, "accesspolicies"), reflect.TypeFor[object.AccessPolicySpec]())
 }
 
 func compareSchema(t *testing.T, path string, s *schema, typ reflect.Type) {
@@ -128,7 +129,7 @@ func TestCRDEnums(t *testing.T) {
 		"faultInjection[].abort.grpcStatus":            "faultInjection: [{abort: {grpcStatus: WORD}}]",
 	}
 	words := map[string][]string{}
-	schemaWords("", crdSpec(t), words)
+	schemaWords("", crdSpec(t, "trafficpolicies"), words)
 	for path := range words {
 		if says[path] == "" {
 			t.Errorf("nobody tests the words of %s", path)

@@ -53,6 +53,7 @@ var kinds = []*Kind{
 	{groupNet, "ServiceEntry", []string{"v1", "v1beta1", "v1alpha3"}, false, func() any { return new(ServiceEntry) }},
 	{groupNet, "WorkloadEntry", []string{"v1", "v1beta1", "v1alpha3"}, false, func() any { return new(WorkloadEntry) }},
 	{groupNet, "DestinationRule", []string{"v1", "v1beta1", "v1alpha3"}, false, func() any { return new(DestinationRule) }},
+	{groupPolicy, "AccessPolicy", []string{"v1alpha1"}, false, func() any { return new(AccessPolicy) }},
 	{groupPolicy, "TrafficPolicy", []string{"v1alpha1"}, false, func() any { return new(TrafficPolicy) }},
 	{groupSecurity, "AuthorizationPolicy", []string{"v1", "v1beta1"}, false, func() any { return new(AuthorizationPolicy) }},
 	{groupSecurity, "PeerAuthentication", []string{"v1", "v1beta1"}, false, func() any { return new(PeerAuthentication) }},

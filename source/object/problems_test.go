@@ -294,9 +294,10 @@ func TestPolicyProblems(t *testing.T) {
 	}
 	const obj, peerObj = "AuthorizationPolicy default/p", "PeerAuthentication default/p"
 	checkWrong(t, []wrong{
-		{"action", policy("  action: allow # HERE\n"), obj, "spec.action", "use ALLOW or DENY"},
-		{"audit", policy("  action: AUDIT # HERE\n"), obj, "spec.action", "not supported yet"},
-		{"custom", policy("  action: CUSTOM # HERE\n  provider: {name: x}\n"), obj, "spec.action", "not supported yet"},
+		{"action", policy("  action: allow # HERE\n"), obj, "spec.action", "use ALLOW, DENY, AUDIT or CUSTOM"},
+		{"custom-l4", policy("  action: CUSTOM # HERE\n  provider: {name: x}\n"), obj, "spec.action", "only waypoints ask providers"},
+		{"custom-nobody", policy("  action: CUSTOM\n  provider: {} # HERE\n"), obj, "spec.provider", "needs a provider"},
+		{"custom-unknown", policy("  action: CUSTOM\n  targetRef: {kind: Service, name: web}\n  provider:\n    name: x # HERE\n") + svc, obj, "spec.provider.name", "no extension provider \"x\""},
 		{"provider", policy("  provider: {name: x} # HERE\n"), obj, "spec.provider", "belongs to action CUSTOM"},
 		{"dry-run", strings.Replace(policy("  action: DENY\n  rules: [{}]\n"), "  name: p\n", "  name: p\n  annotations:\n    istio.io/dry-run: \"yes\" # HERE\n", 1), obj, "metadata.annotations[istio.io/dry-run]", `use "true"`},
 		{"target-missing", policy("  targetRefs:\n  - kind: Service\n    group: \"\"\n    name: nope # HERE\n"), obj, "spec.targetRefs[0].name", "Service default/nope does not exist"},
@@ -317,7 +318,7 @@ func TestPolicyProblems(t *testing.T) {
 		{"block", from("        ipBlocks:\n        - 10.0.0.0/8\n        - 10.0.0/8 # HERE\n"), obj, "spec.rules[0].from[0].source.ipBlocks[1]", "not an address block"},
 		{"account", from("        serviceAccounts:\n        - a/b/c # HERE\n"), obj, "spec.rules[0].from[0].source.serviceAccounts[0]", "write NAMESPACE/NAME"},
 		{"account-mixed", from("        namespaces: [a]\n        serviceAccounts: [a/b] # HERE\n"), obj, "spec.rules[0].from[0].source.serviceAccounts", "use separate sources"},
-		{"trust-domains", from("        trustDomains: [a] # HERE\n"), obj, "spec.rules[0].from[0].source.trustDomains", "not supported yet"},
+		{"trust-domains", from("        trustDomains: [] # HERE\n"), obj, "spec.rules[0].from[0].source.trustDomains", "empty list"},
 		{"port", to("        ports:\n        - \"http\" # HERE\n"), obj, "spec.rules[0].to[0].operation.ports[0]", "not a port"},
 		{"template", to("        paths:\n        - \"/a/{*}b\" # HERE\n"), obj, "spec.rules[0].to[0].operation.paths[0]", "not a path template"},
 		{"template-order", to("        paths:\n        - \"/{**}/{*}\" # HERE\n"), obj, "spec.rules[0].to[0].operation.paths[0]", "not a path template"},
@@ -390,7 +391,7 @@ spec: {action: CUSTOM, provider: {name: x}}
 	if !strings.Contains(second.Broken, "CORS") {
 		t.Errorf("second rule is broken by %q, want its filter", second.Broken)
 	}
-	if p := res.Parts.Policies[0]; !strings.Contains(p.Invalid, "CUSTOM") {
-		t.Errorf("policy is invalid by %q, want its action", p.Invalid)
+	if p := res.Parts.Policies[0]; !strings.Contains(p.Invalid, "only waypoints ask providers") {
+		t.Errorf("policy is invalid by %q, want its provider", p.Invalid)
 	}
 }

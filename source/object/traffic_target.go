@@ -39,7 +39,7 @@ func (t *translator) trafficTarget(o *Object, path string, ref *gwv1.LocalPolicy
 			return t.noTarget(o, path+".name", "%s does not exist; correct the name or add it", at)
 		}
 		return t.serviceTarget(o, path, b, at, e.hosts)
-	case o.Kind != kindTrafficPolicy:
+	case o.Kind != kindTrafficPolicy && o.Kind != kindAccess:
 		t.bad(o, path+".kind", "a %s cannot be attached to %s %q; name a Service (group \"\") or a ServiceEntry (group %s)", o.Kind.Kind, clip(string(ref.Group)), clip(string(ref.Kind)), groupNet)
 		return false
 	case ref.Group == groupGateway && ref.Kind == "Gateway":
