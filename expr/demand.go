@@ -76,6 +76,7 @@ func (n *node) demand() (Demand, bool) {
 			all.Exact, all.Prefix = append(all.Exact, d.Exact...), append(all.Prefix, d.Prefix...)
 		}
 		return all, len(n.kids) > 0
+	default:
 	}
 	return Demand{}, false
 }

@@ -51,6 +51,7 @@ func (s *set) addAccess(p *mesh.AccessPolicy, c compiledAccess) {
 			w.reason = reasonInvalid
 			return
 		}
+	case mesh.ModeEnforce:
 	}
 	if c.invalid != "" {
 		w.reason = reasonInvalid

@@ -16,6 +16,7 @@ func allowIf(when string) mesh.AccessRule { return mesh.AccessRule{When: when} }
 func denyIf(when string) mesh.AccessRule {
 	return mesh.AccessRule{Effect: mesh.AccessDeny, When: when}
 }
+
 func require(when string) mesh.AccessRule {
 	return mesh.AccessRule{Effect: mesh.AccessRequire, When: when}
 }

@@ -116,6 +116,7 @@ func (c *check) matchToken(t *mesh.Token) bool {
 		return slices.ContainsFunc(t.Audiences, c.texts.match)
 	case attrPresenter:
 		return c.texts.match(t.Presenter)
+	default: // attrClaim
 	}
 	var v any = t.Claims
 	for _, name := range c.claim {

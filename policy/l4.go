@@ -227,8 +227,9 @@ func actionReason(a mesh.Action) string {
 		return reasonDenied
 	case mesh.ActionCustom:
 		return reasonNoProvider
+	default:
+		return reasonAllowed
 	}
-	return reasonAllowed
 }
 
 // details is Envoy's response_code_details for istiod's name of a rule.

@@ -76,7 +76,8 @@ func (r *Registry) of(w Watched) *counters {
 	} else {
 		c = &counters{
 			r.make(MetricDryRun, w, "verdict", "allowed"), r.make(MetricDryRun, w, "verdict", "denied"),
-			r.make(MetricDisagreements, w, "would", "allow"), r.make(MetricDisagreements, w, "would", "deny"), no{},
+			r.make(MetricDisagreements, w, "would", "allow"), r.make(MetricDisagreements, w, "would", "deny"),
+			no{},
 		}
 	}
 	r.made[w] = c

@@ -38,7 +38,7 @@ func (t *translator) invalid(o *Object) string {
 	if o.flaws != nil && len(o.flaws.unread) > 0 {
 		return "field " + o.flaws.unread[0] + " cannot be read; correct it"
 	}
-	return t.refusedSince(0)
+	return t.refused()
 }
 
 func (t *translator) accessRules(o *Object, rules []AccessRule, p *mesh.AccessPolicy) {

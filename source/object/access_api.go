@@ -14,7 +14,7 @@ type AccessPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
 	Spec              AccessPolicySpec  `json:"spec"`
-	Status            gwv1.PolicyStatus `json:"status,omitempty"`
+	Status            gwv1.PolicyStatus `json:"status,omitzero"`
 }
 
 // AccessPolicySpec is the policy itself.

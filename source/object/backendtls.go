@@ -71,7 +71,7 @@ func (t *translator) tlsBody(o *Object, v *gwv1.BackendTLSPolicy, b *policyBody)
 	if name, ok := v.Spec.Options[optionClientCertificate]; ok {
 		t.clientCertificate(o, "spec.options["+optionClientCertificate+"]", string(name), out)
 	}
-	if why := t.refusedSince(0); why != "" {
+	if why := t.refused(); why != "" {
 		out.Broken = why
 	}
 }

@@ -56,7 +56,7 @@ func (t *translator) ruleBody(o *Object, v *DestinationRule) *ruleBody {
 		}
 		b.subsets[s.Name] = m
 	}
-	if why := t.refusedSince(0); why != "" {
+	if why := t.refused(); why != "" {
 		b.invalid = true
 		if b.asksForTLS() {
 			b.all, b.ports = &policyBody{backend: &mesh.BackendPolicy{TLS: &mesh.BackendTLS{Policy: o.Name, Broken: why}}}, nil

@@ -147,7 +147,7 @@ func (t *translator) body(o *Object) *policyBody {
 	if o.flaws != nil && len(o.flaws.unread) > 0 {
 		b.invalid = "field " + o.flaws.unread[0] + " cannot be read; correct it"
 	}
-	if why := t.refusedSince(0); why != "" {
+	if why := t.refused(); why != "" {
 		b.invalid = why
 	}
 	for _, p := range t.trail {
@@ -167,10 +167,10 @@ func (t *translator) body(o *Object) *policyBody {
 	return b
 }
 
-// refusedSince is the first problem since that place of the trail for which a
+// refused is the first problem of the trail for which a
 // policy is refused as a whole; "" for none.
-func (t *translator) refusedSince(first int) string {
-	for _, p := range t.trail[first:] {
+func (t *translator) refused() string {
+	for _, p := range t.trail {
 		if !p.served {
 			return p.path + ": " + p.message
 		}
