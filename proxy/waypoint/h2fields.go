@@ -16,6 +16,9 @@ import (
 // stream is reset with PROTOCOL_ERROR.
 var errMalformed = errors.New("malformed message")
 
+// maxMethod is the longest method, as in HTTP/1.1 (tunnel/h1).
+const maxMethod = 32
+
 // requestFromH2 fills req and f from a request's header section. arena is
 // memory for what must be rewritten (path and authority); the strings of req
 // may alias what it returns.
@@ -61,7 +64,8 @@ func requestFromH2(head *h2.Head, arena []byte, req *mesh.Request, f *h1.Framing
 			return arena, errMalformed
 		}
 		switch x.Name {
-		case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
+		case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade",
+			"transfer_encoding", "content_length": // which CGI and its like take for the real ones
 			return arena, errMalformed
 		case "te":
 			if x.Value != "trailers" {
@@ -109,6 +113,9 @@ func requestFromH2(head *h2.Head, arena []byte, req *mesh.Request, f *h1.Framing
 	}
 	if f.HasDeclared && !head.End {
 		f.Length = f.Declared
+	}
+	if scheme != "http" && scheme != "https" || len(method) > maxMethod {
+		return arena, errMalformed
 	}
 	for i := 0; i < len(method); i++ {
 		if !tokenByte(method[i]) || method[i] >= 'a' && method[i] <= 'z' {

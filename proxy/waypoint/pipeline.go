@@ -3,6 +3,7 @@ package waypoint
 import (
 	"encoding/hex"
 	"math/rand/v2"
+	"slices"
 	"unsafe"
 
 	"cairnproxy.dev/cairn/filters"
@@ -115,6 +116,22 @@ func (x *exchange) keepPath() {
 	}
 }
 
+const clientCert = "x-forwarded-client-cert"
+
+// claimsCert reports whether a field's name is x-forwarded-client-cert, or with
+// underscores what CGI and its like (WSGI, Rack, PHP) take for it.
+func claimsCert(name string) bool {
+	if len(name) != len(clientCert) {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; c != clientCert[i] && (c != '_' || clientCert[i] != '-') {
+			return false
+		}
+	}
+	return true
+}
+
 // identify gives the request an id, says what the client used, and removes
 // what a client must not claim.
 func (x *exchange) identify() {
@@ -126,10 +143,12 @@ func (x *exchange) identify() {
 			id = (*f)[i].Value
 		case "x-forwarded-proto":
 			proto = true
-		case "x-forwarded-client-cert":
+		case clientCert:
 			xfcc = true
 		case "grpc-timeout":
 			timeout = (*f)[i].Value
+		default:
+			xfcc = xfcc || len((*f)[i].Name) == len(clientCert) && claimsCert((*f)[i].Name)
 		}
 	}
 	if timeout != "" && isGRPC(&x.req) {
@@ -137,7 +156,7 @@ func (x *exchange) identify() {
 	}
 	if xfcc {
 		// The client's word: only a proxy that checked a certificate may say this.
-		f.Del("x-forwarded-client-cert")
+		*f = slices.DeleteFunc(*f, func(e mesh.Field) bool { return claimsCert(e.Name) })
 	}
 	if id == "" || len(id) > 128 {
 		x.requestID = appendUUID(x.requestID[:0])

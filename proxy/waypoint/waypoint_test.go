@@ -246,7 +246,8 @@ func TestRoutesFiltersAndPolicies(t *testing.T) {
 		{"post", "POST", "/m", [2]string{}, 200, [][2]string{{"x-server", "b"}}, ""},
 		{"denied-method", "DELETE", "/api", [2]string{}, 403, nil, "rbac_access_denied"},
 		{"denied-path", "GET", "/secret/x", [2]string{}, 403, nil, ""},
-		{"denied-dressed-up-path", "GET", "/api/..%2fapi/%2e%2e/%2e%2e/secret", [2]string{}, 403, nil, ""},
+		{"denied-dressed-up-path", "GET", "/api/%2fapi/%2e%2e/.%2e/secret", [2]string{}, 403, nil, ""},
+		{"ambiguous-path", "GET", "/api/..%2fapi/%2e%2e/%2e%2e/secret", [2]string{}, 400, nil, ""},
 		{"claimed-identity", "GET", "/api", [2]string{"x-forwarded-client-cert", "URI=spiffe://admin"}, 200, [][2]string{{"x-got-X-Forwarded-Client-Cert", ""}}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -29,6 +29,8 @@ var (
 	errTargetByte      = &ParseError{400, "request target holds an illegal byte"}
 	errEscape          = &ParseError{400, "path holds a malformed or zero percent escape"}
 	errScheme          = &ParseError{400, "absolute target is neither http nor https"}
+	errDotSegment      = &ParseError{400, "path holds a dot segment that servers resolve differently"}
+	errOverlong        = &ParseError{400, "path holds an overlong UTF-8 sequence"}
 	errAuthority       = &ParseError{400, "malformed authority"}
 	errUserinfo        = &ParseError{400, "authority holds user information"}
 	errHostMissing     = &ParseError{400, "HTTP/1.1 request without Host"}

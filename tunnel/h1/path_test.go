@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"cairnproxy.dev/cairn/mesh"
 )
 
 func TestNormalizePath(t *testing.T) {
@@ -34,6 +36,9 @@ func TestNormalizePath(t *testing.T) {
 		{"slashes-dotdot", "/a//../b", "/a/b"},
 		{"slashes-root", "//../a", "/a"},
 		{"dot-slashes", "/.//a", "//a"},
+		{"params", "/a;b=c/..a;/d;", "/a;b=c/..a;/d;"},
+		{"dots-before-escaped-slash", "/a..%2fb/...%2fc", "/a..%2fb/...%2fc"},
+		{"latin-1", "/%c0b/%e0/%c3%80/%e0%a0%80/%f0%90%80%80", "/%c0b/%e0/%c3%80/%e0%a0%80/%f0%90%80%80"},
 		{"odd-bytes", `/"<>^{|}[]@!$&'()*+,;=:` + "`", `/"<>^{|}[]@!$&'()*+,;=:` + "`"},
 	}
 	for _, tt := range tests {
@@ -47,7 +52,10 @@ func TestNormalizePath(t *testing.T) {
 }
 
 func TestNormalizePathRefuses(t *testing.T) {
-	for _, in := range []string{"", "a", "%2f", "*", "/%", "/%4", "/%zz", "/%0", "/%00", "/a%4\\", "/ ", "/\t", "/\x7f", "/?", "/#", "/\x80", "/%2 0", "/\n"} {
+	for _, in := range []string{
+		"", "a", "%2f", "*", "/%", "/%4", "/%zz", "/%0", "/%00", "/a%4\\", "/ ", "/\t", "/\x7f", "/?", "/#", "/\x80", "/%2 0", "/\n",
+		"/.;", "/..;a", "/a/%2e.;b/c", "/..%2f", "/a/..%2Fb", "/a%2f..", "/a%5c./b", "/a%5C%2e%2e%2fb", "/%20%2f..;a", "/%c0%ae", "/%C1%A1", "/%e0%80%af", "/%f0%80%80%af",
+	} {
 		if got, err := NormalizePath([]byte(in)); err == nil {
 			t.Errorf("NormalizePath(%q) = %q, want an error", in, got)
 		}
@@ -55,7 +63,7 @@ func TestNormalizePathRefuses(t *testing.T) {
 }
 
 func FuzzNormalizePath(f *testing.F) {
-	for _, s := range []string{"/", "/a/../b", "/%2e%2e/x", "\\..\\", "//.//..//a", "/%25%32%65", "/a/b/c/../../../../d"} {
+	for _, s := range []string{"/", "/a/../b", "/%2e%2e/x", "\\..\\", "//.//..//a", "/%25%32%65", "/a%2f..b/c", "/..;/a", "/x%5c..", "/%c0%af", "/%e0%a0%80;", "/a/b/c/../../../../d"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
@@ -71,9 +79,37 @@ func FuzzNormalizePath(f *testing.F) {
 				t.Fatalf("%q became %q, with a dot segment", in, got)
 			}
 		}
+		if servers := resolved(string(got)); servers != "" {
+			t.Fatalf("%q became %q, in which a server sees the dot segment %q", in, got, servers)
+		}
+		var req, sent mesh.Request
+		if err := SetPath(bytes.Clone(in), &req); err != nil && in[0] == '/' {
+			t.Fatalf("%q became %q, but as a target it is refused: %v", in, got, err)
+		}
+		if in[0] == '/' {
+			// What is written for the workload is read back as what policies saw.
+			req.Method, req.Authority = "GET", "a"
+			head := AppendRequest(nil, &req, Framing{})
+			var framing Framing
+			if err := ParseRequest(head, nil, &sent, &framing); err != nil || sent.Path != req.Path || sent.Path != string(got) || sent.HasQuery {
+				t.Fatalf("policies saw %q of %q; the workload gets %q, %v", req.Path, in, sent.Path, err)
+			}
+		}
 		again, err := NormalizePath(bytes.Clone(got))
 		if err != nil || !bytes.Equal(again, got) {
 			t.Fatalf("%q became %q, then %q, %v", in, got, again, err)
 		}
 	})
+}
+
+// resolved returns a dot segment that is left in path for a server which decodes
+// escapes before or drops parameters from its segments; "" for none.
+func resolved(path string) string {
+	decoded := strings.NewReplacer("%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/").Replace(path)
+	for s := range strings.SplitSeq(decoded, "/") {
+		if s, _, _ = strings.Cut(s, ";"); s == "." || s == ".." {
+			return s
+		}
+	}
+	return ""
 }

@@ -18,7 +18,14 @@ import (
 //
 // %2F and %5C stay as they are, and so do empty segments ("//"). It refuses a
 // path that does not start with a slash, a malformed escape, %00, and bytes
-// that may not stand in a path (controls, space, '?', '#', non-ASCII).
+// that may not stand in a path (controls, space, '?', '#', non-ASCII). Beyond
+// what BASE asks for it refuses what some servers resolve and others do not, so that
+// policies and they might mean different resources:
+//
+//   - dot segments with parameters ("..;x", as servlet containers have them);
+//   - dot segments that an escaped slash or backslash delimits ("..%2F");
+//   - overlong UTF-8 (%C0%AE, which is no dot, and to old decoders is one).
+//
 // Normalising twice is the same as once.
 func NormalizePath(path []byte) ([]byte, error) {
 	if len(path) == 0 || path[0] != '/' && path[0] != '\\' {
@@ -30,7 +37,11 @@ func NormalizePath(path []byte) ([]byte, error) {
 		c := path[r]
 		switch {
 		case c == '/' || c == '\\':
-			if keep := closeSegment(path, segment, w); keep != w {
+			keep, err := endSegment(path, segment, w)
+			if err != nil {
+				return nil, err
+			}
+			if keep != w {
 				w = keep
 			} else {
 				path[w] = '/'
@@ -48,6 +59,9 @@ func NormalizePath(path []byte) ([]byte, error) {
 				return nil, errEscape
 			}
 			if class[v]&classUnreserved == 0 {
+				if v >= 0xc0 && overlong(v, path[r+3:]) {
+					return nil, errOverlong
+				}
 				w += copy(path[w:], path[r:r+3])
 				r += 2
 				continue
@@ -60,7 +74,75 @@ func NormalizePath(path []byte) ([]byte, error) {
 		path[w] = c
 		w++
 	}
-	return path[:closeSegment(path, segment, w)], nil
+	end, err := endSegment(path, segment, w)
+	if err != nil {
+		return nil, err
+	}
+	return path[:end], nil
+}
+
+// endSegment is closeSegment after a look at what the segment hides.
+func endSegment(path []byte, start, end int) (int, error) {
+	if hidesDots(path[start:end]) {
+		return 0, errDotSegment
+	}
+	return closeSegment(path, start, end), nil
+}
+
+// hidesDots reports whether a segment whose unreserved escapes are decoded is a dot
+// segment to a server that drops parameters or decodes slashes before it resolves.
+func hidesDots(segment []byte) bool {
+	for whole := true; ; whole = false {
+		dots := 0
+		for dots < len(segment) && segment[dots] == '.' {
+			dots++
+		}
+		rest := segment[dots:]
+		if dots == 1 || dots == 2 {
+			switch {
+			case len(rest) == 0:
+				return !whole // after an escaped slash
+			case rest[0] == ';', escapedSlash(rest):
+				return true
+			}
+		}
+		for !escapedSlash(rest) {
+			i := bytes.IndexByte(rest[min(1, len(rest)):], '%')
+			if i < 0 {
+				return false
+			}
+			rest = rest[1+i:]
+		}
+		segment = rest[3:]
+	}
+}
+
+// escapedSlash reports whether b begins with %2F or %5C.
+func escapedSlash(b []byte) bool {
+	return len(b) >= 3 && b[0] == '%' && (b[1] == '2' && b[2]|0x20 == 'f' || b[1] == '5' && b[2]|0x20 == 'c')
+}
+
+// overlong reports whether first, from an escape, and the escape in rest begin a
+// sequence of UTF-8 that is longer than it need be (RFC 3629, 3), as no encoder makes
+// them.
+func overlong(first byte, rest []byte) bool {
+	if len(rest) < 3 || rest[0] != '%' {
+		return false
+	}
+	hi, lo := hexValue[rest[1]], hexValue[rest[2]]
+	if hi == 0xff || lo == 0xff {
+		return false // refused in its turn
+	}
+	next := hi<<4 | lo
+	switch first {
+	case 0xc0, 0xc1:
+		return next >= 0x80 && next < 0xc0
+	case 0xe0:
+		return next >= 0x80 && next < 0xa0
+	case 0xf0:
+		return next >= 0x80 && next < 0x90
+	}
+	return false
 }
 
 // closeSegment returns where to write on after the segment path[start:end],
@@ -137,12 +219,20 @@ func setQuery(b []byte, req *mesh.Request) error {
 // SetAuthority reads b, "host" or "host:port", lower-cases it in place and sets
 // req.Authority and req.Host, which alias it. The host is a name (letters,
 // digits, "-._~" and RFC 3986's sub-delims but the comma), an IPv4 address, or
-// an IPv6 address in brackets, which Host keeps. It serves :authority of HTTP/2
-// as well.
+// an IPv6 address in brackets, which Host keeps. A dot at the end of a name, which
+// says that it is complete, is taken off: the name is the same without, and so it
+// is for all who compare names. It serves :authority of HTTP/2 as well.
 func SetAuthority(b []byte, req *mesh.Request) error {
 	n, err := hostLength(b)
 	if err != nil {
 		return err
+	}
+	if b[n-1] == '.' {
+		if n == 1 || b[n-2] == '.' {
+			return errAuthority // an empty name, or an empty label in it
+		}
+		n--
+		b = b[:n+copy(b[n:], b[n+1:])]
 	}
 	req.Authority, req.Host = view(b), view(b[:n])
 	return nil
