@@ -171,7 +171,7 @@ func (c *compiler) mirrors(ru *rule, r *mesh.Route) {
 		m := &r.Filters.Mirrors[i]
 		b := c.backend(&m.Backend)
 		if b.broken != "" {
-			c.problem("HTTPRoute %s rule %s: mirror: %s", r.Object, ruleName(r), b.broken)
+			c.problem("%s %s rule %s: mirror: %s", r.Kind, r.Object, ruleName(r), b.broken)
 			continue
 		}
 		if m.Numerator == 0 && m.Denominator > 0 {

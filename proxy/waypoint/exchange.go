@@ -24,9 +24,13 @@ import (
 //	                     ▼                                     ▼
 //	                   reply ◄─────────────────────────── reply / abort
 //
+// A filter that waits parks the exchange on its way through routing (park.go). A try of the request at
+// one endpoint is an attempt (attempt.go); hedges (hedge.go) are others beside it, and mirrors
+// (mirror.go) are exchanges of their own.
+//
 // Request bytes come from the downstream codec (h1Server, h2Request) and leave
 // through the upstream codec (h1Client, h2Call); response bytes the other way.
-// Whoever calls a method holds mu. The lock order is exchange, then upstream
+// Whoever calls a method holds mu. The lock order is exchange, then its mirrors, then upstream
 // connection's small locks, then connection queues; codecs call in with no
 // connection lock held.
 //

@@ -154,17 +154,7 @@ func (c *h2Client) Opened(t *loop.Turn, st *h2.Stream, err error) {
 
 // redirect sends the calls that wait out again: the endpoint speaks HTTP/1.1.
 func (c *h2Client) redirect(t *loop.Turn) {
-	c.mu.Lock()
-	c.dead = true
-	c.timer.stop()
-	calls := c.waiting
-	c.waiting = nil
-	a := c.adm
-	c.adm = nil
-	c.mu.Unlock()
-	c.d.forgetH2(c)
-	c.d.ended(t, a, lineHTTP2)
-	for _, call := range calls {
+	for _, call := range c.takeOut(t) {
 		if x := call.served(); x != nil {
 			x.relaunchLater(t, x.tryOf(call))
 			x.mu.Unlock()
@@ -298,8 +288,8 @@ func (c *h2Client) Closed(t *loop.Turn, err error) {
 	c.lost(t, failure{flag: flagConnectionTermination, reason: "connection termination", cause: err.Error()})
 }
 
-// lost takes the connection out of use and fails the calls that wait for it.
-func (c *h2Client) lost(t *loop.Turn, f failure) {
+// takeOut takes the connection out of use, and returns the calls that wait for it.
+func (c *h2Client) takeOut(t *loop.Turn) []*h2Call {
 	c.mu.Lock()
 	c.dead = true
 	c.timer.stop()
@@ -310,7 +300,12 @@ func (c *h2Client) lost(t *loop.Turn, f failure) {
 	c.mu.Unlock()
 	c.d.forgetH2(c)
 	c.d.ended(t, a, lineHTTP2)
-	for _, call := range calls {
+	return calls
+}
+
+// lost takes the connection out of use and fails the calls that wait for it.
+func (c *h2Client) lost(t *loop.Turn, f failure) {
+	for _, call := range c.takeOut(t) {
 		if x := call.served(); x != nil {
 			x.upstreamFailed(t, call, f)
 			x.mu.Unlock()
