@@ -28,11 +28,12 @@ type IssuerFunc func(ctx context.Context, id mesh.Identity) (*Cert, error)
 // Issue calls f.
 func (f IssuerFunc) Issue(ctx context.Context, id mesh.Identity) (*Cert, error) { return f(ctx, id) }
 
-// watched is an Issuer whose certificates change when somebody else decides,
-// not when half their life is over. The cache asks it often.
-type watched interface {
-	// changed reports whether Issue would read something new. It is cheap.
-	changed() bool
+// Watched is what an Issuer also implements whose certificates change when
+// somebody else decides, not when half their life is over. The cache asks it
+// every few seconds, and before handshakes at most once a second.
+type Watched interface {
+	// Changed reports whether Issue would give something new for id. It is cheap.
+	Changed(id mesh.Identity) bool
 }
 
 // CacheOptions adjusts a Cache. The zero value is right for production.
@@ -58,7 +59,7 @@ type CacheOptions struct {
 // is replaced only after it has expired.
 type Cache struct {
 	issuer Issuer
-	watch  watched // the issuer, if it is one
+	watch  Watched // the issuer, if it is one
 	opts   CacheOptions
 	log    *slog.Logger
 	slots  chan struct{} // one token per call of the issuer
@@ -118,7 +119,7 @@ func NewCache(issuer Issuer, opts CacheOptions) *Cache {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	w, _ := issuer.(watched)
+	w, _ := issuer.(Watched)
 	return &Cache{
 		issuer:    issuer,
 		watch:     w,
@@ -247,7 +248,7 @@ func (c *Cache) stale(e *entry, now time.Time) bool {
 		e.asked = now
 	}
 	e.mu.Unlock()
-	return ask && c.watch.changed()
+	return ask && c.watch.Changed(e.id)
 }
 
 // refresh replaces old, unless somebody else already has: one caller issues,

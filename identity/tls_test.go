@@ -56,7 +56,7 @@ func sign(tb testing.TB, ca *CA, id mesh.Identity, edit func(*x509.Certificate))
 	if edit != nil {
 		edit(tmpl)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, rootOf(ca), key.Public(), ca.state.roots[0].key)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func sign(tb testing.TB, ca *CA, id mesh.Identity, edit func(*x509.Certificate))
 		tb.Fatal(err)
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(ca.cert)
+	roots.AddCert(rootOf(ca))
 	return &Cert{
 		Certificate: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf},
 		Roots:       roots, RootPEM: ca.RootPEM(), Identity: id, NotBefore: tmpl.NotBefore, NotAfter: tmpl.NotAfter,
