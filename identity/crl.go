@@ -90,7 +90,7 @@ func (c *CRL) Load() error { return c.load(nil) }
 func (c *CRL) load(anchors []*x509.Certificate) error {
 	// The stamp is taken first: a change between it and the reading is noticed
 	// the next time.
-	stamp, _ := stampOf(c.path)
+	stamp, _ := stampFile(c.path)
 	set, err := readCRL(c.path)
 	if err == nil {
 		err = set.review(anchors)
@@ -145,7 +145,7 @@ func (c *CRL) follow(ctx context.Context, anchors func() []*x509.Certificate, ch
 
 // poll reads the file if it has changed, and reports whether there is a new set.
 func (c *CRL) poll(anchors func() []*x509.Certificate, now time.Time) bool {
-	stamp, err := stampOf(c.path)
+	stamp, err := stampFile(c.path)
 	c.mu.Lock()
 	same := c.tried && stamp == c.read
 	c.mu.Unlock()
@@ -203,11 +203,11 @@ func (c *CRL) tellOverdue(now time.Time) {
 	}
 }
 
-// stampOf is the file's stamp, and why there is none.
-func stampOf(path string) (fileStamp, error) {
+// stampFile is the file's stamp, and why there is none.
+func stampFile(path string) (fileStamp, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return fileStamp{}, err
 	}
-	return fileStamp{modified: info.ModTime(), size: info.Size(), inode: inode(info)}, nil
+	return stampOf(info), nil
 }
