@@ -166,7 +166,7 @@ func (r *reconciler) forwardServers(s spec, place Pod) (spec, *forwarder, error)
 // or if it has a place of its own to run in.
 func (r *reconciler) startProxy(life context.Context, s spec, place Pod) (*runningProxy, error) {
 	p := newRunningProxy(s, place)
-	issuer := r.ca.Issuer(0)
+	issuer := r.ca.issuer()
 	if place.Name == "" && (!r.o.Processes || s.InPod) {
 		p.spec.Shared = r.hasRuntime
 		r.hasRuntime = true
