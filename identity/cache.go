@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,6 +50,8 @@ type CacheOptions struct {
 	// PollInterval is how often Run asks whether certificate files changed. Zero
 	// means 2 s. Handshakes ask too, at most once a second.
 	PollInterval time.Duration
+	// CRL, if set, says whose certificates were revoked. Run follows its file.
+	CRL *CRL
 }
 
 // Cache holds one certificate per identity and keeps it fresh. It may be used
@@ -61,6 +64,11 @@ type Cache struct {
 	log    *slog.Logger
 	slots  chan struct{} // one token per call of the issuer
 	wake   chan struct{} // tells Run that something is due sooner
+
+	// roots are those that verifiers were made for, the latest last.
+	roots atomic.Pointer[[]*x509.Certificate]
+	// aliases are trust domains that stand for our own.
+	aliases atomic.Pointer[[]string]
 
 	mu        sync.RWMutex
 	entries   map[mesh.Identity]*entry
@@ -299,6 +307,7 @@ func (c *Cache) issue(ctx context.Context, e *entry, done chan struct{}) (*held,
 	e.renewAt = cert.renewAt(time.Now())
 	e.held.Store(h)
 	e.mu.Unlock()
+	c.tellOwn(h.cert)
 	c.log.Debug("obtained a certificate", "identity", e.id.String(), "not_after", cert.NotAfter)
 	return h, nil
 }
@@ -374,6 +383,7 @@ func (c *Cache) verifier(cert *Cert) *verifier {
 		}
 		v = newVerifier(cert.Roots)
 		c.verifiers[string(cert.RootPEM)] = v
+		c.noteRoots(cert)
 	}
 	return v
 }

@@ -15,6 +15,9 @@ const maxSleep = time.Minute
 func (c *Cache) Run(ctx context.Context) error {
 	var renewals sync.WaitGroup
 	defer renewals.Wait()
+	if crl := c.opts.CRL; crl != nil {
+		renewals.Go(func() { crl.follow(ctx, c.anchors, c.revokedChanged) })
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

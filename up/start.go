@@ -115,7 +115,7 @@ func (r *reconciler) nodeSpec(name string) spec {
 
 // servers sets where a proxy's servers listen: at the known ports of addr.
 func (r *reconciler) servers(s spec, addr netip.Addr) spec {
-	s.Version = r.o.Version
+	s.Version, s.CRL = r.o.Version, r.ca.ca.CRLPath()
 	s.Admin = netip.AddrPortFrom(addr, telemetry.AdminPort)
 	s.Metrics = netip.AddrPortFrom(addr, telemetry.MetricsPort)
 	s.Ready = netip.AddrPortFrom(addr, telemetry.ReadyPort)

@@ -23,7 +23,7 @@ import (
 type waypointFlags struct {
 	manifests                 []string
 	gateway, address          string
-	cert, key, root           string
+	cert, key, root, crl      string
 	admin, metrics, accessLog string
 	enrol                     bool
 }
@@ -50,6 +50,7 @@ change is live within a second, a broken one changes nothing and is logged.`,
 	requiredFlag(cmd, &f.cert, "cert", "the waypoint's certificate chain, PEM; read again when it changes")
 	requiredFlag(cmd, &f.key, "key", "its private key, PEM")
 	requiredFlag(cmd, &f.root, "root", "the trusted roots, PEM")
+	fl.StringVar(&f.crl, "crl", "", crlUsage)
 	fl.StringVar(&f.admin, "admin", "", "where the admin server listens (default 127.0.0.1:15000)")
 	fl.StringVar(&f.metrics, "metrics", "", "where metrics and readiness are served (default port 15020 of all addresses)")
 	fl.StringVar(&f.accessLog, "access-log", "-", `where the access log goes: a file, "-" for stdout, or "none"`)
@@ -64,6 +65,10 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 	}
 	files := identity.NewFiles(f.cert, f.key, f.root)
 	cert, err := files.Load()
+	if err != nil {
+		return err
+	}
+	crl, err := a.openCRL(f.crl, f.root)
 	if err != nil {
 		return err
 	}
@@ -93,7 +98,7 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 		Component: "proxy", Version: buildVersion(), Admin: f.admin, Metrics: f.metrics, AdminFlag: "--admin", MetricsFlag: "--metrics",
 		NoReady: f.metrics != "", AccessLog: out, Level: &a.level, Log: a.log,
 	})
-	cache := identity.NewCache(files, identity.CacheOptions{Log: a.log})
+	cache := identity.NewCache(files, identity.CacheOptions{Log: a.log, CRL: crl})
 	p, err := waypoint.New(waypoint.Options{
 		Name: name, Identity: cert.Identity, Addresses: []netip.Addr{address}, Port: w.Port, Source: dialSource(address),
 		Snapshots: store, Identities: cache, Metrics: sh.Metrics, AccessLog: sh.AccessLog, Log: a.log,

@@ -20,7 +20,7 @@ import (
 )
 
 func newZtunnelCommand(a *app) *cobra.Command {
-	var cert, key, root string
+	var cert, key, root, crl string
 	cmd := &cobra.Command{
 		Use:   "ztunnel",
 		Short: "Run one node proxy by itself",
@@ -35,6 +35,7 @@ It is configured by ztunnel's environment:
   PROXY_WORKLOAD_INFO         namespace/name/serviceaccount of the workload
   LOCAL_XDS_PATH, LOCAL_XDS   the mesh: a file in ztunnel's format, or its text
   XDS_ADDRESS                 must be empty
+  CRL_PATH                    lists of revoked certificates, as for --crl
   NODE_NAME, NETWORK, CLUSTER_ID, PACKET_MARK, ENABLE_ORIG_SRC, RUST_LOG,
   LOG_FORMAT and the rest of ztunnel's variables, as far as they apply; what
   does not is refused by name.`,
@@ -50,12 +51,20 @@ It is configured by ztunnel's environment:
 			if err := a.ztunnelLog(cmd, env); err != nil {
 				return err
 			}
-			return runZtunnel(cmd.Context(), a, env, identity.NewFiles(cert, key, root), cmd.OutOrStdout())
+			if crl == "" {
+				crl = env.CRLPath
+			}
+			revoked, err := a.openCRL(crl, root)
+			if err != nil {
+				return err
+			}
+			return runZtunnel(cmd.Context(), a, env, identity.NewFiles(cert, key, root), revoked, cmd.OutOrStdout())
 		},
 	}
 	requiredFlag(cmd, &cert, "cert", "the workload's certificate chain, PEM; read again when it changes")
 	requiredFlag(cmd, &key, "key", "its private key, PEM")
 	requiredFlag(cmd, &root, "root", "the trusted roots, PEM")
+	cmd.Flags().StringVar(&crl, "crl", "", crlUsage)
 	return cmd
 }
 
@@ -87,7 +96,7 @@ func (a *app) ztunnelLog(cmd *cobra.Command, env *ztunnel.Environment) error {
 	return a.setUp()
 }
 
-func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *identity.Files, accessLog io.Writer) error {
+func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *identity.Files, crl *identity.CRL, accessLog io.Writer) error {
 	// What is wrong with the files is told before anything listens.
 	if _, err := files.Load(); err != nil {
 		return err
@@ -103,7 +112,7 @@ func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *id
 		Component: "ztunnel", Version: buildVersion(), Admin: fmt.Sprintf("127.0.0.1:%d", env.AdminPort), Metrics: fmt.Sprintf(":%d", env.StatsPort),
 		AccessLog: accessLog, Level: &a.level, Log: a.log,
 	})
-	cache := identity.NewCache(files, identity.CacheOptions{Log: a.log})
+	cache := identity.NewCache(files, identity.CacheOptions{Log: a.log, CRL: crl})
 	o := env.Options
 	if o.DNS {
 		o.Nameservers = nameservers("/etc/resolv.conf")

@@ -14,6 +14,7 @@ import (
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/proxy/ztunnel/capture"
 	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/tunnel"
 	"cairnproxy.dev/cairn/tunnel/loop"
 )
 
@@ -40,6 +41,9 @@ type Snapshots interface {
 type Certificates interface {
 	Server(id mesh.Identity) *tls.Config
 	Client(own mesh.Identity, expect []string) *tls.Config
+	// Alias makes other trust domains stand for our own.
+	Alias(domains []string)
+	tunnel.Revocations
 }
 
 // Options configures a Proxy.
@@ -186,6 +190,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.awaitMesh(ctx, updates); err != nil || ctx.Err() != nil {
 		return err
 	}
+	p.o.Certificates.Alias(p.snapshot().TrustDomainAliases)
 	first := p.snapshot().Version
 	if err := p.start(); err != nil {
 		p.drain(0)
@@ -260,6 +265,7 @@ func (p *Proxy) snapshot() *mesh.Snapshot { return p.o.Snapshots.Current() }
 // update follows a change of the mesh: connections that are now forbidden are
 // closed, listeners follow, and who waited for a workload looks again.
 func (p *Proxy) update(s *mesh.Snapshot) {
+	p.o.Certificates.Alias(s.TrustDomainAliases)
 	p.mu.Lock()
 	close(p.changed)
 	p.changed = make(chan struct{})
