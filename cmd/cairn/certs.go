@@ -126,20 +126,53 @@ func (f *certFlags) open(log *slog.Logger) (*certSource, error) {
 	return &certSource{issuer: c, files: c, close: func() {}}, nil
 }
 
-// awaitCertificate waits until the cache has a certificate of id: a proxy that
-// cannot prove who it is has nothing to serve. The cache logs why it has none
-// yet and tries again; so this ends well or with ctx.
-func awaitCertificate(ctx context.Context, cache *identity.Cache, id mesh.Identity) error {
-	t := time.NewTicker(100 * time.Millisecond)
-	defer t.Stop()
-	for {
-		if _, err := cache.Get(ctx, id); err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-t.C:
+// rootsFile is the file with roots that f names, "" if there is none.
+func (f *certFlags) rootsFile() string {
+	switch {
+	case f.socket != "" || f.caRoot == "SYSTEM":
+		return ""
+	case f.ca != "":
+		return f.caRoot
+	}
+	return f.root
+}
+
+// load reads the files, if that is where certificates come from: what is wrong with
+// them is told before anything listens. Otherwise it returns nil.
+func (c *certSource) load() (*identity.Cert, error) {
+	if c.files == nil {
+		return nil, nil
+	}
+	return c.files.Load()
+}
+
+// follow is the part of the source that runs beside the proxy.
+func (c *certSource) follow(ctx context.Context) error {
+	if c.run == nil {
+		return nil
+	}
+	return c.run(ctx)
+}
+
+// before makes proxy start only once there is a certificate of id: a proxy that
+// cannot prove who it is has nothing to serve. The cache logs why there is none
+// yet and tries again.
+func (c *certSource) before(proxy func(context.Context) error, cache *identity.Cache, id mesh.Identity) func(context.Context) error {
+	if c.files != nil {
+		return proxy // load has looked at them
+	}
+	return func(ctx context.Context) error {
+		t := time.NewTicker(100 * time.Millisecond)
+		defer t.Stop()
+		for {
+			if _, err := cache.Get(ctx, id); err == nil {
+				return proxy(ctx)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-t.C:
+			}
 		}
 	}
 }
