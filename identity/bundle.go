@@ -44,6 +44,16 @@ func NewCertOf(chain []*x509.Certificate, key any, roots []*x509.Certificate, fe
 	return c, nil
 }
 
+// federated is where a trust domain stands among those federated, else -1.
+func (c *Cert) federated(trustDomain string) int {
+	for i := range c.Federated {
+		if c.Federated[i].TrustDomain == trustDomain {
+			return i
+		}
+	}
+	return -1
+}
+
 func pemOf(certs []*x509.Certificate) []byte {
 	var out []byte
 	for _, c := range certs {
