@@ -263,7 +263,9 @@ func TestNotRegistered(t *testing.T) {
 func TestLeftOut(t *testing.T) {
 	ca := newCA(t, "cluster.local")
 	res := answer(t, ca, nil, web)
-	res.Svids = append(res.Svids, plain(t, "spiffe://cluster.local/web"))
+	other := plain(t, "spiffe://cluster.local/web")
+	other.Bundle = res.Svids[0].Bundle // there is one for each trust domain
+	res.Svids = append(res.Svids, other)
 	var log bytes.Buffer
 	a := newAgent(t)
 	a.push(res)
