@@ -47,6 +47,15 @@ func OpenCA(dir, trustDomain string) (*CA, error) {
 	return ca, nil
 }
 
+// LoadCA is OpenCA for a folder that must hold a CA already.
+func LoadCA(dir, trustDomain string) (*CA, error) {
+	ca := &CA{trustDomain: trustDomain, dir: dir}
+	if err := ca.follow(); err != nil {
+		return nil, err
+	}
+	return ca, nil
+}
+
 // RootFile is the path of the file with the trusted roots; "" for a CA in memory.
 func (ca *CA) RootFile() string {
 	if ca.dir == "" {

@@ -99,7 +99,21 @@ type entry struct {
 type held struct {
 	cert  *Cert
 	peers *verifier
+	// federated are the verifiers of other trust domains, in the order of cert.Federated.
+	federated []*verifier
 }
+
+// of returns who verifies members of a trust domain: its own bundle and no
+// other where it is federated, else our own roots.
+func (h *held) of(trustDomain string) *verifier {
+	if i := h.cert.federated(trustDomain); i >= 0 {
+		return h.federated[i]
+	}
+	return h.peers
+}
+
+// maxVerifiers bounds how many sets of roots are remembered.
+const maxVerifiers = 32
 
 // NewCache returns an empty cache before issuer.
 func NewCache(issuer Issuer, opts CacheOptions) *Cache {
@@ -300,7 +314,10 @@ func (c *Cache) issue(ctx context.Context, e *entry, done chan struct{}) (*held,
 	if err != nil {
 		return c.settleFailure(ctx, e, err)
 	}
-	h := &held{cert: cert, peers: c.verifier(cert)}
+	h := &held{cert: cert, peers: c.verifier(cert.RootPEM, cert.Roots)}
+	for _, b := range cert.Federated {
+		h.federated = append(h.federated, c.verifier(b.RootPEM, b.Roots))
+	}
 	e.mu.Lock()
 	e.call = nil
 	e.err, e.failures, e.retryAt = nil, 0, time.Time{}
@@ -371,19 +388,19 @@ func (c *Cache) backoff(n int) time.Duration {
 	return d - d/5 + rand.N(2*d/5+1)
 }
 
-// verifier returns the one for cert's roots, shared by all identities that
+// verifier returns the one for these roots, shared by all identities that
 // trust the same, so that a peer is verified once.
-func (c *Cache) verifier(cert *Cert) *verifier {
+func (c *Cache) verifier(rootPEM []byte, roots *x509.CertPool) *verifier {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	v := c.verifiers[string(cert.RootPEM)]
-	if v == nil || !v.roots.Equal(cert.Roots) {
-		if len(c.verifiers) >= 8 { // roots of the past
+	v := c.verifiers[string(rootPEM)]
+	if v == nil || !v.roots.Equal(roots) {
+		if len(c.verifiers) >= maxVerifiers { // roots of the past
 			clear(c.verifiers)
 		}
-		v = newVerifier(cert.Roots)
-		c.verifiers[string(cert.RootPEM)] = v
-		c.noteRoots(cert)
+		v = newVerifier(roots)
+		c.verifiers[string(rootPEM)] = v
+		c.noteRoots(rootPEM)
 	}
 	return v
 }

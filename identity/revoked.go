@@ -75,12 +75,12 @@ func (c *Cache) anchors() []*x509.Certificate {
 	return nil
 }
 
-// noteRoots remembers the roots of cert. c.mu is held.
-func (c *Cache) noteRoots(cert *Cert) {
+// noteRoots remembers roots of ours or of a federated trust domain. c.mu is held.
+func (c *Cache) noteRoots(rootPEM []byte) {
 	if c.opts.CRL == nil {
 		return
 	}
-	more, _ := parsePEM(cert.RootPEM) // it was parsed before
+	more, _ := parsePEM(rootPEM) // it was parsed before
 	list := slices.Clone(c.anchors())
 	for _, r := range more {
 		if !slices.ContainsFunc(list, r.Equal) {

@@ -32,7 +32,8 @@ func baseConfig() *tls.Config {
 }
 
 // Server returns the config for accepting tunnels as id: every client must
-// present a certificate of id's own trust domain, or of one of its aliases. The config fetches the
+// present a certificate of id's own trust domain, of one of its aliases, or of one
+// that is federated. The config fetches the
 // certificate during the first handshake if it is not in the cache yet, and
 // follows renewals; make one per listener, or per connection, as is easier.
 // Handshakes fail with an *UnavailableError while there is no valid
@@ -139,7 +140,7 @@ func (s *serverEnd) check(cs *tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	if id.TrustDomain != s.entry.id.TrustDomain && !s.cache.isAlias(id.TrustDomain) {
+	if id.TrustDomain != s.entry.id.TrustDomain && !s.cache.isAlias(id.TrustDomain) && h.cert.federated(id.TrustDomain) < 0 {
 		return errDomain
 	}
 	return s.cache.Revoked(cs)
@@ -234,7 +235,7 @@ func checkPeer(h *held, cs *tls.ConnectionState, eku x509.ExtKeyUsage, now time.
 	if err != nil {
 		return mesh.Identity{}, err
 	}
-	if err := h.peers.chain(cs.PeerCertificates, eku, now); err != nil {
+	if err := h.of(id.TrustDomain).chain(cs.PeerCertificates, eku, now); err != nil {
 		return mesh.Identity{}, err
 	}
 	return id, nil

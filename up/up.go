@@ -28,6 +28,14 @@ type Options struct {
 	Processes bool
 	// Netns gives each pod a network namespace of its own. It needs root.
 	Netns bool
+	// State is a folder that keeps the certificate authority from one run to the
+	// next; "" makes one for this run, in memory.
+	State string
+	// CA is where certificates are served for proxies that the user runs, HOST:PORT;
+	// "" serves none.
+	CA string
+	// CertTTL is how long certificates live; 0 means identity.LeafTTL.
+	CertTTL time.Duration
 	// JSON prints events for scripts in place of tables.
 	JSON bool
 
@@ -51,6 +59,9 @@ const (
 	// startWithin bounds how long proxies and pods may take to serve. What
 	// takes longer is named, and the mesh is reported without it.
 	startWithin = 20 * time.Second
+	// applyWithin bounds how long proxies may take to serve by a new configuration
+	// before it is reported as applied without them.
+	applyWithin = 5 * time.Second
 	// drainWithin is how long requests under way may go on when the mesh ends.
 	drainWithin = 5 * time.Second
 	// quietAfter is when pods are told to end, too.
@@ -90,5 +101,6 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer r.machine.close()
+	defer r.ca.close()
 	return r.run(ctx)
 }

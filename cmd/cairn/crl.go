@@ -15,6 +15,9 @@ const crlUsage = "lists of revoked certificates, PEM; read again when they chang
 // beside the file of trusted roots. They may come later; what cannot be read is an error.
 func (a *app) openCRL(path, root string) (*identity.CRL, error) {
 	given := path != ""
+	if !given && root == "" {
+		return nil, nil // certificates come from where there are no files
+	}
 	if !given {
 		path = filepath.Join(filepath.Dir(root), identity.CRLFile)
 	}
