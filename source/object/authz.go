@@ -57,9 +57,6 @@ func (t *translator) authorization(o *Object, v *AuthorizationPolicy) *mesh.Auth
 	if p.Action != mesh.ActionAllow && len(spec.Rules) == 0 && p.Invalid == "" {
 		t.note(o, "a policy of action %s without rules has no effect", p.Action)
 	}
-	if p.Action == mesh.ActionAudit && len(p.TargetRefs) == 0 {
-		t.note(o, "node proxies do not audit; add targetRefs for the waypoint to do so")
-	}
 	return p
 }
 
