@@ -29,7 +29,9 @@ const (
 )
 
 // table is what a verifier has verified. Its methods may be called from any goroutine, and wait for none.
-type table struct{ slots [tableSize]atomic.Pointer[verified] }
+type table struct {
+	slots [tableSize]atomic.Pointer[verified]
+}
 
 func (t *table) places(d *digest) []atomic.Pointer[verified] {
 	at := binary.LittleEndian.Uint64(d[:]) % (tableSize / ways) * ways

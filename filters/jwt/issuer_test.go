@@ -170,7 +170,9 @@ func get(fields ...mesh.Field) *mesh.Request {
 	return &mesh.Request{Method: "GET", Scheme: "http", Authority: "shop", Host: "shop", Path: "/", Fields: fields}
 }
 
-func bearer(token string) mesh.Field { return mesh.Field{Name: "authorization", Value: "Bearer " + token} }
+func bearer(token string) mesh.Field {
+	return mesh.Field{Name: "authorization", Value: "Bearer " + token}
+}
 
 // answerTo runs a request, and returns "" when it passes and the body of the answer else.
 func answerTo(t testing.TB, c filters.Chain, r *mesh.Request) string {

@@ -47,7 +47,9 @@ func (v *verifier) verify(token string, p *parsed, d *digest, now time.Time) (ok
 	if f := v.timely(p.begins, p.expires, now); f != nil {
 		return nil, f, false
 	}
-	if len(v.rule.Audiences) > 0 && !slices.ContainsFunc(p.audience, func(a string) bool { return slices.ContainsFunc(v.rule.Audiences, func(b string) bool { return sameAudience(a, b) }) }) {
+	if len(v.rule.Audiences) > 0 && !slices.ContainsFunc(p.audience, func(a string) bool {
+		return slices.ContainsFunc(v.rule.Audiences, func(b string) bool { return sameAudience(a, b) })
+	}) {
 		return nil, failAudience, false
 	}
 	ks := v.keys.current.Load()
