@@ -103,6 +103,9 @@ func (s *step) run(x *filters.Exchange, waits int) filters.Result {
 	for i := range s.locations {
 		l := &s.locations[i]
 		token, as, several := l.find(x.Req)
+		if as != nil && l.kind == inParam {
+			x.Notes().SecretQuery = true
+		}
 		switch {
 		case as == nil:
 			continue
