@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,21 +21,32 @@ func remote() *mesh.RequestAuthentication {
 	return policyOf(mesh.JWTRule{Issuer: iss, JWKSURI: uri})
 }
 
-// served is a network where uri has what *text says; "" refuses connections.
-func served(text *string) *network {
+// page is what a server has; "" refuses connections.
+type page struct{ text atomic.Pointer[string] }
+
+func pageOf(text string) *page {
+	p := &page{}
+	p.set(text)
+	return p
+}
+
+func (p *page) set(text string) { p.text.Store(&text) }
+
+// served is a network where uri has a page.
+func served(p *page) *network {
 	return &network{answer: func(string) (int, string) {
-		if *text == "" {
-			return 0, ""
+		if text := *p.text.Load(); text != "" {
+			return 200, text
 		}
-		return 200, *text
+		return 0, ""
 	}}
 }
 
 // TestRotation: a new key is looked for when a token names it; an old one is not believed for longer.
 func TestRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		text := jwks(es())
-		n := served(&text)
+		text := pageOf(jwks(es()))
+		n := served(text)
 		r := registry(t, n)
 		c := build(t, r, remote())
 		synctest.Wait()
@@ -48,7 +60,7 @@ func TestRotation(t *testing.T) {
 		ask("old", old, "")
 		ask("next_at_once", next, failNoKey.body) // the keys are brand new
 		time.Sleep(2 * time.Second)
-		text = jwks(es2())
+		text.set(jwks(es2()))
 		ask("next", next, "")
 		ask("old_after_rotation", old, failNoKey.body)
 		if got := n.asked.Load(); got != 2 {
@@ -63,7 +75,7 @@ func TestRotation(t *testing.T) {
 			t.Errorf("%d fetches, want 3", got)
 		}
 		// Withdrawn without any token that names a new one.
-		text = jwks(es())
+		text.set(jwks(es()))
 		time.Sleep(refreshEvery * 11 / 10)
 		ask("withdrawn", next, failNoKey.body)
 		runtime.KeepAlive(c)
@@ -73,12 +85,12 @@ func TestRotation(t *testing.T) {
 // TestAway: what was fetched last is used while the server is away, and tried again later and later.
 func TestAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		text := jwks(es())
-		n := served(&text)
+		text := pageOf(jwks(es()))
+		n := served(text)
 		r := registry(t, n)
 		c := build(t, r, remote())
 		synctest.Wait()
-		text = ""
+		text.set("")
 		time.Sleep(2 * time.Hour)
 		if got := answerTo(t, c, get(bearer(es().sign(about(nil))))); got != "" {
 			t.Errorf("with the last keys: %q", got)
@@ -90,7 +102,7 @@ func TestAway(t *testing.T) {
 		if got := n.asked.Load(); got < 150 || got > 300 {
 			t.Errorf("%d fetches in two hours, want some 200", got)
 		}
-		text = jwks(es2())
+		text.set(jwks(es2()))
 		time.Sleep(2 * retryMost)
 		if got := answerTo(t, c, get(bearer(es2().sign(about(nil))))); got != "" {
 			t.Errorf("when it is back: %q", got)
@@ -111,8 +123,8 @@ func TestFirst(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				text := jwks(es())
-				n := served(&text)
+				text := pageOf(jwks(es()))
+				n := served(text)
 				n.delay.Store(int64(tt.delay))
 				p := remote()
 				p.Rules[0].Timeout = 3 * time.Second
@@ -132,14 +144,14 @@ func TestFirst(t *testing.T) {
 // TestAwayFirst: where there never were keys requests do not wait each time.
 func TestAwayFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var text string
-		c := build(t, registry(t, served(&text)), remote())
+		text := pageOf("")
+		c := build(t, registry(t, served(text)), remote())
 		synctest.Wait()
 		begin, token := time.Now(), es().sign(about(nil))
 		if got := answerTo(t, c, get(bearer(token))); got != failFetch.body || time.Since(begin) != 0 {
 			t.Errorf("%q after %v", got, time.Since(begin))
 		}
-		text = jwks(es())
+		text.set(jwks(es()))
 		time.Sleep(2 * retryFirst)
 		if got := answerTo(t, c, get(bearer(token))); got != "" {
 			t.Errorf("later: %q", got)
@@ -150,8 +162,8 @@ func TestAwayFirst(t *testing.T) {
 // TestClientGoes: a client that goes away while it waits leaves nothing behind.
 func TestClientGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		text := jwks(es())
-		n := served(&text)
+		text := pageOf(jwks(es()))
+		n := served(text)
 		n.delay.Store(int64(time.Second))
 		c := build(t, registry(t, n), remote())
 		x := filterstest.Exchange(get(bearer(es().sign(about(nil)))))
@@ -168,8 +180,8 @@ func TestClientGoes(t *testing.T) {
 // TestCrowd: the requests that wait are bounded.
 func TestCrowd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		text := jwks(es())
-		n := served(&text)
+		text := pageOf(jwks(es()))
+		n := served(text)
 		n.delay.Store(int64(time.Second))
 		c := build(t, registry(t, n), remote())
 		token, parked := es().sign(about(nil)), 0
@@ -188,8 +200,8 @@ func TestCrowd(t *testing.T) {
 // TestLive: keys and what was verified with them survive a change of the configuration, and go with the last that uses them.
 func TestLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		text := jwks(es())
-		n := served(&text)
+		text := pageOf(jwks(es()))
+		n := served(text)
 		r := registry(t, n)
 		first := build(t, r, remote())
 		synctest.Wait()
