@@ -24,7 +24,10 @@ func once(x *filters.Exchange, c filters.Chain, fields mesh.Fields) filters.Resu
 
 func fieldsWith(token string) mesh.Fields {
 	return mesh.Fields{
-		{Name: "x-request-id", Value: "1"}, {Name: "user-agent", Value: "test"}, {Name: "accept", Value: "*/*"}, bearer(token),
+		{Name: "x-request-id", Value: "1"},
+		{Name: "user-agent", Value: "test"},
+		{Name: "accept", Value: "*/*"},
+		bearer(token),
 		{Name: "x-forwarded-proto", Value: "http"},
 	}
 }

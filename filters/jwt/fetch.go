@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/go-jose/go-jose/v4/json"
 
@@ -147,11 +148,10 @@ func readFile(path string) ([]byte, error) {
 // names is not for the mesh.
 func newClient(transport http.RoundTripper) *http.Client {
 	if transport == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.Proxy = nil
-		t.MaxResponseHeaderBytes = 64 << 10
-		t.MaxConnsPerHost, t.MaxIdleConnsPerHost = 2, 1
-		transport = t
+		transport = &http.Transport{ // each fetch has a timeout of its own
+			ForceAttemptHTTP2: true, TLSHandshakeTimeout: defaultTimeout, MaxResponseHeaderBytes: 64 << 10,
+			MaxConnsPerHost: 2, MaxIdleConnsPerHost: 1, IdleConnTimeout: 30 * time.Second,
+		}
 	}
 	return &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {

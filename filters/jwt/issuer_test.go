@@ -134,10 +134,12 @@ type network struct {
 
 func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 	n.asked.Add(1)
+	timer := time.NewTimer(time.Duration(n.delay.Load()))
+	defer timer.Stop()
 	select {
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
-	case <-time.After(time.Duration(n.delay.Load())):
+	case <-timer.C:
 	}
 	status, body := n.answer(r.URL.String())
 	if status == 0 {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"unsafe"
@@ -94,7 +95,7 @@ func (s *step) Request(x *filters.Exchange) filters.Result {
 }
 
 func isPreflight(r *mesh.Request) bool {
-	return r.Method == "OPTIONS" && r.Fields.Has("origin") && r.Fields.Has("access-control-request-method")
+	return r.Method == http.MethodOptions && r.Fields.Has("origin") && r.Fields.Has("access-control-request-method")
 }
 
 func (s *step) run(x *filters.Exchange, waits int) filters.Result {

@@ -223,7 +223,6 @@ func TestLive(t *testing.T) {
 		runtime.KeepAlive(first)
 		runtime.KeepAlive(second)
 		runtime.KeepAlive(third)
-		first, second, third = nil, nil, nil
 		for range 5 {
 			runtime.GC()
 		}
