@@ -87,7 +87,7 @@ type Workload struct {
 	// WaypointOptional lets traffic go around Waypoint (label
 	// policy.cairnproxy.dev/waypoint-binding: permissive).
 	WaypointOptional bool
-	Origin     Origin
+	Origin           Origin
 }
 
 // Identity is the workload's SPIFFE identity.

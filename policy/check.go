@@ -28,6 +28,7 @@ const (
 	attrServiceAccount
 	attrTrustDomain
 	attrSourceIP
+	attrRemoteIP
 	attrDestinationIP
 	attrDestinationPort
 	attrSNI
@@ -58,6 +59,7 @@ type check struct {
 	prefixes  ipSet
 	ports     []uint16
 	header    string
+	trusted   uint8    // of remote addresses: proxies whose X-Forwarded-For is believed
 	claim     []string // the names on the way to it
 	// field is where the policy says so.
 	field string
@@ -77,6 +79,8 @@ func (c *check) match(f *facts) bool {
 		return f.peer.TrustDomain != "" && c.texts.match(f.peer.TrustDomain)
 	case attrSourceIP:
 		return c.prefixes.contains(normal(f.source))
+	case attrRemoteIP:
+		return c.prefixes.contains(c.remote(f))
 	case attrDestinationIP:
 		return c.prefixes.contains(normal(f.destination.Addr()))
 	case attrDestinationPort:

@@ -75,6 +75,7 @@ func (t *translator) gatherWaypoint(o *Object, gw *gwv1.Gateway) {
 	}}
 	t.waypointListener(w)
 	w.model.For = t.waypointFor(w)
+	t.readWaypoint(w)
 	w.ref = &mesh.WaypointRef{Name: o.Name, Port: w.model.Port}
 	t.waypoints[o.Name] = w
 	t.parts.Waypoints = append(t.parts.Waypoints, w.model)
