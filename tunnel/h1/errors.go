@@ -83,7 +83,8 @@ type Limits struct {
 	Paths mesh.PathLevel
 }
 
-func (l *Limits) paths() mesh.PathLevel {
+// PathLevel returns how far paths are normalised.
+func (l *Limits) PathLevel() mesh.PathLevel {
 	if l == nil {
 		return mesh.PathBase
 	}

@@ -42,7 +42,7 @@ func ParseRequest(head []byte, lim *Limits, req *mesh.Request, f *Framing) error
 	if req.Fields, err = p.fields(req.Fields[:0], lim); err != nil {
 		return err
 	}
-	if err := p.setTarget(target, lim.paths(), req); err != nil {
+	if err := p.setTarget(target, lim.PathLevel(), req); err != nil {
 		return err
 	}
 	return p.requestFraming(f)

@@ -30,17 +30,14 @@ import (
 func NormalizePath(path []byte) ([]byte, error) { return NormalizePathAs(mesh.PathBase, path) }
 
 // NormalizePathAs is NormalizePath for any of Istio's levels. What it refuses is the
-// same for all but NONE, which leaves the path alone and refuses only what
-// may not stand in one.
+// same for all but NONE, which leaves the path alone and refuses only malformed escapes,
+// %00, and what may not stand in a path.
 func NormalizePathAs(level mesh.PathLevel, path []byte) ([]byte, error) {
 	if len(path) == 0 || path[0] != '/' && (path[0] != '\\' || level == mesh.PathNone) {
 		return nil, errTarget
 	}
 	if level == mesh.PathNone {
-		if !validPath(path) {
-			return nil, errTargetByte
-		}
-		return path, nil
+		return path, checkPath(path)
 	}
 	path[0] = '/'
 	w, segment := 1, 1 // path[:w] is done; the current segment starts at segment
@@ -116,14 +113,17 @@ func mergeSlashes(path []byte) []byte {
 	return path[:w]
 }
 
-// validPath reports whether all of path may stand in one.
-func validPath(path []byte) bool {
-	for _, c := range path {
+// checkPath says what of a path that is left alone may not stand in one.
+func checkPath(path []byte) error {
+	for i, c := range path {
 		if class[c]&classPath == 0 {
-			return false
+			return errTargetByte
+		}
+		if c == '%' && (i+2 >= len(path) || hexValue[path[i+1]] == 0xff || hexValue[path[i+2]] == 0xff || hexValue[path[i+1]]|hexValue[path[i+2]] == 0) {
+			return errEscape
 		}
 	}
-	return true
+	return nil
 }
 
 // endSegment is closeSegment after a look at what the segment hides.
