@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -24,11 +25,11 @@ func (c *check) remote(f *facts) netip.Addr {
 // counts then, which is the proxy or somebody who came without it (as in Envoy with use_remote_address
 // and xff_num_trusted_hops). Several fields are one list (RFC 9110, 5.3).
 func remoteAddr(fields mesh.Fields, n int) netip.Addr {
-	for i := len(fields) - 1; i >= 0; i-- {
-		if fields[i].Name != "x-forwarded-for" {
+	for _, f := range slices.Backward(fields) {
+		if f.Name != "x-forwarded-for" {
 			continue
 		}
-		list := fields[i].Value
+		list := f.Value
 		for more := true; more; {
 			var last string
 			at := strings.LastIndexByte(list, ',')

@@ -92,8 +92,14 @@ func TestBinding(t *testing.T) {
 	}{
 		{"unbound", bindingCase{services: []string{"a:8080 -"}}, 8080, []string{client, wp, ""}, nil, nil},
 		{"no-service", bindingCase{}, 8080, []string{client, ""}, nil, nil},
-		{"bound", bindingCase{services: []string{"a:8080 wp"}}, 8080, []string{wp}, []string{client, wp2, ""},
-			[]string{"port 8080", "service ns/a.ns.svc.cluster.local is bound to waypoint ns/wp", wp, "policy.cairnproxy.dev/waypoint-binding: permissive"}},
+		{
+			"bound",
+			bindingCase{services: []string{"a:8080 wp"}},
+			8080,
+			[]string{wp},
+			[]string{client, wp2, ""},
+			[]string{"port 8080", "service ns/a.ns.svc.cluster.local is bound to waypoint ns/wp", wp, "policy.cairnproxy.dev/waypoint-binding: permissive"},
+		},
 		{"other-trust-domain", bindingCase{services: []string{"a:8080 wp"}}, 8080, nil, []string{"spiffe://evil/ns/ns/sa/wp"}, []string{"from spiffe://evil/ns/ns/sa/wp"}},
 		{"plain-text", bindingCase{services: []string{"a:8080 wp"}}, 8080, nil, []string{""}, []string{"in plain text"}},
 		{"other-port", bindingCase{services: []string{"a:8080 wp"}}, 9090, []string{client, ""}, nil, nil},
