@@ -25,6 +25,7 @@ import (
 // in front of it, HBONE servers for its endpoints behind it.
 type rig struct {
 	reading   mesh.Reading // of the waypoint; set by build
+	json      bool         // the access log; build says
 	t         *testing.T
 	cache     *identity.Cache
 	pool      *tunnel.Pool
@@ -107,7 +108,7 @@ func newRig(t *testing.T, build func(r *rig) mesh.Parts) *rig {
 	parts := build(r)
 	parts.Waypoints = append(parts.Waypoints, &mesh.Waypoint{Name: wpName, Class: "cairn-waypoint", Identity: wpID, Addresses: []netip.Addr{r.addr}, Port: 15008, For: mesh.WaypointForAll, Reading: r.reading})
 	r.snapshots = &snapshots{current: mesh.NewSnapshot(1, parts)}
-	w := telemetry.NewWriter(r.log, telemetry.WriterOptions{})
+	w := telemetry.NewWriter(r.log, telemetry.WriterOptions{JSON: r.json})
 	r.proxy, err = New(Options{Name: wpName, Addresses: []netip.Addr{r.addr}, Snapshots: r.snapshots, Identities: r.cache, Metrics: r.metrics, AccessLog: w, DrainTimeout: 3 * time.Second})
 	if err != nil {
 		t.Fatal(err)

@@ -30,6 +30,7 @@ type connection struct {
 	outbound bool
 	// facts are what policies judge an inbound connection by.
 	facts    policy.L4Facts
+	would    string // what policies in dry run say of it, and who audits
 	src      netip.AddrPort
 	original string // what the client asked for
 	// protocol is how the connection came (inbound) or goes on (outbound), and
@@ -262,7 +263,8 @@ func (p *Proxy) decide(w *mesh.Workload, c *connection) *Refusal {
 	if r := rules.binding.refusal(c.facts.Destination.Port(), c.facts.Peer); r != nil {
 		return r
 	}
-	v := rules.l4.Decide(c.facts)
+	v, would := p.watched.Connection(rules.l4, c.facts)
+	c.would = would
 	if v.Allowed {
 		return nil
 	}

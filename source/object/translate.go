@@ -98,6 +98,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 	t.past.look(objects)
 	t.readMeshConfig()
 	t.checkReading()
+	t.aliasTrustDomains()
 	t.reserve(objects)
 	t.gatherWaypoints(objects) // before whatever may name one
 	t.bindNamespaces()
