@@ -123,6 +123,14 @@ func (d *demand) add(s *mesh.Snapshot, w *mesh.Workload, ref *mesh.WaypointRef, 
 		if !slices.Contains(d.via, id) {
 			d.via = append(d.via, id)
 		}
+		// Under another of the mesh's own names it is the same waypoint.
+		for _, domain := range s.TrustDomainAliases {
+			if other := id; id.TrustDomain == s.TrustDomain {
+				if other.TrustDomain = domain; !slices.Contains(d.via, other) {
+					d.via = append(d.via, other)
+				}
+			}
+		}
 	}
 }
 

@@ -174,6 +174,23 @@ func TestBinding(t *testing.T) {
 	}
 }
 
+// TestBindingAlias has a waypoint whose certificate is still of the mesh's former name.
+func TestBindingAlias(t *testing.T) {
+	local := pod("ns", "local", "10.0.0.1")
+	v := svcOf("ns", "a", "10.96.0.1", local)
+	v.Waypoint = wpRef("ns", "wp")
+	s := mesh.NewSnapshot(1, mesh.Parts{
+		TrustDomainAliases: []string{"old.local"},
+		Workloads:          []*mesh.Workload{local}, Services: []*mesh.Service{v}, Waypoints: []*mesh.Waypoint{gateway("ns", "wp", "10.0.2.1")},
+	})
+	b := bindingOf(s, local)
+	for domain, want := range map[string]bool{"cluster.local": true, "old.local": true, "other.local": false} {
+		if r := b.refusal(8080, mesh.Identity{TrustDomain: domain, Namespace: "ns", ServiceAccount: "wp"}); (r == nil) != want {
+			t.Errorf("the waypoint of %s: %v", domain, r)
+		}
+	}
+}
+
 // TestPermissive asks where to go when there is no way through the waypoint.
 func TestPermissive(t *testing.T) {
 	tests := []struct {
