@@ -20,6 +20,9 @@ type Host struct {
 	mu     sync.Mutex // the exchange's
 	x      *filters.Exchange
 	parked *parked
+	// RequestBody is what Exchange.Body gives; Cut says that more would follow it.
+	RequestBody []byte
+	Cut         bool
 }
 
 type parked struct {
@@ -41,6 +44,11 @@ func (h *Host) Await(cancel func()) filters.Resume {
 	p := &parked{h: h, cancel: cancel, done: make(chan filters.Result, 1)}
 	h.parked = p
 	return p.resume
+}
+
+// Body implements filters.Host.
+func (h *Host) Body(_ int, then filters.BodyStep) filters.Result {
+	return then(h.x, h.RequestBody, !h.Cut)
 }
 
 // After implements filters.Host.
