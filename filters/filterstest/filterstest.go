@@ -90,12 +90,13 @@ func Run(x *filters.Exchange, c filters.Chain) filters.Result {
 	p := h.parked
 	h.mu.Unlock()
 	for res == filters.Park {
-		if res = <-p.done; res == filters.Continue {
-			h.mu.Lock()
+		res = <-p.done
+		h.mu.Lock()
+		if res == filters.Continue {
 			res, at = c.Request(x, at)
-			p = h.parked
-			h.mu.Unlock()
 		}
+		p = h.parked // which a step may do once more
+		h.mu.Unlock()
 	}
 	return res
 }
