@@ -19,6 +19,7 @@ type meshConfig struct {
 	object *Object
 
 	trustDomainAliases []string
+	extensionProviders []extensionProvider
 }
 
 // fields are the fields that are read, in order, by their names in MeshConfig.
@@ -26,6 +27,7 @@ type meshConfig struct {
 func (c *meshConfig) fields() []meshField {
 	return []meshField{
 		{"trustDomainAliases", &c.trustDomainAliases},
+		{"extensionProviders", &c.extensionProviders},
 	}
 }
 
