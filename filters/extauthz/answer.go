@@ -85,10 +85,11 @@ func (a *answer) readOK(ok *auth.OkHttpResponse, e *edits) error {
 func readOptions(e *edits, to *[]filters.FieldEdit, list []*core.HeaderValueOption, otherwise filters.FieldAction) error {
 	for _, o := range list {
 		how := otherwise
+		old := o.GetAppend() //nolint:staticcheck // services go on using it
 		switch {
-		case o.GetAppend() != nil && o.GetAppend().GetValue():
+		case old.GetValue():
 			how = filters.Append
-		case o.GetAppend() != nil:
+		case old != nil:
 			how = filters.Overwrite
 		default:
 			switch o.GetAppendAction() {

@@ -59,8 +59,10 @@ func TestAnswers(t *testing.T) {
 	}{
 		{"ok", &auth.CheckResponse{}, "/a/b?q=1&r=2 [{x-user mallory} {x-b 1}]"},
 		{"denied", &auth.CheckResponse{Status: &rpc.Status{Code: 16}}, `403 UAEX ext_authz_denied "" []`},
-		{"denied_all", denial(401, "log in", option("WWW-Authenticate", "Basic"), option("x-b", "1"), appended("x-b", "2", true), option("content-length", "7"), option(":status", "200")),
-			`401 UAEX ext_authz_denied "log in" [{www-authenticate Basic} {x-b 1} {x-b 2}]`},
+		{
+			"denied_all", denial(401, "log in", option("WWW-Authenticate", "Basic"), option("x-b", "1"), appended("x-b", "2", true), option("content-length", "7"), option(":status", "200")),
+			`401 UAEX ext_authz_denied "log in" [{www-authenticate Basic} {x-b 1} {x-b 2}]`,
+		},
 		{"denied_200", denial(200, "a page"), `200 UAEX ext_authz_denied "a page" []`},
 		{"denied_204", denial(204, "a page"), `204 UAEX ext_authz_denied "" []`},
 		{"denied_100", denial(100, ""), `403 UAEX ext_authz_denied "" []`},
@@ -86,10 +88,14 @@ func TestAnswers(t *testing.T) {
 		{"too_long", ok(&auth.OkHttpResponse{Headers: opts{option("x-a", strings.Repeat("a", maxFieldBytes))}}), invalid},
 		{"query", ok(&auth.OkHttpResponse{QueryParametersToSet: []*core.QueryParameter{{Key: "q", Value: "a b&c"}, {Key: "new", Value: "1"}}, QueryParametersToRemove: []string{"r"}}), "/a/b?q=a+b%26c&new=1 [{x-user mallory} {x-b 1}]"},
 		{"query_none", ok(&auth.OkHttpResponse{QueryParametersToRemove: []string{"q", "r"}}), "/a/b [{x-user mallory} {x-b 1}]"},
-		{"response", ok(&auth.OkHttpResponse{ResponseHeadersToAdd: opts{option("x-from", "auth"), acted("x-new", "1", core.HeaderValueOption_ADD_IF_ABSENT), acted("x-old", "1", core.HeaderValueOption_OVERWRITE_IF_EXISTS)}}),
-			"/a/b?q=1&r=2 [{x-user mallory} {x-b 1}] > [{x-from endpoint} {x-from auth} {x-new 1}]"},
-		{"response_set", ok(&auth.OkHttpResponse{ResponseHeadersToAdd: opts{acted("x-from", "auth", core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD)}}),
-			"/a/b?q=1&r=2 [{x-user mallory} {x-b 1}] > [{x-from auth}]"},
+		{
+			"response", ok(&auth.OkHttpResponse{ResponseHeadersToAdd: opts{option("x-from", "auth"), acted("x-new", "1", core.HeaderValueOption_ADD_IF_ABSENT), acted("x-old", "1", core.HeaderValueOption_OVERWRITE_IF_EXISTS)}}),
+			"/a/b?q=1&r=2 [{x-user mallory} {x-b 1}] > [{x-from endpoint} {x-from auth} {x-new 1}]",
+		},
+		{
+			"response_set", ok(&auth.OkHttpResponse{ResponseHeadersToAdd: opts{acted("x-from", "auth", core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD)}}),
+			"/a/b?q=1&r=2 [{x-user mallory} {x-b 1}] > [{x-from auth}]",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := extauthztest.Start(t, func(context.Context, *auth.CheckRequest) (*auth.CheckResponse, error) { return tt.answer, nil }, nil)

@@ -50,8 +50,8 @@ func (p *param) String() string { return url.QueryEscape(p.key) + "=" + url.Quer
 
 // indexOf is the last one of that key: each replaces those before it.
 func indexOf(list []param, key string) int {
-	for i := len(list) - 1; i >= 0; i-- {
-		if list[i].key == key {
+	for i, p := range slices.Backward(list) {
+		if p.key == key {
 			return i
 		}
 	}

@@ -106,7 +106,7 @@ func TestShared(t *testing.T) {
 		}
 		return n
 	}
-	a, b, other, byHTTP = nil, nil, nil, nil //nolint:ineffassign,wastedassign // the collector is to see it
+	a, b, other, byHTTP = nil, nil, nil, nil //nolint:ineffassign // the collector is to see it
 	for range 100 {
 		if runtime.GC(); held() == 0 {
 			return
