@@ -56,8 +56,8 @@ func Start(addr netip.Addr) (*Server, error) {
 		return nil, err
 	}
 	s.GRPC, s.HTTP = a.Addr().(*net.TCPAddr).AddrPort(), b.Addr().(*net.TCPAddr).AddrPort()
-	go s.g.Serve(a)
-	go s.h.Serve(b)
+	go func() { _ = s.g.Serve(a) }()
+	go func() { _ = s.h.Serve(b) }()
 	return s, nil
 }
 
@@ -82,8 +82,10 @@ func parse(header string) orders {
 // obey waits and reports whether there is to be an error.
 func (o orders) obey(ctx context.Context) bool {
 	if d, err := time.ParseDuration(o["wait"]); err == nil {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
 		select {
-		case <-time.After(d):
+		case <-timer.C:
 		case <-ctx.Done():
 		}
 	}
@@ -146,7 +148,7 @@ func (*Server) serve(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Why", v)
 		}
 		w.WriteHeader(n)
-		io.WriteString(w, refused)
+		_, _ = io.WriteString(w, refused)
 		return
 	}
 	w.Header().Set("X-Saw", strings.TrimSpace(fmt.Sprintf("%s %s %s %d %s", r.Method, r.Host, r.RequestURI, len(body), r.Header.Get("X-Envoy-Auth-Partial-Body"))))

@@ -8,9 +8,11 @@ import (
 	"cairnproxy.dev/cairn/filters/extauthz"
 	"cairnproxy.dev/cairn/filters/fault"
 	"cairnproxy.dev/cairn/filters/headers"
+	"cairnproxy.dev/cairn/filters/jwt"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/filters/redirect"
 	"cairnproxy.dev/cairn/filters/rewrite"
+	"cairnproxy.dev/cairn/mesh"
 )
 
 // Deps is what filters need beside the rule that they are built for.
@@ -21,6 +23,9 @@ type Deps struct {
 	Watched *authz.Registry
 	// Auth asks services whether requests may pass; nil asks nobody, for chains that are only looked at.
 	Auth *extauthz.Registry
+	// RequestAuth says whose tokens the service believes, and Tokens holds their keys.
+	RequestAuth []*mesh.RequestAuthentication
+	Tokens      *jwt.Registry
 	// Limits is what rate limits have counted so far; nil limits nothing.
 	Limits *ratelimit.Registry
 	// Delays counts what faults delay; nil for a count of the chain's own.
@@ -28,14 +33,14 @@ type Deps struct {
 }
 
 // NewDeps returns what the filters of one proxy share; policies are added for each service.
-func NewDeps(limits *ratelimit.Registry, watched *authz.Registry) Deps {
-	return Deps{Limits: limits, Watched: watched, Delays: new(fault.Active)}
+func NewDeps(limits *ratelimit.Registry, watched *authz.Registry, tokens *jwt.Registry) Deps {
+	return Deps{Limits: limits, Watched: watched, Tokens: tokens, Delays: new(fault.Active)}
 }
 
 // Specs returns the filters in the order in which requests meet them. Responses meet them
 // in reverse.
 //
-//	service's chain   extauthz, authz
+//	service's chain   jwt, extauthz, authz
 //	rule's chain      authz, cors, externalauth, ratelimit, fault, redirect, headers, rewrite
 //	backend's chain   externalauth, headers, rewrite
 //
@@ -43,9 +48,11 @@ func NewDeps(limits *ratelimit.Registry, watched *authz.Registry) Deps {
 // filters.Level.
 func Specs(d Deps) []filters.Spec {
 	return []filters.Spec{
+		// Before policies, which ask whose token it is.
+		jwt.Spec(d.RequestAuth, d.Tokens),
 		// CUSTOM comes before DENY and ALLOW, as Istio has it: these judge the request as providers have left it.
 		extauthz.Custom(d.Policies, d.Auth),
-		// First of the rest: policies judge the request as the client sent it, and nobody learns
+		// Before all else: policies judge the request as the client sent it, and nobody learns
 		// of a redirect, or that a path is not there, without being allowed to ask.
 		authz.Spec(d.Policies, d.Watched),
 		// Before what answers by itself: a page of another origin may read that, too.

@@ -36,6 +36,7 @@ var arrows = []arrow{
 	{"upstream/*", []string{"upstream", "upstream/lb", "mesh"}},
 
 	{"identity", []string{"mesh"}},
+	{"identity/*", []string{"identity", "mesh"}},
 	{"tunnel", []string{"tunnel/*", "identity", "mesh"}},
 	{"tunnel/*", []string{"tunnel", "tunnel/*", "identity", "mesh"}},
 
@@ -52,8 +53,8 @@ var arrows = []arrow{
 	{"host", []string{"mesh"}},
 	{"host/*", []string{"host", "mesh"}},
 
-	{"up", []string{"proxy/*", "source", "source/*", "identity", "telemetry", "sample", "host", "host/*", "mesh"}},
-	{"cmd/*", []string{"up", "proxy/*", "source", "source/*", "identity", "telemetry", "sample", "sample/*", "host", "host/*", "mesh"}},
+	{"up", []string{"proxy/*", "source", "source/*", "identity", "identity/*", "telemetry", "sample", "host", "host/*", "mesh"}},
+	{"cmd/*", []string{"up", "proxy/*", "source", "source/*", "identity", "identity/*", "telemetry", "sample", "sample/*", "host", "host/*", "mesh"}},
 
 	// Test plumbing: may use what it tests.
 	{"internal/*", []string{"mesh", "identity", "tunnel", "tunnel/*", "source", "internal/*"}},
@@ -70,11 +71,14 @@ var foreign = []struct {
 	{"k8s.io/", []string{"source/*"}, "Kubernetes types stop at the sources"},
 	{"sigs.k8s.io/gateway-api", []string{"source/*"}, "Gateway API types stop at the sources"},
 	{"github.com/envoyproxy/", []string{"source/*", "filters/*", "sample/*"}, "Envoy's types stop at the sources, at filters that ask services of their API, and at samples of these"},
+	{"github.com/go-jose/", []string{"filters/jwt", "source/object"}, "tokens are verified in one place, and keys checked where they are written"},
 	{"cel.dev/cel-go", []string{"expr"}, "one place knows how expressions are compiled and bounded"},
 	{"github.com/spf13/cobra", []string{"cmd/*"}, "the command line belongs to cmd"},
 	{"github.com/prometheus/", []string{"telemetry", "telemetry/*"}, "series are resolved in telemetry"},
 	{"github.com/vishvananda/", []string{"host", "host/*"}, "namespaces and links belong to host"},
-	{"google.golang.org/grpc", []string{"source/*", "sample", "sample/*", "filters/*"}, "no gRPC runtime on the data path"},
+	{"google.golang.org/grpc", []string{"source/*", "sample", "sample/*", "filters/*", "identity/*"}, "no gRPC runtime on the data path"},
+	{"istio.io/api/security", []string{"source/*", "identity/istioca"}, "the API of Istio's CA is spoken in one place"},
+	{"github.com/spiffe/", []string{"identity/spiffe"}, "the Workload API is spoken in one place"},
 }
 
 // pure packages import the standard library and this module only.

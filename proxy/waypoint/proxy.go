@@ -18,6 +18,7 @@ import (
 	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/builtin"
 	"cairnproxy.dev/cairn/filters/extauthz"
+	"cairnproxy.dev/cairn/filters/jwt"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
@@ -43,6 +44,9 @@ type Snapshots interface {
 type Identities interface {
 	Server(own mesh.Identity) *tls.Config
 	Client(own mesh.Identity, expect []string) *tls.Config
+	// Alias makes other trust domains stand for our own.
+	Alias(domains []string)
+	tunnel.Revocations
 }
 
 // Options configures a Proxy.
@@ -151,13 +155,13 @@ func New(o Options) (*Proxy, error) {
 	p.watch = newWatch(p)
 	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter))
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter), jwt.NewRegistry(nil, o.Log.With("waypoint", o.Name)))
 	p.deps.Auth = extauthz.NewRegistry(p, o.Identity, p.extAuthzCounter)
 	p.timers.wake = make(chan struct{}, 1)
 	p.below = rand.N[time.Duration]
-	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
+	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget, Revocations: o.Identities})
 	p.peer = func(tg tunnel.Target) peer { return p.pool.Peer(tg) }
-	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
+	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget, Revocations: o.Identities})
 	return p, nil
 }
 
@@ -184,6 +188,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer p.pool.Close()
 	defer p.deps.Limits.Close()
 	defer p.deps.Auth.Close()
+	defer p.deps.Tokens.Close()
 	defer p.cancel()
 	first, cancelWait := context.WithCancel(ctx)
 	updates := p.o.Snapshots.Updates(first)
@@ -279,6 +284,7 @@ func (p *Proxy) follow(ctx context.Context, updates <-chan *mesh.Snapshot) {
 
 // apply makes a snapshot the configuration in force.
 func (p *Proxy) apply(snap *mesh.Snapshot) {
+	p.o.Identities.Alias(snap.TrustDomainAliases)
 	old := p.runtime.Load()
 	rt := p.compile(snap, old)
 	var told []string
@@ -382,6 +388,8 @@ type Config struct {
 	Listeners []string        `json:"listeners"`
 	Services  []ConfigService `json:"services"`
 	Clusters  []ConfigCluster `json:"clusters"`
+	// Tokens are the issuers whose tokens are believed, and the state of their keys.
+	Tokens []jwt.State `json:"tokens,omitempty"`
 	// Routes are those that concern this waypoint, Statuses what became of all routes and policies.
 	Routes       []ConfigRouteObject `json:"routes"`
 	Statuses     []ConfigStatus      `json:"statuses"`
@@ -439,7 +447,7 @@ func (p *Proxy) ConfigDump() any {
 		}
 	}
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
-	c.Clusters = dumpClusters(rt)
+	c.Clusters, c.Tokens = dumpClusters(rt), p.deps.Tokens.States()
 	return c
 }
 
