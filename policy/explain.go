@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
 )
@@ -29,6 +30,8 @@ type Step struct {
 	Error string
 	// Decided is true for the rule by which the request was allowed or refused.
 	Decided bool
+	// Fields is true for a rule that looks at header fields, or at the token in one.
+	Fields bool
 }
 
 // Explain decides about a request as DecideAnd does, with the same rules, and tells what each of them
@@ -96,6 +99,7 @@ func (s *set) explain(f *facts) (v Verdict, out []Step) {
 				st.Action = r.effect
 			}
 			st.Matched, st.Failed, st.Error = r.explain(f)
+			st.Fields = r.looksAtFields()
 			out = append(out, st)
 		}
 	}
@@ -149,6 +153,26 @@ func (r *rule) explain(f *facts) (matched bool, failed, fault string) {
 		fault = err.Error()
 	}
 	return matched, failed, fault
+}
+
+// looksAtFields reports whether r is about header fields or what stands in one.
+func (r *rule) looksAtFields() bool {
+	for _, c := range r.clauses {
+		for _, a := range c {
+			for i := range a {
+				switch a[i].attr {
+				case attrHeader, attrRequestPrincipal, attrAudience, attrPresenter, attrClaim:
+					return true
+				default:
+				}
+			}
+		}
+	}
+	if r.when == nil {
+		return false
+	}
+	text := r.when.String()
+	return slices.ContainsFunc([]string{"request.headers", "request.referer", "request.useragent", "jwt."}, func(s string) bool { return strings.Contains(text, s) })
 }
 
 // failed is the first predicate of the first alternative that does not hold.

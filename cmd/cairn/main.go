@@ -98,6 +98,7 @@ manifests, with or without a cluster.`,
 		newZtunnelCommand(a),
 		newCheckCommand(),
 		newConfigCommand(),
+		newExplainCommand(),
 		newSampleCommand(),
 		newVersionCommand(),
 	)

@@ -54,6 +54,10 @@ func (x *exchange) answer(t *loop.Turn, r *filters.Reply) {
 func (x *exchange) replyFields(t *loop.Turn, status int, grpc, body string, fields mesh.Fields) {
 	x.resp.Status = status
 	x.resp.Fields = append(x.resp.Fields[:0], fields...)
+	if (status == 401 || status == 403) && len(x.requestID) > 0 {
+		// Who is refused learns nothing but this, to ask somebody who may run cairn explain.
+		x.resp.Fields.Set("x-request-id", viewString(x.requestID))
+	}
 	if x.rule != nil {
 		x.fx.Resp = &x.resp
 		x.rule.chain.Local(&x.fx)
