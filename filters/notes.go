@@ -28,6 +28,8 @@ type Quota struct {
 	Remaining, Reset uint64
 	// RetryAfter is of a refusal: seconds until it is worth to ask again; 0 says nothing.
 	RetryAfter uint64
+	// Refused says that this is the limit that refused the request.
+	Refused bool
 }
 
 // Notes returns the exchange's notes to write to.

@@ -130,7 +130,19 @@ type RateLimit struct {
 	Local []LocalLimit
 	// Global limits are counted by a RateLimitService that all instances ask; nil for none.
 	Global *GlobalLimit
+	// Fields says which responses tell the client what is left to it.
+	Fields QuotaFields
 }
+
+// QuotaFields says which responses carry the RateLimit fields.
+type QuotaFields uint8
+
+// The values of QuotaFields.
+const (
+	QuotaAlways  QuotaFields = iota // all that a limit applied to
+	QuotaRefused                    // those that say that a limit was exceeded
+	QuotaNever
+)
 
 // LocalLimit is a token bucket, or many: one for each value of Key.
 type LocalLimit struct {

@@ -29,12 +29,24 @@ func NewStore() *Store {
 // pointer what has changed. parts belong to the Store from here on.
 //
 // Publish may be called from any goroutine and waits for no reader.
-func (s *Store) Publish(parts mesh.Parts) *mesh.Snapshot {
+func (s *Store) Publish(parts mesh.Parts) *mesh.Snapshot { return s.publish(parts, 0) }
+
+// Follow is Publish for a Store that follows another, in another process: the
+// Snapshot has the version that it has there, which must be above the last.
+func (s *Store) Follow(parts mesh.Parts, version uint64) *mesh.Snapshot {
+	return s.publish(parts, version)
+}
+
+// publish makes parts the current state, with the next version where none is given.
+func (s *Store) publish(parts mesh.Parts, version uint64) *mesh.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.current.Load()
 	reuse(old, &parts)
 	snap := old.Next(parts)
+	if version > 0 {
+		snap.Version = version
+	}
 	s.current.Store(snap)
 	for ch := range s.readers {
 		deliver(ch, snap)

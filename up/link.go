@@ -24,20 +24,23 @@ import (
 //	  ◄── wants a certificate (id)             Cache
 //	  certificate ──►
 //	  ◄── serving (bound ports)
+//	  ◄── applied (version of the Parts)
 //
 // Messages are gob values. Either end that meets an error closes the socket,
 // and a child whose parent is gone ends.
 
 // toChild is a message of the parent. One of its fields is set.
 type toChild struct {
-	Parts  *mesh.Parts
-	Issued *issued
+	Parts   *mesh.Parts
+	Version uint64 // of Parts
+	Issued  *issued
 }
 
 // fromChild is a message of the child. One of its fields is set.
 type fromChild struct {
 	Issue   *mesh.Identity
 	Serving *serving
+	Applied uint64 // the version that the proxy serves by
 }
 
 // issued answers fromChild.Issue: a certificate, or why there is none.
@@ -58,6 +61,7 @@ type parentEnd struct {
 	store   *source.Store
 	issuer  identity.Issuer
 	serving func(serving)
+	applied func(version uint64)
 }
 
 // run feeds a child until conn fails or ctx ends. It closes conn.
@@ -72,7 +76,7 @@ func (p *parentEnd) run(ctx context.Context, conn net.Conn) error {
 	defer cancel()
 	wg.Go(func() {
 		for s := range p.store.Updates(ctx) {
-			if out.encode(toChild{Parts: &s.Parts}) != nil {
+			if out.encode(toChild{Parts: &s.Parts, Version: s.Version}) != nil {
 				cancel()
 				return
 			}
@@ -97,6 +101,8 @@ func (p *parentEnd) run(ctx context.Context, conn net.Conn) error {
 			})
 		case m.Serving != nil:
 			p.serving(*m.Serving)
+		case m.Applied > 0:
+			p.applied(m.Applied)
 		}
 	}
 }
@@ -157,7 +163,7 @@ func (c *childEnd) run(ctx context.Context) error {
 		}
 		switch {
 		case m.Parts != nil:
-			c.store.Publish(*m.Parts)
+			c.store.Follow(*m.Parts, m.Version)
 		case m.Issued != nil:
 			c.deliver(m.Issued)
 		}
@@ -193,6 +199,9 @@ func (c *childEnd) Issue(ctx context.Context, id mesh.Identity) (*identity.Cert,
 
 // serving tells the parent that the proxy serves.
 func (c *childEnd) serving(s serving) error { return c.out.encode(fromChild{Serving: &s}) }
+
+// applied tells the parent which version the proxy serves by.
+func (c *childEnd) applied(version uint64) error { return c.out.encode(fromChild{Applied: version}) }
 
 // deliver gives an answer to whoever waits for it.
 func (c *childEnd) deliver(m *issued) {

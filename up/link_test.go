@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,10 +47,9 @@ func testParts() mesh.Parts {
 }
 
 // linked runs both ends of a link over an in-memory connection.
-func linked(t *testing.T, store *source.Store, issuer identity.Issuer, serve func(serving)) (*childEnd, net.Conn) {
+func linked(t *testing.T, parent *parentEnd) (*childEnd, net.Conn) {
 	t.Helper()
 	a, b := net.Pipe()
-	parent := &parentEnd{store: store, issuer: issuer, serving: serve}
 	child := newChildEnd(b)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)
@@ -63,7 +63,7 @@ func TestLinkSnapshots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := source.NewStore()
 		store.Publish(testParts())
-		child, _ := linked(t, store, nil, nil)
+		child, _ := linked(t, &parentEnd{store: store})
 		synctest.Wait()
 		want := store.Current().Parts
 		if d := cmp.Diff(want, child.store.Current().Parts, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()); d != "" {
@@ -81,6 +81,9 @@ func TestLinkSnapshots(t *testing.T) {
 		if got.Services[0] != first {
 			t.Error("an unchanged service came as a new object: everything would be compiled anew")
 		}
+		if want := store.Current().Version; got.Version != want {
+			t.Errorf("the child serves by version %d of the parent's %d: what it reports as applied means something else", got.Version, want)
+		}
 	})
 }
 
@@ -89,7 +92,7 @@ func TestLinkCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	child, _ := linked(t, source.NewStore(), ca.Issuer(0), nil)
+	child, _ := linked(t, &parentEnd{store: source.NewStore(), issuer: ca.Issuer(0)})
 	id := mesh.Identity{TrustDomain: "td", Namespace: "ns", ServiceAccount: "a"}
 	c, err := child.Issue(t.Context(), id)
 	if err != nil {
@@ -106,7 +109,7 @@ func TestLinkCertificates(t *testing.T) {
 
 func TestLinkServing(t *testing.T) {
 	got := make(chan serving, 1)
-	child, _ := linked(t, source.NewStore(), nil, func(s serving) { got <- s })
+	child, _ := linked(t, &parentEnd{store: source.NewStore(), serving: func(s serving) { got <- s }})
 	want := serving{Bound: boundPorts{netip.MustParseAddrPort("127.64.0.1:80"): 10080}}
 	if err := child.serving(want); err != nil {
 		t.Fatal(err)
@@ -116,12 +119,59 @@ func TestLinkServing(t *testing.T) {
 	}
 }
 
+func TestLinkApplied(t *testing.T) {
+	got := make(chan uint64, 1)
+	child, _ := linked(t, &parentEnd{store: source.NewStore(), applied: func(version uint64) { got <- version }})
+	if err := child.applied(7); err != nil {
+		t.Fatal(err)
+	}
+	if version := <-got; version != 7 {
+		t.Errorf("the parent heard of version %d, want 7", version)
+	}
+}
+
+// What is told to be ready is what the very next request meets.
+func TestAwaitApplied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newRunningProxy(spec{}, Pod{})
+		ctx, cancel := context.WithTimeout(t.Context(), applyWithin)
+		defer cancel()
+		var held atomic.Int32
+		await := func(version uint64) {
+			go func() {
+				if p.awaitApplied(ctx, version) {
+					held.Add(1)
+				}
+			}()
+		}
+		await(2)
+		await(3)
+		for _, step := range []struct {
+			version uint64
+			want    int32
+		}{{1, 0}, {2, 1}, {2, 1}, {4, 2}} {
+			p.setApplied(step.version)
+			synctest.Wait()
+			if held.Load() != step.want {
+				t.Fatalf("after version %d, %d of the waits for 2 and 3 are over, want %d", step.version, held.Load(), step.want)
+			}
+		}
+		if p.awaitApplied(ctx, 9) {
+			t.Error("a version that never came counts as applied")
+		}
+		close(p.done)
+		if p.awaitApplied(t.Context(), 9) {
+			t.Error("a proxy that has ended applied a version")
+		}
+	})
+}
+
 func TestLinkParentGone(t *testing.T) {
 	stuck := identity.IssuerFunc(func(ctx context.Context, _ mesh.Identity) (*identity.Cert, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
-	child, conn := linked(t, source.NewStore(), stuck, nil)
+	child, conn := linked(t, &parentEnd{store: source.NewStore(), issuer: stuck})
 	failed := make(chan error)
 	go func() {
 		_, err := child.Issue(t.Context(), mesh.Identity{TrustDomain: "td", Namespace: "ns", ServiceAccount: "a"})

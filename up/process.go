@@ -36,6 +36,7 @@ type process struct {
 	place     Pod
 	start     startFunc
 	serving   func(boundPorts)
+	applied   func(version uint64)
 }
 
 // run keeps the process running until ctx ends, and then waits for it to drain.
@@ -88,7 +89,7 @@ func (p *process) once(ctx context.Context) error {
 	linked := make(chan struct{})
 	go func() {
 		defer close(linked)
-		parent := &parentEnd{store: p.store, issuer: p.issuer, serving: func(s serving) { p.serving(s.Bound) }}
+		parent := &parentEnd{store: p.store, issuer: p.issuer, serving: func(s serving) { p.serving(s.Bound) }, applied: p.applied}
 		// Its error is the process's, which wait tells.
 		_ = parent.run(life, ours)
 	}()
@@ -139,6 +140,7 @@ func RunProxy(ctx context.Context, arg string, accessLog io.Writer, log *slog.Lo
 				_ = child.serving(serving{b}) // the parent is gone: run sees it too
 			}
 		},
+		applied: func(version uint64) { _ = child.applied(version) }, // as above
 	})
 	if err != nil {
 		return err

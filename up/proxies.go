@@ -56,6 +56,8 @@ type deps struct {
 	// serving is called once the proxy serves, and again and again after that,
 	// with where a node proxy's ports are bound.
 	serving func(boundPorts)
+	// applied is told the version of each Snapshot that the proxy serves by.
+	applied func(version uint64)
 }
 
 // builtProxy is a proxy that is ready to run.
@@ -91,7 +93,7 @@ const packetMark = 0x539
 func buildNode(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*builtProxy, error) {
 	o := ztunnel.Options{
 		Mode: ztunnel.ModeLoopback, Snapshots: d.store, Certificates: cache, DrainTime: drainWithin,
-		Metrics: sh.Metrics, AccessLog: sh.AccessLog, Log: d.log,
+		Metrics: sh.Metrics, AccessLog: sh.AccessLog, Log: d.log, Applied: d.applied,
 	}
 	if s.InPod {
 		o.Mode, o.Node, o.DNS = ztunnel.ModeInPod, s.Node, true
@@ -142,7 +144,7 @@ func buildWaypoint(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*bui
 	p, err := waypoint.New(waypoint.Options{
 		Name: s.Waypoint, Identity: s.Identity, Addresses: s.Addresses, Port: s.Port, Source: s.Addresses[0],
 		Snapshots: d.store, Identities: cache, DrainTimeout: drainWithin,
-		Metrics: sh.Metrics, AccessLog: sh.AccessLog, Log: d.log,
+		Metrics: sh.Metrics, AccessLog: sh.AccessLog, Log: d.log, Applied: d.applied,
 	})
 	if err != nil {
 		return nil, err
@@ -180,12 +182,14 @@ type runningProxy struct {
 	serving chan struct{} // closed once it serves
 	once    sync.Once
 
-	mu    sync.Mutex
-	bound boundPorts
+	mu      sync.Mutex
+	bound   boundPorts
+	applied uint64        // the version that it serves by
+	changed chan struct{} // closed when applied changes
 }
 
 func newRunningProxy(s spec, place Pod) *runningProxy {
-	return &runningProxy{spec: s, shown: s, place: place, done: make(chan struct{}), serving: make(chan struct{})}
+	return &runningProxy{spec: s, shown: s, place: place, done: make(chan struct{}), serving: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // awaitServing waits until the proxy serves. It reports false if it has ended
@@ -224,7 +228,7 @@ var errQuit = errors.New("it was told to quit")
 
 // start runs a proxy in this process.
 func (p *runningProxy) start(ctx context.Context, d deps) error {
-	d.serving = p.setServing
+	d.serving, d.applied = p.setServing, p.setApplied
 	b, err := build(p.spec, d)
 	if err != nil {
 		return err
@@ -243,6 +247,34 @@ func (p *runningProxy) setServing(b boundPorts) {
 	p.bound = b
 	p.mu.Unlock()
 	p.once.Do(func() { close(p.serving) })
+}
+
+func (p *runningProxy) setApplied(version uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.applied = version
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// awaitApplied waits until the proxy serves by a version, or by a later one. It
+// reports false if it has ended or ctx has.
+func (p *runningProxy) awaitApplied(ctx context.Context, version uint64) bool {
+	for {
+		p.mu.Lock()
+		applied, changed := p.applied, p.changed
+		p.mu.Unlock()
+		if applied >= version {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-p.done:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // ports says where the proxy's captured ports are bound.

@@ -168,6 +168,7 @@ func (r *reconciler) update(ctx, life context.Context, u update) error {
 		// The machine refuses what the manifests may say: a port in use, say.
 		r.log.Error("applying the new configuration", "error", err)
 	}
+	r.awaitApplied(ctx)
 	return r.report.config(u.config.objects, u.problems)
 }
 
@@ -313,11 +314,28 @@ func (r *reconciler) awaitServing(ctx context.Context) error {
 				r.log.Warn("pods do not accept on their ports yet", "pods", late, "after", startWithin.String())
 			}
 			r.publish()
+			r.awaitApplied(ctx)
 			return nil
 		}
 	}
 	r.publish()
+	r.awaitApplied(ctx)
 	return nil
+}
+
+// awaitApplied waits until all proxies serve by the current state, so that what
+// is told afterwards holds for the very next request. A proxy that does not in
+// time is named.
+func (r *reconciler) awaitApplied(ctx context.Context) {
+	wait, cancel := context.WithTimeout(ctx, applyWithin)
+	defer cancel()
+	version := r.store.Current().Version
+	for _, p := range r.allProxies() {
+		if ended, _ := p.failure(); ended || p.awaitApplied(wait, version) || ctx.Err() != nil {
+			continue
+		}
+		r.log.Warn("a proxy does not serve by the new configuration yet", "proxy", p.spec.String(), "after", applyWithin.String())
+	}
 }
 
 // awaitProxies waits until proxies serve. One that does not in time, or that

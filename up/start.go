@@ -178,7 +178,7 @@ func (r *reconciler) startProxy(life context.Context, s spec, place Pod) (*runni
 	}
 	child := &process{
 		spec: s, self: r.o.Self, args: r.o.ProxyArgs, store: r.store, issuer: issuer, accessLog: r.o.AccessLog, stderr: r.o.Stderr,
-		log: r.log, place: place, start: r.machine.start, serving: p.setServing,
+		log: r.log, place: place, start: r.machine.start, serving: p.setServing, applied: p.setApplied,
 	}
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(life)

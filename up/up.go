@@ -51,6 +51,9 @@ const (
 	// startWithin bounds how long proxies and pods may take to serve. What
 	// takes longer is named, and the mesh is reported without it.
 	startWithin = 20 * time.Second
+	// applyWithin bounds how long proxies may take to serve by a new configuration
+	// before it is reported as applied without them.
+	applyWithin = 5 * time.Second
 	// drainWithin is how long requests under way may go on when the mesh ends.
 	drainWithin = 5 * time.Second
 	// quietAfter is when pods are told to end, too.

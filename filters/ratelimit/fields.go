@@ -11,13 +11,16 @@ import (
 // Response tells the client what is left to it, in the fields of
 // draft-ietf-httpapi-ratelimit-headers-03, and adds what the rate limit service asked for. An
 // endpoint that speaks of limits of its own is left to.
-func (*step) Response(x *filters.Exchange) filters.Result {
+func (s *step) Response(x *filters.Exchange) filters.Result {
 	n := x.Noted()
 	if n == nil {
 		return filters.Continue
 	}
 	f := &x.Resp.Fields
 	*f = append(*f, n.ResponseFields...) // first: the service may have been told to write these fields itself
+	if s.fields == mesh.QuotaNever || s.fields == mesh.QuotaRefused && !n.Quota.Refused {
+		return filters.Continue
+	}
 	if q := &n.Quota; q.Limit != "" && !f.Has("ratelimit-limit") {
 		*f = append(*f,
 			mesh.Field{Name: "ratelimit-limit", Value: q.Limit},

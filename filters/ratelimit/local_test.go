@@ -238,6 +238,36 @@ func TestBad(t *testing.T) {
 	}
 }
 
+// Whoever asks for it tells clients of their quota only when they are over it, or never.
+func TestQuotaFields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tt := range []struct {
+			fields          mesh.QuotaFields
+			passed, refused string
+		}{
+			{mesh.QuotaAlways, "[{ratelimit-limit 1, 1;w=10} {ratelimit-remaining 0} {ratelimit-reset 10}]", "[{ratelimit-limit 1, 1;w=10} {ratelimit-remaining 0} {ratelimit-reset 10} {retry-after 10}]"},
+			{mesh.QuotaRefused, "[]", "[{ratelimit-limit 1, 1;w=10} {ratelimit-remaining 0} {ratelimit-reset 10} {retry-after 10}]"},
+			{mesh.QuotaNever, "[]", "[]"},
+		} {
+			c := chain(t, NewRegistry(nil, nil), &mesh.RateLimit{Fields: tt.fields, Local: []mesh.LocalLimit{{Name: "a", Requests: 1, Per: 10 * time.Second}}})
+			x := filterstest.Exchange(request())
+			if got := filterstest.Run(x, c); got != filters.Continue {
+				t.Fatal(got)
+			}
+			if got := fmt.Sprint(filterstest.Response(x, c).Fields); got != tt.passed {
+				t.Errorf("%d: passed: %s, want %s", tt.fields, got, tt.passed)
+			}
+			x = filterstest.Exchange(request())
+			if got := filterstest.Run(x, c); got != filters.Replied {
+				t.Fatal(got)
+			}
+			if got := fmt.Sprint(filterstest.Local(x, c).Fields); got != tt.refused {
+				t.Errorf("%d: refused: %s, want %s", tt.fields, got, tt.refused)
+			}
+		}
+	})
+}
+
 func TestSteps(t *testing.T) {
 	with := &mesh.RequestPolicy{RateLimit: &mesh.RateLimit{Local: []mesh.LocalLimit{{Requests: 1, Per: 1}}}}
 	r := NewRegistry(nil, nil)

@@ -26,7 +26,14 @@ func Spec(r *Registry) filters.Spec {
 		if err != nil || len(s.local) == 0 && s.global == nil {
 			return filters.Step{}, err
 		}
-		return filters.Step{OnRequest: s, OnResponse: s, OnLocal: s}, nil
+		step := filters.Step{OnRequest: s}
+		if s.fields != mesh.QuotaNever || s.global != nil { // a rate limit service has fields of its own
+			step.OnLocal = s
+		}
+		if s.fields == mesh.QuotaAlways || s.global != nil {
+			step.OnResponse = s
+		}
+		return step, nil
 	}}
 }
 
@@ -35,6 +42,7 @@ type step struct {
 	epoch  time.Time
 	local  []local
 	global *global
+	fields mesh.QuotaFields
 }
 
 // local is one local limit.
@@ -50,7 +58,7 @@ func build(r *Registry, p *mesh.RateLimit) (*step, error) {
 	if len(p.Local) > maxLimits {
 		return nil, fmt.Errorf("policy %s has %d local limits; at most %d are possible", p.Policy, len(p.Local), maxLimits)
 	}
-	s := &step{epoch: r.epoch}
+	s := &step{epoch: r.epoch, fields: p.Fields}
 	for i := range p.Local {
 		l, err := buildLocal(&p.Local[i])
 		if err != nil {
@@ -166,7 +174,7 @@ func (s *step) takeLocal(x *filters.Exchange, in *expr.Input) filters.Result {
 		got, sh := l.take(now, t.hash, t.cost)
 		if got.ok {
 			given = append(given, t)
-			if !l.dryRun {
+			if !l.dryRun && s.fields == mesh.QuotaAlways {
 				note(x, sh, got)
 			}
 			continue
@@ -222,6 +230,7 @@ func quotaOf(s *shape, got taken) filters.Quota {
 const resourceExhausted = "8"
 
 func refuse(x *filters.Exchange, status int, details, body string, q filters.Quota) filters.Result {
+	q.Refused = true
 	x.Notes().Quota = q
 	x.Answer(status, "RL", details, body)
 	x.Reply.GRPCStatus = resourceExhausted

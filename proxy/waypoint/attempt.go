@@ -10,16 +10,16 @@ import (
 // attempt is one try of a request at one endpoint. An exchange has one of its own, which
 // serves one try after another; hedges (hedge.go) are beside it.
 type attempt struct {
-	up          endpointSide // nil: none yet, or no more
-	dest        *destination
-	ep          *upstream.Endpoint // acquired; nil: none
-	upStart     time.Time          // when the endpoint got the request
-	tryDeadline timer
-	upReady     bool    // the endpoint takes bytes
-	idleReuse   bool    // it went out on a connection that had been idle
-	again       bool    // its connection had no room after all: another is looked for when the turn ends
-	taken       taken   // of the circuit breaker's bounds
-	paid        payment // what it holds of the cluster's budget
+	up        endpointSide // nil: none yet, or no more
+	dest      *destination
+	ep        *upstream.Endpoint // acquired; nil: none
+	upStart   time.Time          // when the endpoint got the request
+	due       time.Duration      // when it must have begun to answer, since the exchange's start: see clock.go
+	upReady   bool               // the endpoint takes bytes
+	idleReuse bool               // it went out on a connection that had been idle
+	again     bool               // its connection had no room after all: another is looked for when the turn ends
+	taken     taken              // of the circuit breaker's bounds
+	paid      payment            // what it holds of the cluster's budget
 }
 
 // tryOf returns the attempt that up serves, nil when the exchange has turned away from it.
@@ -121,7 +121,7 @@ func (x *exchange) leave(a *attempt) {
 }
 
 func (x *exchange) leaveEndpoint(a *attempt) {
-	a.tryDeadline.stop()
+	a.due = 0
 	a.again = false
 	if a.ep != nil {
 		a.ep.Release()
@@ -151,12 +151,13 @@ func (x *exchange) abortTries(t *loop.Turn) {
 // endTries gives back what the exchange has taken for its tries, and stops its
 // clocks, when it ends.
 func (x *exchange) endTries() {
+	x.due, x.armed = 0, 0
 	if e := x.extra; e != nil {
-		stopAll(&x.deadline, &x.tryDeadline, &e.pause, &e.idle, &e.max, &e.hedge)
+		stopAll(&x.clock, &e.pause)
 		x.leave(&x.attempt)
 		e.end(x)
 		return
 	}
-	stopAll(&x.deadline, &x.tryDeadline)
+	x.clock.stop()
 	x.leave(&x.attempt)
 }

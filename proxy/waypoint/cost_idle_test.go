@@ -22,7 +22,7 @@ func idleFeatures(parts *mesh.Parts, v *mesh.Service) {
 		Timeouts:  &mesh.Timeouts{Request: time.Minute, PerTry: 30 * time.Second, Idle: 50 * time.Second},
 		Retry:     &mesh.Retry{Attempts: 2, Codes: []int{502, 503}, BodyLimit: 128 << 10},
 		Hedging:   &mesh.Hedging{Delay: 20 * time.Second, Max: 1},
-		RateLimit: &mesh.RateLimit{Local: []mesh.LocalLimit{{Name: "all", Requests: 1e8, Per: time.Second}}},
+		RateLimit: &mesh.RateLimit{Fields: mesh.QuotaRefused, Local: []mesh.LocalLimit{{Name: "all", Requests: 1e8, Per: time.Second}}},
 		Faults: &mesh.Faults{List: []mesh.Fault{{
 			Headers: []mesh.NamedMatch{{Name: "x-fault", StringMatch: mesh.StringMatch{Value: "abort"}}}, Status: 503, AbortPPM: 1_000_000, GRPCStatus: -1,
 		}}},

@@ -40,19 +40,19 @@ func TestInstructionsPerRequest(t *testing.T) {
 		{"resilient", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, resilient)
 			return func() { b.round() }
-		}, 27_500},
+		}, 26_000},
 		{"idle", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, idleFeatures)
 			return func() { b.round() }
-		}, 29_500},
+		}, 27_000},
 		{"limits", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, idleLimits)
 			return func() { b.round() }
-		}, 28_500},
+		}, 28_000},
 		{"everything", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, everything)
 			return func() { b.round() }
-		}, 32_500},
+		}, 31_500},
 		{"guarded", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, guarded)
 			return func() { b.round() }

@@ -90,9 +90,9 @@ type exchange struct {
 	grpcStatus    string
 	requestID     []byte
 	path          []byte // as the client sent it
-	deadline      timer
-	onDeadline    func(*loop.Turn) // routeTimedOut and tryTimedOut, made once
-	onTryDeadline func(*loop.Turn)
+	clock         timer            // for what comes first: see clock.go
+	onClock       func(*loop.Turn) // clockFired, made once
+	due, armed    time.Duration    // of the whole request, and of clock; since start, 0 for none
 	grpcTimeout   time.Duration // the client's; 0: none
 	seq           uint32        // counts exchanges of this struct, for what is late
 }

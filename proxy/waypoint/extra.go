@@ -10,12 +10,11 @@ import (
 // made when it is first wanted, and kept for the exchanges of the same struct that follow.
 type extra struct {
 	pause timer // before the next try
-	idle  timer // of mesh.Timeouts.Idle
-	max   timer // of mesh.Timeouts.MaxDuration
-	hedge timer // before the next hedge
+	// When mesh.Timeouts.Idle and MaxDuration have passed, and when the next hedge goes out: see clock.go.
+	idleDue, maxDue, hedgeDue time.Duration
 
-	// What the timers fire, made once.
-	onPause, onIdle, onMax, onHedge, onHeld func(*loop.Turn)
+	// Made once.
+	onPause, onHeld func(*loop.Turn)
 
 	last   time.Time  // when a byte moved, either way
 	rivals []*attempt // hedges under way
@@ -26,7 +25,7 @@ type extra struct {
 // more is x.extra, made if there is none.
 func (x *exchange) more() *extra {
 	if x.extra == nil {
-		x.extra = &extra{onPause: x.pauseOver, onIdle: x.idleFor, onMax: x.tooLong, onHedge: x.hedgeDue, onHeld: x.heldLongEnough}
+		x.extra = &extra{onPause: x.pauseOver, onHeld: x.heldLongEnough}
 	}
 	return x.extra
 }
@@ -38,4 +37,5 @@ func (e *extra) end(x *exchange) {
 		e.rivals[i] = nil
 	}
 	e.rivals, e.hedges, e.held, e.last = e.rivals[:0], 0, nil, time.Time{}
+	e.idleDue, e.maxDue, e.hedgeDue = 0, 0, 0
 }

@@ -26,16 +26,13 @@ func (x *exchange) startHedging(t *loop.Turn) {
 	if h == nil || !x.reqDone || x.bytesIn > 0 || x.reqTrailers != nil || x.reqF.Upgrade != "" || !idempotent(x.req.Method) {
 		return
 	}
-	e := x.more()
-	x.tun.p.timers.pause(&e.hedge, x.tun.shard, t.Now, h.Delay, e.onHedge)
+	x.alarm(t, &x.more().hedgeDue, h.Delay)
 }
 
 // hedgeDue sends a hedge. It does not while there is a pause between tries.
 func (x *exchange) hedgeDue(t *loop.Turn) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	e := x.extra
-	if !e.hedge.expired() || x.phase == idle || x.respStarted {
+	if x.respStarted {
 		return
 	}
 	h := x.rule.policy().hedge
@@ -43,7 +40,7 @@ func (x *exchange) hedgeDue(t *loop.Turn) {
 		return // it would be no other later
 	}
 	if x.phase != idle && !x.respStarted && e.hedges < h.Max {
-		x.tun.p.timers.pause(&e.hedge, x.tun.shard, t.Now, h.Delay, e.onHedge)
+		x.alarm(t, &e.hedgeDue, h.Delay)
 	}
 }
 
@@ -97,12 +94,12 @@ func (x *exchange) others(a *attempt) bool {
 
 // win makes a the one try of the exchange: its response goes to the client.
 func (x *exchange) win(t *loop.Turn, a *attempt) {
+	a.due = 0
 	e := x.extra
 	if e == nil {
-		a.tryDeadline.stop()
 		return
 	}
-	stopAll(&a.tryDeadline, &e.hedge)
+	e.hedgeDue = 0
 	if len(e.rivals) == 0 {
 		return
 	}

@@ -90,7 +90,7 @@ func (x *exchange) startMirror(t *loop.Turn, m *mirror) *mirrorSide {
 	if d <= 0 {
 		d = mirrorTimeout
 	}
-	c.tun.p.timers.start(&c.deadline, c.tun.shard, t.Now, d, c.routeTimedOut)
+	c.alarm(t, &c.due, d)
 	c.noReplay = true
 	c.connect(t)
 	return s

@@ -78,6 +78,9 @@ type Options struct {
 	// Budget bounds the bytes that wait in flow control, over all connections;
 	// nil means 256 MiB.
 	Budget *h2.Budget
+	// Applied, if set, is told the version of each Snapshot once new requests are
+	// served by it; of those that came in quick succession, the last. It must not block.
+	Applied func(version uint64)
 }
 
 // Proxy is one waypoint instance.
@@ -287,6 +290,9 @@ func (p *Proxy) apply(snap *mesh.Snapshot) {
 		}
 	}
 	p.succeed(old, rt)
+	if p.o.Applied != nil {
+		p.o.Applied(snap.Version)
+	}
 }
 
 // tick sweeps deadlines, and closes what was idle for long.

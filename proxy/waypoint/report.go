@@ -96,7 +96,7 @@ func (x *exchange) flags() string {
 // dryRun says what policies in dry run would have done, "" for nothing.
 func (x *exchange) dryRun() string {
 	n := x.fx.Noted()
-	if n == nil {
+	if n == nil || n.WouldDeny.Name == "" && n.WouldAllow.Name == "" && n.Audited.Name == "" && n.WouldLimit == "" {
 		return ""
 	}
 	var out []string

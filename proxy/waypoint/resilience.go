@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"cmp"
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -9,8 +10,11 @@ import (
 // resilience is what a rule says of times and tries, ready for use.
 type resilience struct {
 	timeouts mesh.Timeouts // 0: none
-	retry    retryPolicy
-	hedge    *mesh.Hedging // nil: none
+	// soonest is the least of the times that are counted from the beginning, or from soon after
+	// it, where there are several; otherwise 0.
+	soonest time.Duration
+	retry   retryPolicy
+	hedge   *mesh.Hedging // nil: none
 }
 
 // retryPolicy is a mesh.Retry with its defaults filled in.
@@ -68,7 +72,27 @@ func resilienceOf(p *mesh.RequestPolicy) *resilience {
 		one.Max = min(h.Max, maxHedges)
 		r.hedge = &one
 	}
+	r.soonest = r.leastTime()
 	return r
+}
+
+// leastTime is r.soonest.
+func (r *resilience) leastTime() (least time.Duration) {
+	all := []time.Duration{r.timeouts.Request, r.timeouts.PerTry, r.timeouts.Idle, r.timeouts.MaxDuration}
+	if r.hedge != nil {
+		all = append(all, r.hedge.Delay)
+	}
+	n := 0
+	for _, d := range all {
+		if d > 0 {
+			n++
+			least = min(cmp.Or(least, d), d)
+		}
+	}
+	if n < 2 {
+		return 0
+	}
+	return least
 }
 
 func retryOf(p *mesh.Retry) retryPolicy {

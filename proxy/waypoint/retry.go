@@ -168,7 +168,7 @@ func (x *exchange) mayRetry(t *loop.Turn, p *retryPolicy, pause time.Duration) (
 		x.flag = joinFlags(x.flag, flagRetryLimit)
 		return paidNothing, false
 	}
-	if x.deadline.shard != nil && !t.Now.Add(pause).Before(x.deadline.at) {
+	if x.due > 0 && x.since(t)+pause >= x.due {
 		return paidNothing, false // what we have says more than a timeout would
 	}
 	paid, ok := x.backend.cluster.takeRetry(t.Now)

@@ -24,23 +24,22 @@ func (x *exchange) startTimes(t *loop.Turn) {
 	if x.grpcTimeout > 0 && (d <= 0 || x.grpcTimeout < d) {
 		d = coarse(x.grpcTimeout)
 	}
+	if s := x.rule.policy().soonest; s > 0 { // the clock is set once for all
+		x.arm(t, x.since(t)+s, s)
+	}
 	if d > 0 {
-		if x.onDeadline == nil {
-			x.onDeadline = x.routeTimedOut
-		}
 		if t.Now != x.start { // a filter has waited
 			d = max(roundUp(d-t.Now.Sub(x.start), sweepInterval), 1)
 		}
-		x.tun.p.timers.start(&x.deadline, x.tun.shard, t.Now, d, x.onDeadline)
+		x.alarm(t, &x.due, d)
 	}
 	if p.Idle > 0 {
 		e := x.more()
 		e.last = t.Now
-		x.tun.p.timers.start(&e.idle, x.tun.shard, t.Now, p.Idle, e.onIdle)
+		x.alarm(t, &e.idleDue, p.Idle)
 	}
 	if p.MaxDuration > 0 {
-		e := x.more()
-		x.tun.p.timers.start(&e.max, x.tun.shard, t.Now, p.MaxDuration, e.onMax)
+		x.alarm(t, &x.more().maxDue, p.MaxDuration)
 	}
 }
 
@@ -51,39 +50,28 @@ func (x *exchange) touch(t *loop.Turn) {
 	}
 }
 
-// routeTimedOut fires when the whole has taken too long.
+// routeTimedOut is for when the whole has taken too long.
 func (x *exchange) routeTimedOut(t *loop.Turn) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.deadline.expired() && x.phase != upgraded {
+	if x.phase != upgraded {
 		x.timedOut(t, 504, flagTimeout, "response_timeout", "upstream request timeout")
 	}
 }
 
-// idleFor fires when nothing may have moved for the idle timeout: the timer is not set
-// anew with each byte, but with what is left of the time when it fires.
+// idleFor is for when nothing may have moved for the idle timeout: the alarm is not set
+// anew with each byte, but with what is left of the time when it has passed.
 func (x *exchange) idleFor(t *loop.Turn) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	e := x.extra
-	if !e.idle.expired() || x.phase == idle {
-		return
-	}
 	d := x.rule.policy().timeouts.Idle
 	if left := d - t.Now.Sub(e.last); left > 0 {
-		x.tun.p.timers.start(&e.idle, x.tun.shard, t.Now, roundUp(left, max(sweepInterval, d/8)), e.onIdle)
+		x.alarm(t, &e.idleDue, roundUp(left, max(sweepInterval, d/8)))
 		return
 	}
 	x.timedOut(t, x.lateStatus(), flagIdleTimeout, "stream_idle_timeout", "stream timeout")
 }
 
-// tooLong fires when the exchange has had its longest time.
+// tooLong is for when the exchange has had its longest time.
 func (x *exchange) tooLong(t *loop.Turn) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.extra.max.expired() && x.phase != idle {
-		x.timedOut(t, x.lateStatus(), flagMaxDuration, "upstream_max_stream_duration_reached", "upstream max stream duration reached")
-	}
+	x.timedOut(t, x.lateStatus(), flagMaxDuration, "upstream_max_stream_duration_reached", "upstream max stream duration reached")
 }
 
 // lateStatus says whose fault it is that time ran out.
@@ -111,26 +99,14 @@ func (x *exchange) timedOut(t *loop.Turn, status int, flag, details, body string
 
 // startTryDeadline bounds how long a's endpoint may take to begin its response.
 func (x *exchange) startTryDeadline(t *loop.Turn, a *attempt) {
-	d := x.rule.policy().timeouts.PerTry
-	if d <= 0 {
-		return
+	if d := x.rule.policy().timeouts.PerTry; d > 0 {
+		x.alarm(t, &a.due, d)
 	}
-	fire := x.onTryDeadline
-	switch {
-	case a != &x.attempt:
-		fire = func(t *loop.Turn) { x.tryTimedOut(t, a) }
-	case fire == nil:
-		fire = func(t *loop.Turn) { x.tryTimedOut(t, &x.attempt) }
-		x.onTryDeadline = fire
-	}
-	x.tun.p.timers.start(&a.tryDeadline, x.tun.shard, t.Now, d, fire)
 }
 
-// tryTimedOut fires when an endpoint has not begun to answer.
+// tryTimedOut is for when an endpoint has not begun to answer.
 func (x *exchange) tryTimedOut(t *loop.Turn, a *attempt) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if !a.tryDeadline.expired() || x.respStarted || a.up == nil {
+	if x.respStarted || a.up == nil {
 		return
 	}
 	up := a.up
@@ -187,10 +163,10 @@ func coarse(d time.Duration) time.Duration {
 
 // forwardGRPCTimeout tells the endpoint how much of the client's time is left.
 func (x *exchange) forwardGRPCTimeout(t *loop.Turn) {
-	if x.deadline.shard == nil {
+	if x.due == 0 {
 		return
 	}
-	left := x.deadline.at.Sub(t.Now)
+	left := x.due - x.since(t)
 	if left >= x.grpcTimeout {
 		return // nothing has passed, and no timeout of ours is shorter
 	}

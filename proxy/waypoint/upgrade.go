@@ -123,8 +123,7 @@ func (x *exchange) switched(t *loop.Turn) bool {
 	}
 	x.respStarted = true
 	x.upDuration = t.Now.Sub(x.upStart)
-	x.deadline.stop()
-	x.tryDeadline.stop()
+	x.due, x.attempt.due = 0, 0
 	x.down.sendHead(t, nil, false)
 	x.phase = upgraded
 	x.reqDone = false           // the request is, but not what the client has to say

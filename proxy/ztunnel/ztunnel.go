@@ -84,6 +84,9 @@ type Options struct {
 	// AccessLog gets one line per connection; nil means none.
 	AccessLog *telemetry.Writer
 	Log       *slog.Logger
+	// Applied, if set, is told the version of each Snapshot once new connections are
+	// served by it; of those that came in quick succession, the last. It must not block.
+	Applied func(version uint64)
 }
 
 // WorkloadInfo names a workload as the environment of a pod does.
@@ -183,10 +186,12 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.awaitMesh(ctx, updates); err != nil || ctx.Err() != nil {
 		return err
 	}
+	first := p.snapshot().Version
 	if err := p.start(); err != nil {
 		p.drain(0)
 		return err
 	}
+	p.applied(first)
 	p.once.Do(func() { close(p.ready) })
 	var trims sync.WaitGroup
 	defer trims.Wait()
@@ -262,6 +267,13 @@ func (p *Proxy) update(s *mesh.Snapshot) {
 	p.conns.recheck(func(c *connection) error { return p.recheck(s, c) })
 	if p.loop != nil {
 		p.loop.reconcile(s)
+	}
+	p.applied(s.Version)
+}
+
+func (p *Proxy) applied(version uint64) {
+	if p.o.Applied != nil {
+		p.o.Applied(version)
 	}
 }
 

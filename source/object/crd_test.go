@@ -124,6 +124,7 @@ func TestCRDEnums(t *testing.T) {
 		"loadBalancer.policy":                          "loadBalancer: {policy: WORD, hash: [{query: a}]}",
 		"sessionPersistence.type":                      "sessionPersistence: {type: WORD}",
 		"sessionPersistence.cookieConfig.lifetimeType": "sessionPersistence: {absoluteTimeout: 1h, cookieConfig: {lifetimeType: WORD}}",
+		"rateLimit.fields":                             "rateLimit: {fields: WORD, local: [{name: a, requests: 1}]}",
 		"rateLimit.global.failureMode":                 "rateLimit: {global: {backendRef: {name: web, port: 80}, domain: d, failureMode: WORD, descriptors: [{entries: [{key: a, value: b}]}]}}",
 		"faultInjection[].match.headers[].type":        "faultInjection: [{match: {headers: [{name: a, type: WORD, value: b}]}, delay: {fixed: 1s}}]",
 		"faultInjection[].abort.grpcStatus":            "faultInjection: [{abort: {grpcStatus: WORD}}]",

@@ -11,14 +11,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// configMap is what is kept of a ConfigMap: the certificates of authorities.
-type configMap struct{ ca string }
+// configMap is what is kept of a ConfigMap: the certificates of authorities, and
+// the text of the MeshConfig of one that may hold it.
+type configMap struct{ ca, mesh string }
 
 // secret is what is kept of a Secret: a certificate with its key, and the
 // certificates of authorities, PEM.
 type secret struct{ certificate, key, ca []byte }
 
-func newConfigMap(v *corev1.ConfigMap) *configMap { return &configMap{v.Data["ca.crt"]} }
+func newConfigMap(v *corev1.ConfigMap) *configMap {
+	c := &configMap{ca: v.Data["ca.crt"]}
+	if v.Name == meshConfigName {
+		c.mesh = v.Data[meshConfigKey]
+	}
+	return c
+}
 
 // newSecret reads a kubernetes.io/tls secret, or an opaque one with Istio's names.
 func newSecret(v *corev1.Secret) *secret {

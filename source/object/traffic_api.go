@@ -231,6 +231,7 @@ type TrafficSubset struct {
 type TrafficRateLimit struct {
 	Local  []TrafficLocalLimit `json:"local,omitempty"`
 	Global *TrafficGlobalLimit `json:"global,omitempty"`
+	Fields string              `json:"fields,omitempty"`
 }
 
 // TrafficLocalLimit is a token bucket, or one for each value of Key.

@@ -21,6 +21,15 @@ func (t *translator) trafficRateLimit(o *Object, in *TrafficRateLimit) *mesh.Rat
 	}
 	const path = "spec.rateLimit"
 	out := &mesh.RateLimit{Policy: o.Name}
+	switch in.Fields {
+	case "", "Always":
+	case "Refused":
+		out.Fields = mesh.QuotaRefused
+	case "Never":
+		out.Fields = mesh.QuotaNever
+	default:
+		t.bad(o, path+".fields", "%q is not known; use Always, Refused or Never", clip(in.Fields))
+	}
 	if len(in.Local) == 0 && in.Global == nil {
 		t.bad(o, path, "it limits nothing; add local or global")
 	}

@@ -112,6 +112,7 @@ var badFields = []struct{ field, spec, message string }{
 	{"sessionPersistence.absoluteTimeout", "sessionPersistence: {absoluteTimeout: 0s}", "ends at once"},
 	{"sessionPersistence.cookieConfig.lifetimeType", "sessionPersistence: {cookieConfig: {lifetimeType: Forever}}", "use Session or Permanent"},
 	{"rateLimit", "rateLimit: {}", "it limits nothing"},
+	{"rateLimit.fields", "rateLimit: {fields: Sometimes, local: [{name: a, requests: 1}]}", "use Always, Refused or Never"},
 	{"rateLimit.local[0].name", "rateLimit: {local: [{name: A, requests: 1}]}", "not a valid name"},
 	{"rateLimit.local[1].name", "rateLimit: {local: [{name: a, requests: 1}, {name: a, requests: 2}]}", "also that of local[0]"},
 	{"rateLimit.local[0].requests", "rateLimit: {local: [{name: a}]}", "out of range"},

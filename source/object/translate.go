@@ -95,6 +95,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 
 	objects = t.index(objects)
 	t.past.look(objects)
+	t.readMeshConfig()
 	t.reserve(objects)
 	t.gatherWaypoints(objects) // before whatever may name one
 	t.bindNamespaces()
@@ -138,6 +139,7 @@ type translator struct {
 	report
 	opts  Options
 	past  *past
+	mesh  meshConfig
 	parts mesh.Parts
 	pods  []Pod
 
