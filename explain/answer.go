@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -78,8 +79,8 @@ type Step struct {
 	Decided bool   `json:"decided,omitempty"`
 	Failed  string `json:"failed,omitempty"`
 	Error   string `json:"error,omitempty"`
-	// Fields is true for a rule that looks at header fields or a token, which records do not have.
-	Fields bool `json:"fields,omitempty"`
+	// Fields are the header fields that the rule looks at, "(token)" for a token.
+	Fields []string `json:"fields,omitempty"`
 }
 
 // Route is how a rule was chosen, and what it does.
@@ -101,6 +102,8 @@ type Tried struct {
 	Match  string `json:"match"`
 	Taken  bool   `json:"taken,omitempty"`
 	Failed string `json:"failed,omitempty"`
+	// Fields are the header fields that it looks at.
+	Fields []string `json:"fields,omitempty"`
 }
 
 // Backend is one destination of a rule.
@@ -172,22 +175,28 @@ func (s *Step) ruleName() string {
 	return fmt.Sprint(s.Rule)
 }
 
-// unsure reports whether the decision might be another if header fields and token were known.
-func (d *Decision) unsure() bool {
+// unknown are the header fields that the decision depends on, and of which q does not know; nil where it is certain.
+func (d *Decision) unknown(q *Question) []string {
 	if d == nil {
-		return false
+		return nil
 	}
-	enforced := mesh.ModeEnforce.String()
-	fields := false
+	var out []string
 	for i := range d.Steps {
 		s := &d.Steps[i]
-		if s.Mode != enforced {
+		if s.Mode != mesh.ModeEnforce.String() {
 			continue
 		}
-		if s.Decided && !d.Allowed && !s.Fields {
-			return false // it is refused, whatever they are
+		var of []string
+		for _, f := range s.Fields {
+			if !q.knows(f) {
+				of = append(of, f)
+			}
 		}
-		fields = fields || s.Fields
+		if s.Decided && !d.Allowed && of == nil {
+			return nil // it is refused, whatever they are
+		}
+		out = append(out, of...)
 	}
-	return fields
+	slices.Sort(out)
+	return slices.Compact(out)
 }

@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"cairnproxy.dev/cairn/telemetry/decision"
@@ -72,9 +73,14 @@ func (d *Decision) by() string {
 	return d.By
 }
 
-// Unsure reports whether header fields and a token, if they were known, might change the decision.
-func (w *Waypoint) Unsure() bool {
-	return w.Policies.unsure() || w.Route != nil && w.Route.Policies.unsure()
+// Unknown are the header fields that the decision depends on and that q, which is from a record, does not have.
+func (w *Waypoint) Unknown(q *Question) []string {
+	out := w.Policies.unknown(q)
+	if w.Route != nil {
+		out = append(out, w.Route.Policies.unknown(q)...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // RefusedThen reports whether a recorded request was refused by authorization.
@@ -86,13 +92,11 @@ func RefusedThen(r *decision.Record) bool {
 func (e *Explanation) notes() {
 	w, took := e.Waypoint, e.Record
 	note := func(format string, args ...any) { e.Notes = append(e.Notes, fmt.Sprintf(format, args...)) }
-	if e.Request.Partial {
-		if w.Unsure() {
-			note("header fields and tokens are not recorded, and there are rules that look at them: they were judged as if there were none")
-		}
-		if w.Route != nil && headerMatch(w.Route) {
-			note("header fields are not recorded, and there are routes that look at them")
-		}
+	if names := w.Unknown(&e.Request); len(names) > 0 {
+		note("policies look at what the record does not have (%s): they were judged as if it had not been there", strings.Join(names, ", "))
+	}
+	if names := e.Request.routeFields(w.Route); len(names) > 0 {
+		note("routes look at header fields that the record does not have: %s", strings.Join(names, ", "))
 	}
 	if took != nil {
 		switch then, now := RefusedThen(took), w.Refused(); {
@@ -106,11 +110,17 @@ func (e *Explanation) notes() {
 	}
 }
 
-func headerMatch(r *Route) bool {
+// routeFields are the header fields that routes look at and q does not know.
+func (q *Question) routeFields(r *Route) (out []string) {
+	if r == nil {
+		return nil
+	}
 	for _, t := range r.Tried {
-		if strings.Contains(t.Failed, "header ") {
-			return true
+		for _, name := range t.Fields {
+			if !q.knows(name) && !slices.Contains(out, name) {
+				out = append(out, name)
+			}
 		}
 	}
-	return false
+	return out
 }

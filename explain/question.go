@@ -2,7 +2,9 @@ package explain
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +28,12 @@ type Question struct {
 	Claims map[string]any `json:"claims,omitempty"`
 	HTTP2  bool           `json:"http2,omitempty"`
 	At     time.Time      `json:"at,omitzero"`
-	// Partial says that header fields and token are not known: the question is from a record.
-	Partial bool `json:"partial,omitempty"`
+	// Partial says that of header fields and token no more is known than Headers and Absent: the question is
+	// from a record.
+	Partial bool     `json:"partial,omitempty"`
+	Absent  []string `json:"absent,omitempty"` // header fields that were not there
+	// Service is the host of the service that was asked for, if that is known.
+	Service string `json:"service,omitempty"`
 }
 
 // Header is a header field; its name in lower case.
@@ -38,10 +44,24 @@ type Header struct {
 
 // FromRecord is the question that a recorded request was.
 func FromRecord(r *decision.Record) Question {
-	return Question{
+	q := Question{
 		ID: r.RequestID, Principal: r.Principal, Source: r.Source, Destination: r.Destination, Method: r.Method, Host: r.Host, Path: r.Path,
-		HTTP2: r.Proto == 2, At: r.Start, Partial: true,
+		HTTP2: r.Proto == 2, At: r.Start, Partial: true, Service: r.Service,
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
+		if v := r.Headers[name]; v != nil {
+			q.Headers = append(q.Headers, Header{name, *v})
+		} else {
+			q.Absent = append(q.Absent, name)
+		}
+	}
+	return q
+}
+
+// knows reports whether it is known what the header field of that name is.
+func (q *Question) knows(field string) bool {
+	return !q.Partial || field == "x-request-id" || slices.Contains(q.Absent, field) ||
+		slices.ContainsFunc(q.Headers, func(h Header) bool { return h.Name == field })
 }
 
 // Identity is the identity of Principal, the zero Identity for none.

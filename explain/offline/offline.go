@@ -21,7 +21,6 @@ import (
 	"cairnproxy.dev/cairn/policy"
 	"cairnproxy.dev/cairn/proxy/waypoint"
 	"cairnproxy.dev/cairn/proxy/ztunnel"
-	"cairnproxy.dev/cairn/telemetry/decision"
 )
 
 // Mesh is a mesh that does not run. It is for one goroutine.
@@ -107,9 +106,8 @@ func (m *Mesh) Explain(q explain.Question, from Client) (*explain.Explanation, e
 }
 
 // Judge answers a recorded request as its waypoint would.
-func (m *Mesh) Judge(r *decision.Record) (*explain.Waypoint, error) {
-	q := explain.FromRecord(r)
-	name, err := m.waypointFor(&q)
+func (m *Mesh) Judge(q *explain.Question) (*explain.Waypoint, error) {
+	name, err := m.waypointFor(q)
 	if err != nil {
 		return nil, err
 	}
@@ -117,13 +115,23 @@ func (m *Mesh) Judge(r *decision.Record) (*explain.Waypoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.Explain(&q, nil), nil
+	return p.Explain(q, nil), nil
 }
 
 // waypointFor finds the waypoint of a request by what was dialled, or by its host. An address of another run of the
 // mesh is of no use: then the host counts alone.
 func (m *Mesh) waypointFor(q *explain.Question) (mesh.Name, error) {
 	ns := q.Identity().Namespace
+	if q.Service != "" {
+		svc := m.snap.ServiceByHost(q.Service, ns)
+		switch {
+		case svc == nil:
+			return mesh.Name{}, fmt.Errorf("there is no service %s", q.Service)
+		case svc.Waypoint == nil || svc.Waypoint.Name == (mesh.Name{}):
+			return mesh.Name{}, fmt.Errorf("service %s has no waypoint", q.Service)
+		}
+		return svc.Waypoint.Name, nil
+	}
 	if q.Destination.IsValid() {
 		if svc := m.snap.ServiceAt(m.snap.Network, q.Destination.Addr(), ns); svc != nil && svc.Waypoint != nil {
 			return svc.Waypoint.Name, nil

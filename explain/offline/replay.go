@@ -35,14 +35,15 @@ func Recorded(r *decision.Record) (Verdict, error) {
 
 // Manifests judges as m would.
 func (m *Mesh) Manifests(r *decision.Record) (Verdict, error) {
-	w, err := m.Judge(r)
+	q := explain.FromRecord(r)
+	w, err := m.Judge(&q)
 	if err != nil {
 		return Verdict{}, err
 	}
 	if w.Service == "" {
 		return Verdict{}, fmt.Errorf("%s: %s", w.Name, w.Why)
 	}
-	return Verdict{Allowed: !w.Refused(), By: w.By(), Unsure: w.Unsure()}, nil
+	return Verdict{Allowed: !w.Refused(), By: w.By(), Unsure: len(w.Unknown(&q)) > 0}, nil
 }
 
 // Alone judges as if the policies of parts were all there is, and attached to whatever is asked for.
@@ -51,7 +52,7 @@ func Alone(parts mesh.Parts) Judge {
 	return func(r *decision.Record) (Verdict, error) {
 		q := explain.FromRecord(r)
 		w := explain.Waypoint{Policies: explain.Judge(set, &q)}
-		return Verdict{Allowed: w.Policies.Allowed, By: w.By(), Unsure: w.Unsure()}, nil
+		return Verdict{Allowed: w.Policies.Allowed, By: w.By(), Unsure: len(w.Unknown(&q)) > 0}, nil
 	}
 }
 

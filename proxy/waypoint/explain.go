@@ -116,6 +116,18 @@ func (p *Proxy) request(rt *Runtime, q *explain.Question) (*mesh.Request, *servi
 	host, port := splitHost(q.Host)
 	req.Host = host
 	sp := p.find(rt, q.Destination, host, port)
+	if q.Service != "" && (sp == nil || sp.service == nil || sp.service.Key.Hostname != q.Service) {
+		// The address is of another run of the mesh: the name counts.
+		if q.Destination.IsValid() {
+			port = q.Destination.Port()
+		}
+		sp = rt.lookup(netip.AddrPort{}, strings.ToLower(q.Service), port)
+		if sp != nil {
+			tun := clientTunnel{port: port}
+			req.Destination = tun.destination(sp)
+		}
+		return req, sp, nil
+	}
 	if sp != nil && !q.Destination.IsValid() {
 		tun := clientTunnel{port: port}
 		req.Destination = tun.destination(sp)
@@ -224,6 +236,9 @@ func tried(name string, r *mesh.Route, req *mesh.Request, taken bool, match int)
 		t := explain.Tried{Rule: name, Match: matches[i].String(), Taken: taken && i == match, Failed: router.WhyNot(&matches[i], req)}
 		if t.Match == "" {
 			t.Match = "all"
+		}
+		for _, h := range matches[i].Headers {
+			t.Fields = append(t.Fields, strings.ToLower(h.Name))
 		}
 		if !t.Taken && t.Failed == "" {
 			t.Failed = "it matches, and another goes before it"

@@ -3,13 +3,16 @@ package decision
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 	"unsafe"
 
+	"cairnproxy.dev/cairn/mesh"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -22,7 +25,7 @@ func typical(id string) Record {
 		RequestID: id, Method: "GET", Host: "reviews.shop.svc.cluster.local:9080", Path: "/reviews/7?page=2", Proto: 2,
 		Principal: "cluster.local/ns/shop/sa/web", Source: netip.MustParseAddrPort("127.64.0.3:4122"),
 		Destination: netip.MustParseAddrPort("127.80.1.1:9080"), Endpoint: netip.MustParseAddrPort("[fd00::7]:9080"),
-		Status: 200, Rule: "shop/reviews/canary", Cluster: "outbound|9080||reviews-v2.shop.svc.cluster.local",
+		Service: "reviews.shop.svc.cluster.local", Status: 200, Rule: "shop/reviews/canary", Cluster: "outbound|9080||reviews-v2.shop.svc.cluster.local",
 	}
 }
 
@@ -33,9 +36,20 @@ func (g *Ring) put(shard uint32, r *Record) {
 		return
 	}
 	s.Start, s.Duration, s.Config, s.Status, s.Local, s.Proto = r.Start.UnixNano(), r.Duration, uint32(r.Config), uint16(r.Status), r.Local, r.Proto
-	s.Principal, s.Rule, s.Cluster, s.Flags, s.Details, s.Dry = r.Principal, r.Rule, r.Cluster, r.Flags, r.Details, r.DryRun
+	s.Principal, s.Service, s.Rule, s.Cluster, s.Flags, s.Details, s.Dry = r.Principal, r.Service, r.Rule, r.Cluster, r.Flags, r.Details, r.DryRun
 	s.Addresses(r.Source, r.Destination, r.Endpoint)
 	s.Texts(r.RequestID, r.Method, r.Host, r.Path)
+	if r.Headers != nil {
+		names, all, i := Fields{}, mesh.Fields{}, 0
+		for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
+			names[i] = name
+			if v := r.Headers[name]; v != nil {
+				all.Add(name, *v)
+			}
+			i++
+		}
+		s.Fields(&names, all)
+	}
 	s.End()
 }
 
@@ -54,6 +68,8 @@ func TestRoundTrip(t *testing.T) {
 	refused.Details, refused.DryRun, refused.Flags = "rbac_access_denied_matched_policy[ns[shop]-policy[readers]-rule[0]]", "denied by shop/next", "DI"
 	foreign := typical("c")
 	foreign.Principal, foreign.Host, foreign.Cluster = "other.example/ns/a/sa/b", "example.com", "outbound|443||example.com"
+	a, empty := "acme", ""
+	refused.Headers = map[string]*string{"x-tenant": &a, "x-none": nil, "x-empty": &empty}
 	for _, want := range []Record{typical("550e8400-e29b-41d4-a716-446655440000"), refused, foreign, {Start: time.Unix(1, 0).UTC(), Proto: 1}} {
 		var g Ring
 		g.put(7, &want)
@@ -86,9 +102,22 @@ func TestLong(t *testing.T) {
 	}
 }
 
+// TestFieldsWithoutRoom: a value that does not fit is not known, and is not taken for one that was not there.
+func TestFieldsWithoutRoom(t *testing.T) {
+	long, a := strings.Repeat("y", 200), "a"
+	r := typical("x")
+	r.Headers = map[string]*string{"b-long": &long, "c": &a, "d": nil}
+	var g Ring
+	g.put(0, &r)
+	got := g.Find("x")[0].Headers
+	if diff := cmp.Diff(map[string]*string{"c": &a, "d": nil}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 func TestNewestStay(t *testing.T) {
 	var g Ring
-	const n = 4 * Capacity
+	const n = 3 * Capacity
 	for i := range n {
 		r := typical(fmt.Sprint("id-", i))
 		r.Start = r.Start.Add(time.Duration(i) * time.Millisecond)
@@ -101,7 +130,7 @@ func TestNewestStay(t *testing.T) {
 	if got := g.Find("id-0"); got != nil {
 		t.Errorf("the first is still there: %v", got)
 	}
-	odd := g.Last(3, func(r *Record) bool { return strings.HasSuffix(r.RequestID, "1") })
+	odd := g.Last(3, func(r *Record) bool { return strings.HasSuffix(r.RequestID, "9") })
 	if len(odd) != 3 || odd[0].RequestID != fmt.Sprint("id-", n-1) {
 		t.Errorf("the last three of them: %v", odd)
 	}

@@ -1,12 +1,12 @@
 // Package decision keeps what a proxy decided about its last requests, so that it can be asked
 // for its reasons afterwards.
 //
-//	exchange ends ──► Ring.Begin ──► 12,288 slots of 320 bytes ◄── Ring.Find, Ring.Last ◄── admin server
+//	exchange ends ──► Ring.Begin ──► 10,240 slots of 384 bytes ◄── Ring.Find, Ring.Last ◄── admin server
 //
 // A Record is what a request was, who sent it, what was answered, by which rule, and where it went: what
 // is needed to put the same question to the policies and routes again. It is no log: the oldest record gives way to the
-// newest, texts are cut to what a slot holds, and header fields, tokens and bodies are not in it, so that no
-// secret is but what a client writes into a path.
+// newest, and texts are cut to what a slot holds. Of the header fields it has the few that policies or routes look at, but for
+// those whose names say that they are secret; tokens and bodies are not in it.
 //
 // # Memory, cost and concurrency
 //

@@ -30,10 +30,13 @@ type line struct {
 	Flags       string    `json:"response_flags,omitempty"`
 	Details     string    `json:"response_code_details,omitempty"`
 	DryRun      string    `json:"dry_run,omitempty"`
+	Service     string    `json:"service,omitempty"`
 	Rule        string    `json:"route_name,omitempty"`
 	Cluster     string    `json:"upstream_cluster,omitempty"`
 	Endpoint    string    `json:"upstream_host,omitempty"`
 	Cut         bool      `json:"cut,omitempty"`
+
+	Headers map[string]*string `json:"headers,omitempty"`
 }
 
 const scheme = "spiffe://"
@@ -43,7 +46,7 @@ func (r Record) MarshalJSON() ([]byte, error) {
 	l := line{
 		Start: r.Start, DurationMs: float64(r.Duration.Microseconds()) / 1000, Config: r.Config, RequestID: r.RequestID,
 		Method: r.Method, Host: r.Host, Path: r.Path, Protocol: "HTTP/1.1", Status: r.Status, Local: r.Local, Flags: r.Flags,
-		Details: r.Details, DryRun: r.DryRun, Rule: r.Rule, Cluster: r.Cluster, Cut: r.Cut,
+		Details: r.Details, DryRun: r.DryRun, Service: r.Service, Headers: r.Headers, Rule: r.Rule, Cluster: r.Cluster, Cut: r.Cut,
 		Source: text(r.Source), Destination: text(r.Destination), Endpoint: text(r.Endpoint),
 	}
 	if r.Proto == 2 {
@@ -71,7 +74,7 @@ func (r *Record) UnmarshalJSON(b []byte) error {
 	*r = Record{
 		Start: l.Start, Duration: time.Duration(l.DurationMs * float64(time.Millisecond)), Config: l.Config, RequestID: l.RequestID,
 		Method: l.Method, Host: l.Host, Path: l.Path, Proto: 1, Principal: strings.TrimPrefix(l.Principal, scheme),
-		Status: l.Status, Local: l.Local, Flags: l.Flags, Details: l.Details, DryRun: l.DryRun, Rule: l.Rule, Cluster: l.Cluster, Cut: l.Cut,
+		Status: l.Status, Local: l.Local, Flags: l.Flags, Details: l.Details, DryRun: l.DryRun, Service: l.Service, Headers: l.Headers, Rule: l.Rule, Cluster: l.Cluster, Cut: l.Cut,
 	}
 	if l.Protocol == "HTTP/2" {
 		r.Proto = 2

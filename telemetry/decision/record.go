@@ -34,6 +34,12 @@ type Record struct {
 	// DryRun is what policies in dry run and those that audit say.
 	DryRun string
 
+	// Service is the host of the service that was asked for, "" for a workload's own address.
+	Service string
+	// Headers are the header fields that policies or routes look at and that may be told; nil is for one that was not
+	// there. Others are not known.
+	Headers map[string]*string
+
 	// Rule is the route's rule, Cluster and Endpoint where the request went.
 	Rule     string
 	Cluster  string

@@ -11,7 +11,7 @@ const Capacity = rings * chunks * chunkSize
 
 const (
 	rings     = 16 // of each of which the connections of one shard take slots
-	chunks    = 12
+	chunks    = 10
 	chunkSize = 64
 )
 

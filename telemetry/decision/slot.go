@@ -4,11 +4,13 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"cairnproxy.dev/cairn/mesh"
 )
 
 const (
-	slotSize = 320
-	textSize = slotSize - 184
+	slotSize = 384
+	textSize = slotSize - 216
 )
 
 // Slot is the place of one record. Whoever has one from Ring.Begin fills it and gives it back with End.
@@ -16,19 +18,23 @@ const (
 // Its strings are kept as they are: they must be the configuration's, or made for this record. What lies in
 // memory that is used again goes into Texts, which copies it.
 type Slot struct {
-	state                                         atomic.Uint32 // 1: somebody writes or reads it
-	Config                                        uint32        // the low half of Record.Config
-	Start                                         int64         // nanoseconds since 1970
-	Duration                                      time.Duration
-	Principal, Rule, Cluster, Flags, Details, Dry string
-	source, destination, endpoint                 [16]byte
-	ports                                         [3]uint16
-	Status                                        uint16
-	Local                                         bool
-	Proto                                         uint8
-	used, cut                                     bool
-	id, method, host, path                        uint8 // the lengths of the texts
-	text                                          [textSize]byte
+	state                                                  atomic.Uint32 // 1: somebody writes or reads it
+	Config                                                 uint32        // the low half of Record.Config
+	Start                                                  int64         // nanoseconds since 1970
+	Duration                                               time.Duration
+	Principal, Service, Rule, Cluster, Flags, Details, Dry string
+	// fields are the names of the header fields that are told of; nil for none.
+	fields                        *Fields
+	source, destination, endpoint [16]byte
+	ports                         [3]uint16
+	Status                        uint16
+	Local                         bool
+	Proto                         uint8
+	end                           uint8 // of the texts
+	used, cut                     bool
+	id, method, host, path        uint8            // the lengths of the texts
+	values                        [MaxFields]uint8 // of fields: one more than the length, 0 for one that was not there
+	text                          [textSize]byte
 }
 
 // What each text may have of a slot. The path comes last, with what the others leave.
@@ -62,7 +68,59 @@ func (s *Slot) Texts(id, method, host, path string) {
 	n += h
 	p := copy(s.text[n:], path)
 	s.path = uint8(p)
+	s.fields, s.end = nil, uint8(n+p)
 	s.cut = p < len(path) || h < len(host) || m < len(method) || int(s.id) < len(id)
+}
+
+// Fields are the names of header fields that policies or routes look at, so that records tell of them.
+type Fields [MaxFields]string
+
+// MaxFields is how many header fields a record may have.
+const MaxFields = 4
+
+// noRoom marks a value that did not fit.
+const noRoom = 255
+
+// Fields copies the header fields of these names, after Texts, as far as there is room. names must not change.
+func (s *Slot) Fields(names *Fields, all mesh.Fields) {
+	s.fields = names
+	n := int(s.end)
+	for i, name := range names {
+		s.values[i] = 0
+		if name == "" {
+			continue
+		}
+		v, ok := all.Get(name)
+		switch {
+		case !ok:
+		case len(v) > len(s.text)-n || len(v) >= noRoom-1:
+			s.values[i] = noRoom
+		default:
+			s.values[i] = uint8(1 + len(v))
+			n += copy(s.text[n:], v)
+		}
+	}
+}
+
+// header returns the fields that the record tells of; nil is for one that was not there.
+func (s *Slot) header() map[string]*string {
+	if s.fields == nil {
+		return nil
+	}
+	out := map[string]*string{}
+	n := int(s.end)
+	for i, name := range s.fields {
+		switch l := s.values[i]; {
+		case name == "" || l == noRoom:
+		case l == 0:
+			out[name] = nil
+		default:
+			v := string(s.text[n : n+int(l)-1])
+			n += len(v)
+			out[name] = &v
+		}
+	}
+	return out
 }
 
 // End gives the slot back, filled.
@@ -94,6 +152,6 @@ func (s *Slot) record() Record {
 		RequestID: text(s.id), Method: text(s.method), Host: text(s.host), Path: text(s.path), Proto: s.Proto,
 		Principal: s.Principal, Source: unpackAddr(s.source, s.ports[0]), Destination: unpackAddr(s.destination, s.ports[1]),
 		Status: int(s.Status), Local: s.Local, Flags: s.Flags, Details: s.Details, DryRun: s.Dry,
-		Rule: s.Rule, Cluster: s.Cluster, Endpoint: unpackAddr(s.endpoint, s.ports[2]), Cut: s.cut,
+		Service: s.Service, Headers: s.header(), Rule: s.Rule, Cluster: s.Cluster, Endpoint: unpackAddr(s.endpoint, s.ports[2]), Cut: s.cut,
 	}
 }
