@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 	"cairnproxy.dev/cairn/explain"
 	"cairnproxy.dev/cairn/explain/offline"
 	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/source"
 	"cairnproxy.dev/cairn/source/file"
 	"cairnproxy.dev/cairn/source/object"
 	"cairnproxy.dev/cairn/telemetry/decision"
@@ -165,8 +167,12 @@ func (f *explainFlags) parts(paths, over []string) (mesh.Parts, error) {
 	if err != nil {
 		return mesh.Parts{}, err
 	}
-	res, _ := file.LoadWith(paths, over, object.Options{Enrol: f.enrol, Allocator: alloc})
-	if refused := res.Refused(); refused != nil {
+	res := file.LoadWith(paths, over, object.Options{Enrol: f.enrol, Allocator: alloc})
+	refused := res.Refused()
+	if len(paths) == 0 { // policies alone: that what they are for is not there is no mistake
+		refused = slices.DeleteFunc(refused, func(p source.Problem) bool { return strings.HasPrefix(p.Field, "spec.targetRef") && strings.Contains(p.Message, "does not exist") })
+	}
+	if len(refused) > 0 {
 		return mesh.Parts{}, problemsError(refused)
 	}
 	return res.Parts, nil

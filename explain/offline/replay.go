@@ -46,14 +46,54 @@ func (m *Mesh) Manifests(r *decision.Record) (Verdict, error) {
 	return Verdict{Allowed: !w.Refused(), By: w.By(), Unsure: len(w.Unknown(&q)) > 0}, nil
 }
 
-// Alone judges as if the policies of parts were all there is, and attached to whatever is asked for.
+// Alone judges as if the policies of parts were all there is for the services that they target; one that targets a
+// Gateway or a class is for all services. About others it says what was done. What service a line of an access log was for is
+// not known, so that all policies judge it. Nothing may be wrong with the policies but that their targets are not there.
 func Alone(parts mesh.Parts) Judge {
-	set := policy.Compile(policy.Attached{Authorization: parts.Policies, Access: parts.Access})
+	sets := map[string]*policy.L7{}
 	return func(r *decision.Record) (Verdict, error) {
+		set, ok := sets[r.Service]
+		if !ok {
+			var a policy.Attached
+			for _, p := range parts.Policies {
+				if targeted(p.TargetRefs, p.Name.Namespace, r.Service) {
+					p := *p
+					p.Invalid = "" // its target is not there
+					a.Authorization = append(a.Authorization, &p)
+				}
+			}
+			for _, p := range parts.Access {
+				if targeted(p.TargetRefs, p.Name.Namespace, r.Service) {
+					p := *p
+					p.Invalid = ""
+					a.Access = append(a.Access, &p)
+				}
+			}
+			if len(a.Authorization)+len(a.Access) > 0 {
+				set = policy.Compile(a)
+			}
+			sets[r.Service] = set
+		}
+		if set == nil {
+			return Recorded(r) // nothing is said about it
+		}
 		q := explain.FromRecord(r)
 		w := explain.Waypoint{Policies: explain.Judge(set, &q)}
 		return Verdict{Allowed: w.Policies.Allowed, By: w.By(), Unsure: len(w.Unknown(&q)) > 0}, nil
 	}
+}
+
+// targeted reports whether a policy of that namespace is for requests to service, a host.
+func targeted(refs []mesh.TargetRef, namespace, service string) bool {
+	return slices.ContainsFunc(refs, func(ref mesh.TargetRef) bool {
+		switch ref.Kind {
+		case "Gateway", "GatewayClass":
+			return true
+		case "Service":
+			return service == "" || strings.HasPrefix(service, ref.Name+"."+namespace+".svc.")
+		}
+		return false
+	})
 }
 
 // Change is requests about which two Judges differ in the same way.

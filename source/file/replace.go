@@ -8,8 +8,8 @@ import (
 )
 
 // LoadWith reads the manifests of paths with those of over in their place: an object of over replaces the one
-// of the same kind and name, and is added where there is none. It also returns the objects of over. Nothing is followed.
-func LoadWith(paths, over []string, o object.Options) (Result, []*object.Object) {
+// of the same kind and name, and is added where there is none. Nothing is followed.
+func LoadWith(paths, over []string, o object.Options) Result {
 	base, add := look(paths), look(over)
 	var r reader
 	files, problems, _ := r.read(base.files)
@@ -19,11 +19,9 @@ func LoadWith(paths, over []string, o object.Options) (Result, []*object.Object)
 		name mesh.Name
 	}
 	ours := map[id]bool{}
-	var candidates []*object.Object
 	for _, f := range added {
 		for _, obj := range f.Objects {
 			ours[id{obj.Kind, obj.Name}] = true
-			candidates = append(candidates, obj)
 		}
 	}
 	var all []*object.File
@@ -36,5 +34,5 @@ func LoadWith(paths, over []string, o object.Options) (Result, []*object.Object)
 		all = append(all, &kept)
 	}
 	problems = slices.Concat(base.problems, add.problems, problems, more)
-	return translate(append(all, added...), problems, object.NewTranslator(o)), candidates
+	return translate(append(all, added...), problems, object.NewTranslator(o))
 }
