@@ -170,7 +170,9 @@ func (f *explainFlags) parts(paths, over []string) (mesh.Parts, error) {
 	res := file.LoadWith(paths, over, object.Options{Enrol: f.enrol, Allocator: alloc})
 	refused := res.Refused()
 	if len(paths) == 0 { // policies alone: that what they are for is not there is no mistake
-		refused = slices.DeleteFunc(refused, func(p source.Problem) bool { return strings.HasPrefix(p.Field, "spec.targetRef") && strings.Contains(p.Message, "does not exist") })
+		refused = slices.DeleteFunc(refused, func(p source.Problem) bool {
+			return strings.HasPrefix(p.Field, "spec.targetRef") && strings.Contains(p.Message, "does not exist")
+		})
 	}
 	if len(refused) > 0 {
 		return mesh.Parts{}, problemsError(refused)
