@@ -28,6 +28,7 @@ type explainFlags struct {
 	admin, files []string
 	asJSON       bool
 	enrol        bool
+	addresses    string
 
 	id string
 
@@ -72,6 +73,7 @@ Waypoints that run are found by their admin ports (15000) on this machine.`,
 	fl.StringSliceVarP(&f.files, "filename", "f", nil, "folder or file with manifests; may be given more than once")
 	fl.BoolVar(&f.asJSON, "json", false, "print JSON")
 	fl.BoolVar(&f.enrol, "enrol", true, "enrol namespaces that carry no istio.io/dataplane-mode label")
+	fl.StringVar(&f.addresses, "range", up.DefaultRange.String(), "with -f: where the addresses of services and pods are from, as for cairn up")
 	fl.StringVar(&f.id, "request-id", "", "explain the request with this id")
 	fl.StringVar(&f.from, "from", "", "the client: NAMESPACE/SERVICEACCOUNT, or \"none\" for one without identity")
 	fl.StringVar(&f.method, "method", "GET", "the method of the request")
@@ -163,9 +165,13 @@ func (f *explainFlags) question() (explain.Question, offline.Client, error) {
 
 // parts reads manifests, with those of over in their place.
 func (f *explainFlags) parts(paths, over []string) (mesh.Parts, error) {
-	alloc, err := up.NewLoopback(up.DefaultRange)
+	prefix, err := netip.ParsePrefix(f.addresses)
 	if err != nil {
-		return mesh.Parts{}, err
+		return mesh.Parts{}, &usageError{fmt.Errorf("--range %q: want a prefix like 127.70.0.0/16", f.addresses)}
+	}
+	alloc, err := up.NewLoopback(prefix)
+	if err != nil {
+		return mesh.Parts{}, &usageError{fmt.Errorf("--range: %w", err)}
 	}
 	res := file.LoadWith(paths, over, object.Options{Enrol: f.enrol, Allocator: alloc})
 	refused := res.Refused()
