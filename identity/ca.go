@@ -1,18 +1,19 @@
 package identity
 
 import (
-	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"net/url"
 	"slices"
 	"sync"
@@ -31,76 +32,62 @@ const (
 )
 
 // CA is an embedded certificate authority for one trust domain: an ECDSA P-256
-// root that signs workloads' certificates directly (path length 0). It may be
-// used by any number of goroutines.
+// root that signs workloads' certificates directly (path length 0). Its root
+// can be replaced while it works (Rotate). It may be used by any number of
+// goroutines, and one that OpenCA made by several processes.
 type CA struct {
 	trustDomain string
-	key         *ecdsa.PrivateKey
-	cert        *x509.Certificate
+	dir         string // "" in memory only
 
-	mu      sync.RWMutex
-	roots   []*x509.Certificate // own root first, then Trust's
-	rootPEM []byte
+	mu    sync.RWMutex
+	state *caState            // immutable, replaced
+	stamp fileStamp           // of the state's file when it was read
+	more  []*x509.Certificate // Trust's
 }
 
 // NewCA makes a CA with a new root that exists in memory only and lives ten years.
 func NewCA(trustDomain string) (*CA, error) {
-	if !plain(trustDomain) {
-		return nil, fmt.Errorf("trust domain %q is not a SPIFFE trust domain (letters, digits, '.', '-', '_')", trustDomain)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("making the root's key: %w", err)
-	}
-	serial, err := newSerial()
+	s, err := newCAState(trustDomain, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{trustDomain}, CommonName: "Cairn mesh root"},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(rootTTL),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		return nil, fmt.Errorf("signing the root: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("reading back the root: %w", err)
-	}
-	return newCA(trustDomain, key, cert), nil
-}
-
-func newCA(trustDomain string, key *ecdsa.PrivateKey, cert *x509.Certificate) *CA {
-	return &CA{
-		trustDomain: trustDomain,
-		key:         key,
-		cert:        cert,
-		roots:       []*x509.Certificate{cert},
-		rootPEM:     certPEM(cert),
-	}
+	return &CA{trustDomain: trustDomain, state: s}, nil
 }
 
 // TrustDomain is the only trust domain that the CA signs for.
 func (ca *CA) TrustDomain() string { return ca.trustDomain }
 
-// RootPEM returns the trusted roots as PEM: the CA's own, then those of Trust.
+// RootPEM returns the roots that are trusted now as PEM: the CA's own, then
+// those of Trust.
 func (ca *CA) RootPEM() []byte {
-	ca.mu.RLock()
-	defer ca.mu.RUnlock()
-	return slices.Clone(ca.rootPEM)
+	_ = ca.follow() // the last state that could be read
+	_, pemText := ca.trusted(time.Now())
+	return pemText
 }
 
-// Trust adds other roots to what certificates issued from now on trust. To
-// replace a root without refusing anyone: every mesh member first trusts the
-// new root, and only then is anything signed by it.
+// TokenKey is a secret of the CA's state that others may authenticate its
+// clients' tokens with. It is as old as the state and never changes.
+func (ca *CA) TokenKey() mesh.Secret {
+	ca.mu.RLock()
+	defer ca.mu.RUnlock()
+	return slices.Clone(ca.state.tokenKey)
+}
+
+// trusted is the roots that a certificate issued now trusts.
+func (ca *CA) trusted(now time.Time) ([]*x509.Certificate, []byte) {
+	ca.mu.RLock()
+	defer ca.mu.RUnlock()
+	roots := append(ca.state.trusted(now), ca.more...)
+	var text []byte
+	for _, r := range roots {
+		text = append(text, certPEM(r)...)
+	}
+	return roots, text
+}
+
+// Trust adds other roots to what certificates issued from now on trust: those
+// of another CA whose workloads are to be let in. To replace the CA's own root
+// there is Rotate.
 func (ca *CA) Trust(rootPEM []byte) error {
 	more, err := parsePEM(rootPEM)
 	if err != nil {
@@ -109,11 +96,9 @@ func (ca *CA) Trust(rootPEM []byte) error {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	for _, c := range more {
-		if slices.ContainsFunc(ca.roots, c.Equal) {
-			continue
+		if !slices.ContainsFunc(ca.more, c.Equal) && !slices.ContainsFunc(ca.state.trusted(time.Now()), c.Equal) {
+			ca.more = append(slices.Clip(ca.more), c)
 		}
-		ca.roots = append(slices.Clip(ca.roots), c)
-		ca.rootPEM = slices.Concat(ca.rootPEM, certPEM(c))
 	}
 	return nil
 }
@@ -123,52 +108,127 @@ func (ca *CA) Trust(rootPEM []byte) error {
 // certificate carries nothing but the SPIFFE URI: subject empty, SAN critical
 // (RFC 5280 section 4.1.2.6), usable as TLS client and server.
 func (ca *CA) Issue(id mesh.Identity, ttl time.Duration) (*Cert, error) {
-	if id.TrustDomain != ca.trustDomain {
-		return nil, fmt.Errorf("issuing for %q: this CA signs for trust domain %q only", id.String(), ca.trustDomain)
-	}
-	if !plain(id.Namespace) || !plain(id.ServiceAccount) {
-		return nil, fmt.Errorf("issuing for %q: namespace and service account must be plain names", id.String())
-	}
-	if ttl < 0 {
-		return nil, fmt.Errorf("issuing for %s: life of %s is negative", id, ttl)
-	}
-	if ttl == 0 {
-		ttl = LeafTTL
-	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making a key for %s: %w", id, err)
 	}
-	serial, err := newSerial()
+	der, roots, rootPEM, err := ca.sign(key.Public(), id, ttl)
 	if err != nil {
 		return nil, err
-	}
-	now := time.Now()
-	notAfter := now.Add(ttl)
-	if notAfter.After(ca.cert.NotAfter) {
-		notAfter = ca.cert.NotAfter
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber:          serial,
-		URIs:                  []*url.URL{{Scheme: "spiffe", Host: id.TrustDomain, Path: "/ns/" + id.Namespace + "/sa/" + id.ServiceAccount}},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              notAfter,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
-	if err != nil {
-		return nil, fmt.Errorf("signing for %s: %w", id, err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("reading back the certificate of %s: %w", id, err)
 	}
-	ca.mu.RLock()
-	roots, rootPEM := ca.roots, ca.rootPEM
-	ca.mu.RUnlock()
 	return newCert(tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots, rootPEM)
+}
+
+// Sign signs a certificate like Issue's for a key that its holder keeps, who
+// has proved to have it. It returns the leaf and the trusted roots as PEM.
+func (ca *CA) Sign(key crypto.PublicKey, id mesh.Identity, ttl time.Duration) (leafPEM, rootPEM []byte, err error) {
+	if err := strongKey(key); err != nil {
+		return nil, nil, err
+	}
+	der, _, rootPEM, err := ca.sign(key, id, ttl)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), rootPEM, nil
+}
+
+// strongKey refuses keys that TLS 1.3 peers would, or that are weak.
+func strongKey(key crypto.PublicKey) error {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve == elliptic.P256() || k.Curve == elliptic.P384() {
+			return nil
+		}
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n >= 2048 && n <= 8192 {
+			return nil
+		}
+	}
+	return errors.New("key is none of ECDSA P-256, ECDSA P-384 and RSA with 2048 to 8192 bits")
+}
+
+func (ca *CA) sign(key crypto.PublicKey, id mesh.Identity, ttl time.Duration) (der []byte, roots []*x509.Certificate, rootPEM []byte, err error) {
+	if id.TrustDomain != ca.trustDomain {
+		return nil, nil, nil, fmt.Errorf("issuing for %q: this CA signs for trust domain %q only", id.String(), ca.trustDomain)
+	}
+	if !plain(id.Namespace) || !plain(id.ServiceAccount) {
+		return nil, nil, nil, fmt.Errorf("issuing for %q: namespace and service account must be plain names", id.String())
+	}
+	tmpl := &x509.Certificate{
+		URIs:        []*url.URL{{Scheme: "spiffe", Host: id.TrustDomain, Path: "/ns/" + id.Namespace + "/sa/" + id.ServiceAccount}},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err = ca.signLeaf(tmpl, key, ttl)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("signing for %s: %w", id, err)
+	}
+	roots, rootPEM = ca.trusted(time.Now())
+	return der, roots, rootPEM, nil
+}
+
+// IssueServer makes a certificate for a server that is reached by host names
+// and IP addresses, not by an identity: the CA's own service.
+func (ca *CA) IssueServer(hosts []string, ttl time.Duration) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a key for %v: %w", hosts, err)
+	}
+	tmpl := &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		} else {
+			tmpl.DNSNames = append(tmpl.DNSNames, h)
+		}
+	}
+	der, err := ca.signLeaf(tmpl, key.Public(), ttl)
+	if err != nil {
+		return nil, fmt.Errorf("signing for %v: %w", hosts, err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("reading back the certificate of %v: %w", hosts, err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// signLeaf completes and signs a leaf's template with the root that signs now.
+func (ca *CA) signLeaf(tmpl *x509.Certificate, key crypto.PublicKey, ttl time.Duration) ([]byte, error) {
+	if ttl < 0 {
+		return nil, fmt.Errorf("life of %s is negative", ttl)
+	}
+	if ttl == 0 {
+		ttl = LeafTTL
+	}
+	if err := ca.follow(); err != nil {
+		return nil, err
+	}
+	if err := ca.noteLife(ttl); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	ca.mu.RLock()
+	root := ca.state.signer(now)
+	ca.mu.RUnlock()
+	if root == nil {
+		return nil, errors.New("no root of the CA signs now (is the clock right?)")
+	}
+	var err error
+	if tmpl.SerialNumber, err = newSerial(); err != nil {
+		return nil, err
+	}
+	tmpl.NotBefore, tmpl.NotAfter = now.Add(-backdate), now.Add(ttl)
+	for _, end := range []time.Time{root.cert.NotAfter, root.retires} {
+		if !end.IsZero() && tmpl.NotAfter.After(end) {
+			tmpl.NotAfter = end
+		}
+	}
+	tmpl.KeyUsage, tmpl.BasicConstraintsValid = x509.KeyUsageDigitalSignature, true
+	return x509.CreateCertificate(rand.Reader, tmpl, root.cert, key, root.key)
 }
 
 // Issuer adapts the CA to a Cache: every certificate lives ttl (0: LeafTTL).
@@ -196,45 +256,4 @@ func newSerial() (*big.Int, error) {
 
 func certPEM(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-}
-
-// encode is the CA's key and root in one PEM text, for the key file.
-func (ca *CA) encode() ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(ca.key)
-	if err != nil {
-		return nil, errors.New("encoding the root's key")
-	}
-	return slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), certPEM(ca.cert)), nil
-}
-
-// decodeCA is encode's inverse. Its errors never quote the text.
-func decodeCA(text []byte, trustDomain string, now time.Time) (*CA, error) {
-	kb, rest := pem.Decode(text)
-	if kb == nil || kb.Type != "PRIVATE KEY" {
-		return nil, errors.New("file does not begin with a PEM block of type PRIVATE KEY")
-	}
-	k, err := x509.ParsePKCS8PrivateKey(kb.Bytes)
-	if err != nil {
-		return nil, errors.New("private key is not PKCS #8")
-	}
-	key, ok := k.(*ecdsa.PrivateKey)
-	if !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("private key is not ECDSA P-256")
-	}
-	certs, err := parsePEM(bytes.TrimSpace(rest))
-	if err != nil {
-		return nil, fmt.Errorf("root certificate: %w", err)
-	}
-	root := certs[0]
-	switch {
-	case !key.PublicKey.Equal(root.PublicKey):
-		return nil, errors.New("root certificate does not belong to the private key")
-	case !root.IsCA:
-		return nil, errors.New("root certificate is not a CA's")
-	case !slices.Equal(root.Subject.Organization, []string{trustDomain}):
-		return nil, fmt.Errorf("root certificate is for trust domain %q, not %q", root.Subject.Organization, trustDomain)
-	case now.After(root.NotAfter):
-		return nil, fmt.Errorf("root certificate expired on %s; remove the file to make a new root", root.NotAfter.UTC().Format(time.RFC3339))
-	}
-	return newCA(trustDomain, key, root), nil
 }

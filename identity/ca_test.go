@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"os"
 	"os/exec"
@@ -47,7 +48,7 @@ func TestLeaf(t *testing.T) {
 
 func TestRoot(t *testing.T) {
 	ca := mustCA(t)
-	c := ca.cert
+	c := rootOf(ca)
 	if !c.IsCA || c.MaxPathLen != 0 || !c.MaxPathLenZero || c.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign {
 		t.Errorf("CA %v, path %d %v, usage %v", c.IsCA, c.MaxPathLen, c.MaxPathLenZero, c.KeyUsage)
 	}
@@ -75,7 +76,7 @@ func TestIssueRefuses(t *testing.T) {
 		t.Errorf("issued %v", c)
 	}
 	c, err := ca.Issue(alice, 20*365*24*time.Hour)
-	if err != nil || c.NotAfter.After(ca.cert.NotAfter) {
+	if err != nil || c.NotAfter.After(rootOf(ca).NotAfter) {
 		t.Errorf("leaf outlives its root: %v, %v", c, err)
 	}
 }
@@ -97,7 +98,7 @@ func TestOpenCA(t *testing.T) {
 	if err := newVerifier(poolOf(first)).chain([]*x509.Certificate{c.Leaf}, x509.ExtKeyUsageClientAuth, time.Now()); err != nil {
 		t.Errorf("a certificate of the reopened CA: %v", err)
 	}
-	key := filepath.Join(dir, caKeyFile)
+	key := filepath.Join(dir, caStateFile)
 	if info, err := os.Stat(key); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("key file: %v, %v", info, err)
 	}
@@ -120,9 +121,12 @@ func TestOpenCA(t *testing.T) {
 
 func poolOf(ca *CA) *x509.CertPool {
 	p := x509.NewCertPool()
-	p.AddCert(ca.cert)
+	p.AddCert(rootOf(ca))
 	return p
 }
+
+// rootOf is the first root of a CA.
+func rootOf(ca *CA) *x509.Certificate { return ca.state.roots[0].cert }
 
 // TestOpenCATogether: whoever comes first makes the root, all get the same.
 func TestOpenCATogether(t *testing.T) {
@@ -148,27 +152,48 @@ func TestOpenCATogether(t *testing.T) {
 }
 
 func TestOpenCABroken(t *testing.T) {
-	good, err := mustCA(t).encode()
-	if err != nil {
+	encoded := func(change func(*stateFile)) []byte {
+		text, err := mustCA(t).state.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f stateFile
+		if err := json.Unmarshal(text, &f); err != nil {
+			t.Fatal(err)
+		}
+		change(&f)
+		text, err = json.Marshal(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	good := encoded(func(*stateFile) {})
+	if _, err := decodeCA(good, "cluster.local", time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	other, err := mustCA(t).encode()
-	if err != nil {
+	var other stateFile
+	if err := json.Unmarshal(encoded(func(*stateFile) {}), &other); err != nil {
 		t.Fatal(err)
 	}
-	_, goodRoot := pem.Decode(good)
-	otherKey := other[:len(other)-len(mustRest(other))]
 	for name, text := range map[string][]byte{
 		"empty":     nil,
 		"half":      good[:len(good)/2],
-		"no-key":    goodRoot,
-		"no-root":   otherKey,
-		"other-key": append(bytes.Clone(otherKey), goodRoot...),
-		"garbage":   pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret words")}),
+		"no-key":    encoded(func(f *stateFile) { f.Roots[0].Key = "" }),
+		"no-root":   encoded(func(f *stateFile) { f.Roots[0].Certificate = "" }),
+		"no-roots":  encoded(func(f *stateFile) { f.Roots = nil }),
+		"other-key": encoded(func(f *stateFile) { f.Roots[0].Key = other.Roots[0].Key }),
+		"not-yet":   encoded(func(f *stateFile) { f.Roots[0].SignsFrom = time.Now().Add(time.Hour) }),
+		"life":      encoded(func(f *stateFile) { f.LongestLeaf = "secret" }),
+		"token":     encoded(func(f *stateFile) { f.TokenKey = []byte("secret") }),
+		"garbage": encoded(func(f *stateFile) {
+			f.Roots[0].Key = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret words")}))
+		}),
+		"unknown": append([]byte(`{"secret":1,`), good[1:]...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := os.WriteFile(filepath.Join(dir, caKeyFile), text, 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, caStateFile), text, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			_, err := OpenCA(dir, "cluster.local")
@@ -179,9 +204,31 @@ func TestOpenCABroken(t *testing.T) {
 	}
 }
 
-func mustRest(text []byte) []byte {
-	_, rest := pem.Decode(text)
-	return rest
+// FuzzDecodeCA: no text makes the reader panic, and what it takes it writes.
+func FuzzDecodeCA(f *testing.F) {
+	ca, err := NewCA("cluster.local")
+	if err != nil {
+		f.Fatal(err)
+	}
+	text, err := ca.state.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"trustDomain":"cluster.local","longestLeaf":"1h","roots":[{"retires":"2026-01-01T00:00:00Z"}]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := decodeCA(text, "cluster.local", time.Now())
+		if err != nil {
+			return
+		}
+		again, err := s.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeCA(again, "cluster.local", time.Now()); err != nil {
+			t.Errorf("does not read what it wrote: %v", err)
+		}
+	})
 }
 
 // TestOpenSSL: another implementation accepts what the CA makes.

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,11 +28,12 @@ type IssuerFunc func(ctx context.Context, id mesh.Identity) (*Cert, error)
 // Issue calls f.
 func (f IssuerFunc) Issue(ctx context.Context, id mesh.Identity) (*Cert, error) { return f(ctx, id) }
 
-// watched is an Issuer whose certificates change when somebody else decides,
-// not when half their life is over. The cache asks it often.
-type watched interface {
-	// changed reports whether Issue would read something new. It is cheap.
-	changed() bool
+// Watched is what an Issuer also implements whose certificates change when
+// somebody else decides, not when half their life is over. The cache asks it
+// every few seconds, and before handshakes at most once a second.
+type Watched interface {
+	// Changed reports whether Issue would give something new for id. It is cheap.
+	Changed(id mesh.Identity) bool
 }
 
 // CacheOptions adjusts a Cache. The zero value is right for production.
@@ -48,6 +50,8 @@ type CacheOptions struct {
 	// PollInterval is how often Run asks whether certificate files changed. Zero
 	// means 2 s. Handshakes ask too, at most once a second.
 	PollInterval time.Duration
+	// CRL, if set, says whose certificates were revoked. Run follows its file.
+	CRL *CRL
 }
 
 // Cache holds one certificate per identity and keeps it fresh. It may be used
@@ -55,11 +59,16 @@ type CacheOptions struct {
 // is replaced only after it has expired.
 type Cache struct {
 	issuer Issuer
-	watch  watched // the issuer, if it is one
+	watch  Watched // the issuer, if it is one
 	opts   CacheOptions
 	log    *slog.Logger
 	slots  chan struct{} // one token per call of the issuer
 	wake   chan struct{} // tells Run that something is due sooner
+
+	// roots are those that verifiers were made for, the latest last.
+	roots atomic.Pointer[[]*x509.Certificate]
+	// aliases are trust domains that stand for our own.
+	aliases atomic.Pointer[[]string]
 
 	mu        sync.RWMutex
 	entries   map[mesh.Identity]*entry
@@ -90,7 +99,21 @@ type entry struct {
 type held struct {
 	cert  *Cert
 	peers *verifier
+	// federated are the verifiers of other trust domains, in the order of cert.Federated.
+	federated []*verifier
 }
+
+// of returns who verifies members of a trust domain: its own bundle and no
+// other where it is federated, else our own roots.
+func (h *held) of(trustDomain string) *verifier {
+	if i := h.cert.federated(trustDomain); i >= 0 {
+		return h.federated[i]
+	}
+	return h.peers
+}
+
+// maxVerifiers bounds how many sets of roots are remembered.
+const maxVerifiers = 32
 
 // NewCache returns an empty cache before issuer.
 func NewCache(issuer Issuer, opts CacheOptions) *Cache {
@@ -110,7 +133,7 @@ func NewCache(issuer Issuer, opts CacheOptions) *Cache {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	w, _ := issuer.(watched)
+	w, _ := issuer.(Watched)
 	return &Cache{
 		issuer:    issuer,
 		watch:     w,
@@ -239,7 +262,7 @@ func (c *Cache) stale(e *entry, now time.Time) bool {
 		e.asked = now
 	}
 	e.mu.Unlock()
-	return ask && c.watch.changed()
+	return ask && c.watch.Changed(e.id)
 }
 
 // refresh replaces old, unless somebody else already has: one caller issues,
@@ -291,13 +314,17 @@ func (c *Cache) issue(ctx context.Context, e *entry, done chan struct{}) (*held,
 	if err != nil {
 		return c.settleFailure(ctx, e, err)
 	}
-	h := &held{cert: cert, peers: c.verifier(cert)}
+	h := &held{cert: cert, peers: c.verifier(cert.RootPEM, cert.Roots)}
+	for _, b := range cert.Federated {
+		h.federated = append(h.federated, c.verifier(b.RootPEM, b.Roots))
+	}
 	e.mu.Lock()
 	e.call = nil
 	e.err, e.failures, e.retryAt = nil, 0, time.Time{}
 	e.renewAt = cert.renewAt(time.Now())
 	e.held.Store(h)
 	e.mu.Unlock()
+	c.tellOwn(h.cert)
 	c.log.Debug("obtained a certificate", "identity", e.id.String(), "not_after", cert.NotAfter)
 	return h, nil
 }
@@ -361,18 +388,19 @@ func (c *Cache) backoff(n int) time.Duration {
 	return d - d/5 + rand.N(2*d/5+1)
 }
 
-// verifier returns the one for cert's roots, shared by all identities that
+// verifier returns the one for these roots, shared by all identities that
 // trust the same, so that a peer is verified once.
-func (c *Cache) verifier(cert *Cert) *verifier {
+func (c *Cache) verifier(rootPEM []byte, roots *x509.CertPool) *verifier {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	v := c.verifiers[string(cert.RootPEM)]
-	if v == nil || !v.roots.Equal(cert.Roots) {
-		if len(c.verifiers) >= 8 { // roots of the past
+	v := c.verifiers[string(rootPEM)]
+	if v == nil || !v.roots.Equal(roots) {
+		if len(c.verifiers) >= maxVerifiers { // roots of the past
 			clear(c.verifiers)
 		}
-		v = newVerifier(cert.Roots)
-		c.verifiers[string(cert.RootPEM)] = v
+		v = newVerifier(roots)
+		c.verifiers[string(rootPEM)] = v
+		c.noteRoots(rootPEM)
 	}
 	return v
 }

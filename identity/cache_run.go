@@ -15,6 +15,9 @@ const maxSleep = time.Minute
 func (c *Cache) Run(ctx context.Context) error {
 	var renewals sync.WaitGroup
 	defer renewals.Wait()
+	if crl := c.opts.CRL; crl != nil {
+		renewals.Go(func() { crl.follow(ctx, c.anchors, c.revokedChanged) })
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -41,7 +44,7 @@ func (c *Cache) sweep(ctx context.Context, renewals *sync.WaitGroup, now time.Ti
 		at := c.dueLocked(e, h != nil)
 		if c.watch != nil && h != nil && now.Sub(e.asked) >= c.opts.PollInterval {
 			e.asked = now
-			e.due = e.due || c.watch.changed()
+			e.due = e.due || c.watch.Changed(e.id)
 			at = c.dueLocked(e, true)
 		}
 		e.mu.Unlock()

@@ -24,6 +24,8 @@ type Cert struct {
 	RootPEM []byte
 	// Identity is the one SPIFFE URI of the leaf.
 	Identity mesh.Identity
+	// Federated are the other trust domains whose members are let in; mostly none.
+	Federated []Bundle
 	// NotBefore and NotAfter are the leaf's.
 	NotBefore, NotAfter time.Time
 }

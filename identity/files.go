@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -70,7 +71,12 @@ func (f *Files) Issue(ctx context.Context, id mesh.Identity) (*Cert, error) {
 	return c, err
 }
 
-func (f *Files) changed() bool {
+func stampOf(info fs.FileInfo) fileStamp {
+	return fileStamp{modified: info.ModTime(), size: info.Size(), inode: inode(info)}
+}
+
+// Changed reports whether a file is another than at the last reading.
+func (f *Files) Changed(mesh.Identity) bool {
 	now := f.stamps()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -82,7 +88,7 @@ func (f *Files) names() [3]string { return [3]string{f.certFile, f.keyFile, f.ro
 func (f *Files) stamps() (out [3]fileStamp) {
 	for i, name := range f.names() {
 		if info, err := os.Stat(name); err == nil {
-			out[i] = fileStamp{modified: info.ModTime(), size: info.Size(), inode: inode(info)}
+			out[i] = stampOf(info)
 		}
 	}
 	return out

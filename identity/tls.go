@@ -32,7 +32,8 @@ func baseConfig() *tls.Config {
 }
 
 // Server returns the config for accepting tunnels as id: every client must
-// present a certificate of id's own trust domain. The config fetches the
+// present a certificate of id's own trust domain, of one of its aliases, or of one
+// that is federated. The config fetches the
 // certificate during the first handshake if it is not in the cache yet, and
 // follows renewals; make one per listener, or per connection, as is easier.
 // Handshakes fail with an *UnavailableError while there is no valid
@@ -47,7 +48,8 @@ func (c *Cache) Server(id mesh.Identity) *tls.Config {
 }
 
 // Client returns the config for one tunnel that own opens to a peer whose SPIFFE
-// URI is exactly one of expect; with none, every peer is refused. It is cheap
+// URI is exactly one of expect, an alias counting as the trust domain that it
+// stands for; with none, every peer is refused. It is cheap
 // enough to be made for each connection. No server name is sent. The cache
 // should hold own's certificate before the handshake (see Get); otherwise the
 // handshake waits for it without regard to its context, for at most the
@@ -118,7 +120,7 @@ func (s *serverEnd) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, e
 }
 
 func (s *serverEnd) expected() string {
-	return "any identity of trust domain " + s.entry.id.TrustDomain
+	return "any identity of trust domain " + strings.Join(s.cache.domains(s.entry.id), " or ")
 }
 
 func (s *serverEnd) verify(cs tls.ConnectionState) error {
@@ -138,10 +140,10 @@ func (s *serverEnd) check(cs *tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	if id.TrustDomain != s.entry.id.TrustDomain {
+	if id.TrustDomain != s.entry.id.TrustDomain && !s.cache.isAlias(id.TrustDomain) && h.cert.federated(id.TrustDomain) < 0 {
 		return errDomain
 	}
-	return nil
+	return s.cache.Revoked(cs)
 }
 
 // clientEnd is the dialling side's part in one handshake.
@@ -182,12 +184,32 @@ func (c *clientEnd) check(h *held, cs *tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
+	if !c.expects(id) {
+		return errStranger
+	}
+	return c.cache.Revoked(cs)
+}
+
+// expects reports whether id is one of those expected: exactly, or under an
+// alias of our trust domain where one of that is expected.
+func (c *clientEnd) expects(id mesh.Identity) bool {
 	for _, want := range c.expect {
 		if isURI(want, id) {
-			return nil
+			return true
 		}
 	}
-	return errStranger
+	if id.TrustDomain != c.entry.id.TrustDomain && !c.cache.isAlias(id.TrustDomain) {
+		return false
+	}
+	for _, domain := range c.cache.domains(c.entry.id) {
+		id.TrustDomain = domain
+		for _, want := range c.expect {
+			if isURI(want, id) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // isURI reports whether uri is id.String(), without building it.
@@ -213,7 +235,7 @@ func checkPeer(h *held, cs *tls.ConnectionState, eku x509.ExtKeyUsage, now time.
 	if err != nil {
 		return mesh.Identity{}, err
 	}
-	if err := h.peers.chain(cs.PeerCertificates, eku, now); err != nil {
+	if err := h.of(id.TrustDomain).chain(cs.PeerCertificates, eku, now); err != nil {
 		return mesh.Identity{}, err
 	}
 	return id, nil

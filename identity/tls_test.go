@@ -56,7 +56,7 @@ func sign(tb testing.TB, ca *CA, id mesh.Identity, edit func(*x509.Certificate))
 	if edit != nil {
 		edit(tmpl)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, rootOf(ca), key.Public(), ca.state.roots[0].key)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func sign(tb testing.TB, ca *CA, id mesh.Identity, edit func(*x509.Certificate))
 		tb.Fatal(err)
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(ca.cert)
+	roots.AddCert(rootOf(ca))
 	return &Cert{
 		Certificate: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf},
 		Roots:       roots, RootPEM: ca.RootPEM(), Identity: id, NotBefore: tmpl.NotBefore, NotAfter: tmpl.NotAfter,
@@ -81,6 +81,10 @@ func fixed(c *Cert) Issuer {
 // TLS 1.3 is when a client learns that it was refused.
 func handshake(client, server *tls.Config) (cs, ss tls.ConnectionState, cerr, serr error) {
 	a, b := net.Pipe()
+	// Who refuses may write its alert while the other still writes: a pipe has no
+	// buffer that would take it, and the two would wait for each other.
+	stuck := time.AfterFunc(5*time.Second, func() { a.Close(); b.Close() })
+	defer stuck.Stop()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -169,7 +173,10 @@ func TestServerRefuses(t *testing.T) {
 		{"code-signing", edited(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }), "not for TLS clients"},
 		{"no-eku", edited(func(c *x509.Certificate) { c.ExtKeyUsage = nil }), ""},
 		{"no-uri", edited(func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, []string{"bob"} }), "0 URI names"},
+		{"common-name", edited(func(c *x509.Certificate) { c.URIs, c.Subject.CommonName = nil, alice.String() }), "0 URI names"},
+		{"dns-of-another", edited(func(c *x509.Certificate) { c.DNSNames = []string{bob.String(), "bob.prod.svc"} }), ""},
 		{"two-uris", edited(func(c *x509.Certificate) { c.URIs = append(c.URIs, second) }), "2 URI names"},
+		{"two-equal-uris", edited(func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), "2 URI names"},
 		{"not-spiffe", edited(func(c *x509.Certificate) { c.URIs = []*url.URL{mustURL(t, "https://cluster.local/ns/a/sa/b")} }), "is not spiffe://"},
 		{"long-path", edited(func(c *x509.Certificate) { c.URIs[0].Path += "/x" }), "is not spiffe://"},
 		{"query", edited(func(c *x509.Certificate) { c.URIs[0].RawQuery = "a=b" }), "is not spiffe://"},
@@ -207,6 +214,10 @@ func TestClientRefuses(t *testing.T) {
 	}{
 		{"good", edited(nil), []string{bob.String()}, nil, ""},
 		{"second-of-two", edited(nil), []string{alice.String(), bob.String()}, nil, ""},
+		{"dns-san", edited(func(c *x509.Certificate) { c.URIs[0], c.DNSNames = mustURL(t, alice.String()), []string{"bob.prod.svc"} }), []string{bob.String()}, nil, "another identity"},
+		{"common-name", edited(func(c *x509.Certificate) { c.URIs[0], c.Subject.CommonName = mustURL(t, alice.String()), bob.String() }), []string{bob.String()}, nil, "another identity"},
+		{"other-domain", edited(func(c *x509.Certificate) { c.URIs[0] = mustURL(t, eve.String()) }), []string{bob.String()}, nil, "another identity"},
+		{"not-yet", edited(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), []string{bob.String()}, nil, "certificate is valid from"},
 		{"wrong-san", edited(nil), []string{alice.String()}, nil, `another identity (expected spiffe://cluster.local/ns/default/sa/alice, presented "spiffe://cluster.local/ns/prod/sa/bob")`},
 		{"longer-expected", edited(nil), []string{bob.String() + "x"}, nil, "another identity"},
 		{"shorter-expected", edited(nil), []string{strings.TrimSuffix(bob.String(), "b")}, nil, "another identity"},
@@ -252,6 +263,97 @@ func checkRefusal(t *testing.T, refuser, other error, want string) {
 	}
 	if other == nil {
 		t.Error("the other side noticed nothing")
+	}
+}
+
+// TestOffer: the post-quantum group comes first, with its key share ready so that
+// no round trip is lost, and the classical ones after it.
+func TestOffer(t *testing.T) {
+	cache := NewCache(mustCA(t).Issuer(0), CacheOptions{})
+	server := cache.Server(bob)
+	get := server.GetCertificate
+	var hello tls.ClientHelloInfo
+	server.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		hello = *h
+		return get(h)
+	}
+	cs, _, cerr, serr := handshake(cache.Client(alice, []string{bob.String()}), server)
+	if cerr != nil || serr != nil {
+		t.Fatal(cerr, serr)
+	}
+	if c := hello.SupportedCurves; len(c) < 3 || c[0] != tls.X25519MLKEM768 {
+		t.Errorf("groups offered: %v", c)
+	}
+	if hello.ServerName != "" || len(hello.SupportedVersions) != 1 || hello.SupportedVersions[0] != tls.VersionTLS13 {
+		t.Errorf("offered: name %q, versions %x", hello.ServerName, hello.SupportedVersions)
+	}
+	if cs.HelloRetryRequest {
+		t.Error("the first flight had to be sent twice")
+	}
+	// A peer without it, as older ones are, gets X25519.
+	old := cache.Client(alice, []string{bob.String()})
+	old.CurvePreferences = []tls.CurveID{tls.CurveP256, tls.X25519}
+	if cs, _, cerr, serr := handshake(old, cache.Server(bob)); cerr != nil || serr != nil || cs.CurveID != tls.X25519 {
+		t.Errorf("with an old client: %v, %v, %v", cs.CurveID, cerr, serr)
+	}
+}
+
+// TestNoTickets: nothing is resumed, so each connection proves its peer anew.
+func TestNoTickets(t *testing.T) {
+	cache := NewCache(mustCA(t).Issuer(0), CacheOptions{})
+	server := cache.Server(bob)
+	client := cache.Client(alice, []string{bob.String()})
+	client.SessionTicketsDisabled = false
+	client.ServerName = "bob" // a key for the sessions
+	client.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	for range 3 {
+		cs, _, cerr, serr := handshake(client, server)
+		if cerr != nil || serr != nil || cs.DidResume {
+			t.Errorf("resumed %v, %v, %v", cs.DidResume, cerr, serr)
+		}
+	}
+	if s, ok := client.ClientSessionCache.Get("bob"); ok {
+		t.Errorf("the server gave a ticket: %v", s)
+	}
+}
+
+// TestAliases: members of an alias of the trust domain are let in and may stand for ours, by
+// certificates of roots that we trust; and nobody else.
+func TestAliases(t *testing.T) {
+	ca, stranger := mustCA(t), mustCA(t)
+	former := mesh.Identity{TrustDomain: "former", Namespace: bob.Namespace, ServiceAccount: bob.ServiceAccount}
+	uri := func(ca *CA, id mesh.Identity) *Cert { return sign(t, ca, id, nil) }
+	tests := []struct {
+		name    string
+		aliases []string
+		peer    *Cert
+		expect  string // by a client
+		server  bool   // a server lets the peer in
+		client  bool   // a client does
+	}{
+		{"alias", []string{"x", "former"}, uri(ca, former), bob.String(), true, true},
+		{"alias_expected_and_presented", []string{"former"}, uri(ca, former), former.String(), true, true},
+		{"alias_expected_ours_presented", []string{"former"}, uri(ca, bob), former.String(), true, true},
+		{"none", nil, uri(ca, former), bob.String(), false, false},
+		{"another", []string{"formerly"}, uri(ca, former), bob.String(), false, false},
+		{"other_account", []string{"former"}, uri(ca, former), alice.String(), true, false},
+		{"foreign_expected", []string{"former"}, uri(ca, former), eve.String(), true, false},
+		{"foreign_presented", []string{"former"}, uri(ca, eve), bob.String(), false, false},
+		{"other_root", []string{"former"}, uri(stranger, former), bob.String(), false, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cache := NewCache(ca.Issuer(0), CacheOptions{})
+			cache.Alias(tt.aliases)
+			cfg := baseConfig()
+			cfg.InsecureSkipVerify, cfg.ClientAuth, cfg.Certificates = true, tls.RequireAnyClientCert, []tls.Certificate{tt.peer.Certificate}
+			if _, _, _, serr := handshake(cfg, cache.Server(alice)); (serr == nil) != tt.server {
+				t.Errorf("server: %v, want %v", serr, tt.server)
+			}
+			if _, _, cerr, _ := handshake(cache.Client(alice, []string{tt.expect}), cfg); (cerr == nil) != tt.client {
+				t.Errorf("client: %v, want %v", cerr, tt.client)
+			}
+		})
 	}
 }
 

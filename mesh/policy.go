@@ -1,6 +1,9 @@
 package mesh
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Action is what an AuthorizationPolicy does when it matches.
 type Action uint8
@@ -150,13 +153,16 @@ const (
 	MTLSPermissive
 	// MTLSStrict refuses plain text.
 	MTLSStrict
-	// MTLSDisable is accepted for compatibility; ambient treats it as permissive.
+	// MTLSDisable ends what STRICT says further up, and means permissive: in ambient
+	// mode a client's node proxy decides what is encrypted.
 	MTLSDisable
 )
 
 // PeerAuthentication is Istio's security.istio.io PeerAuthentication.
 type PeerAuthentication struct {
-	Name     Name
+	Name Name
+	// Created orders those of one level: the oldest counts.
+	Created  time.Time
 	Selector map[string]string
 	Mode     MTLSMode
 	Ports    map[uint16]MTLSMode

@@ -11,11 +11,14 @@ import (
 // Slices need no order. Pointers become part of the Snapshot and must not be
 // written to afterwards.
 type Parts struct {
-	TrustDomain   string // "" means DefaultTrustDomain
-	ClusterID     string
-	ClusterDomain string // "" means "cluster.local"
-	RootNamespace string // "" means "istio-system"
-	Network       string
+	TrustDomain string // "" means DefaultTrustDomain
+	// TrustDomainAliases are former or other names of the mesh's trust domain: who
+	// has an identity of theirs counts as one of ours.
+	TrustDomainAliases []string
+	ClusterID          string
+	ClusterDomain      string // "" means "cluster.local"
+	RootNamespace      string // "" means "istio-system"
+	Network            string
 
 	Workloads   []*Workload
 	Services    []*Service

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -227,42 +228,56 @@ func parsePorts(list []string) ([]uint16, bool) {
 }
 
 // PeerAuthToL4 returns the policy that enforces the PeerAuthentication in force
-// for w, or nil when plain text is accepted on every port. The mode is that of
-// the policy that selects w, else of its namespace's, else of the mesh's, else
-// permissive; ports may differ where a policy with a selector says so. Of several on one
-// level the strictest counts.
+// for w, or nil when plain text is accepted on every port.
+//
+// The mode is that of the policy that selects w, else of its namespace's, else of
+// the mesh's, else permissive; a mode UNSET is none. Ports may differ where the policy that
+// selects w says so. Of several on one level the oldest counts, or the first by name,
+// and the others do not, as Istio documents it. In the root namespace a policy with a
+// selector has no effect. The policy's name is that of the PeerAuthentication that decides.
 func PeerAuthToL4(s *mesh.Snapshot, w *mesh.Workload) *mesh.L4Policy {
-	var wide, namespace, own mesh.MTLSMode
-	var ports map[uint16]mesh.MTLSMode
-	name := mesh.Name{Namespace: s.RootNamespace, Name: staticStrict}
+	var wide, namespace, own *mesh.PeerAuthentication
 	for _, p := range s.PeerAuth {
-		switch {
+		switch root := p.Name.Namespace == s.RootNamespace; {
 		case len(p.Selector) > 0:
-			if p.Name.Namespace != w.Namespace || !selects(p.Selector, w.Labels) {
-				continue
+			if !root && p.Name.Namespace == w.Namespace && selects(p.Selector, w.Labels) {
+				own = elder(own, p)
 			}
-			own = stricter(own, p.Mode)
-			for port, mode := range p.Ports {
-				if ports == nil {
-					ports = map[uint16]mesh.MTLSMode{}
-				}
-				ports[port] = stricter(ports[port], mode)
-				name = mesh.Name{Namespace: p.Name.Namespace, Name: convertedPeerAuth + p.Name.Name}
-			}
-		case p.Name.Namespace == s.RootNamespace:
-			wide = stricter(wide, p.Mode)
+		case root:
+			wide = elder(wide, p)
 		case p.Name.Namespace == w.Namespace:
-			namespace = stricter(namespace, p.Mode)
+			namespace = elder(namespace, p)
 		}
 	}
-	mode := wide
-	if namespace != mesh.MTLSUnset {
-		mode = namespace
+	mode, by := mesh.MTLSPermissive, own
+	for _, p := range []*mesh.PeerAuthentication{own, namespace, wide} {
+		if p != nil && p.Mode != mesh.MTLSUnset {
+			mode, by = p.Mode, p
+			break
+		}
 	}
-	if own != mesh.MTLSUnset {
-		mode = own
+	var ports map[uint16]mesh.MTLSMode
+	if own != nil {
+		ports = own.Ports
 	}
-	return strictPolicy(name, mode == mesh.MTLSStrict, ports)
+	if mode != mesh.MTLSStrict {
+		by = own // then it can be a port's only
+	}
+	if by == nil {
+		return nil
+	}
+	return strictPolicy(by.Name, mode == mesh.MTLSStrict, ports)
+}
+
+// elder returns the older of two policies of one level; old may be nil.
+func elder(old, p *mesh.PeerAuthentication) *mesh.PeerAuthentication {
+	if old == nil {
+		return p
+	}
+	if c := cmp.Or(old.Created.Compare(p.Created), strings.Compare(old.Name.Name, p.Name.Name)); c > 0 {
+		return p
+	}
+	return old
 }
 
 // strictPolicy refuses plain text on every port but the excepted ones, or on
@@ -286,15 +301,4 @@ func strictPolicy(name mesh.Name, strict bool, ports map[uint16]mesh.MTLSMode) *
 		clauses = append(clauses, []mesh.L4Match{{NotDestinationPorts: differ}})
 	}
 	return &mesh.L4Policy{Name: name, Scope: mesh.ScopeWorkload, Action: mesh.ActionDeny, Rules: [][][]mesh.L4Match{clauses}}
-}
-
-// stricter returns the stricter of two modes; disable counts as permissive.
-func stricter(a, b mesh.MTLSMode) mesh.MTLSMode {
-	switch {
-	case a == mesh.MTLSStrict || b == mesh.MTLSStrict:
-		return mesh.MTLSStrict
-	case a == mesh.MTLSUnset && b == mesh.MTLSUnset:
-		return mesh.MTLSUnset
-	}
-	return mesh.MTLSPermissive
 }

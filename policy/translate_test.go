@@ -2,7 +2,9 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"cairnproxy.dev/cairn/mesh"
 	"github.com/google/go-cmp/cmp"
@@ -163,57 +165,82 @@ func TestCompileL4Policies(t *testing.T) {
 	}
 }
 
+// TestPeerAuth is the whole precedence as Istio documents it: workload before
+// namespace before mesh, ports apart, the oldest of a level.
 func TestPeerAuth(t *testing.T) {
-	const mTLS, plain = true, false
-	pa := func(ns, n string, mode mesh.MTLSMode, selector string, ports map[uint16]mesh.MTLSMode) *mesh.PeerAuthentication {
-		p := &mesh.PeerAuthentication{Name: name(ns, n), Mode: mode, Ports: ports}
+	type pa = mesh.PeerAuthentication
+	strict, permissive, disable, unset := mesh.MTLSStrict, mesh.MTLSPermissive, mesh.MTLSDisable, mesh.MTLSUnset
+	made := func(ns, n string, mode mesh.MTLSMode, selector string, age int, ports map[uint16]mesh.MTLSMode) *pa {
+		p := &pa{Name: name(ns, n), Mode: mode, Ports: ports, Created: time.Unix(1_700_000_000-int64(age), 0)}
 		if selector != "" {
 			p.Selector = map[string]string{"app": selector}
 		}
 		return p
 	}
-	root := func(mode mesh.MTLSMode) *mesh.PeerAuthentication { return pa("istio-system", "default", mode, "", nil) }
-	ns := func(mode mesh.MTLSMode) *mesh.PeerAuthentication { return pa("ns", "default", mode, "", nil) }
-	own := func(mode mesh.MTLSMode, ports map[uint16]mesh.MTLSMode) *mesh.PeerAuthentication {
-		return pa("ns", "own", mode, "a", ports)
+	root := func(mode mesh.MTLSMode) *pa { return made("istio-system", "wide", mode, "", 0, nil) }
+	ns := func(mode mesh.MTLSMode) *pa { return made("ns", "space", mode, "", 0, nil) }
+	own := func(mode mesh.MTLSMode, ports map[uint16]mesh.MTLSMode) *pa {
+		return made("ns", "own", mode, "a", 0, ports)
 	}
-	strict, permissive, disable, unset := mesh.MTLSStrict, mesh.MTLSPermissive, mesh.MTLSDisable, mesh.MTLSUnset
+	older := func(n string, mode mesh.MTLSMode, selector string, ports map[uint16]mesh.MTLSMode) *pa {
+		return made("ns", n, mode, selector, 60, ports)
+	}
 	port := func(mode mesh.MTLSMode) map[uint16]mesh.MTLSMode { return map[uint16]mesh.MTLSMode{9080: mode} }
 	other := func(mode mesh.MTLSMode) map[uint16]mesh.MTLSMode { return map[uint16]mesh.MTLSMode{80: mode} }
+	const plain = ""
 	tests := []struct {
 		name string
-		list []*mesh.PeerAuthentication
-		want bool // mutual TLS is demanded on 9080
+		list []*pa
+		want string // which policy refuses plain text on 9080; "" for none
 	}{
 		{"none", nil, plain},
-		{"mesh", []*mesh.PeerAuthentication{root(strict)}, mTLS},
-		{"namespace", []*mesh.PeerAuthentication{ns(strict)}, mTLS},
-		{"other_namespace", []*mesh.PeerAuthentication{pa("x", "default", strict, "", nil)}, plain},
-		{"namespace_over_mesh", []*mesh.PeerAuthentication{root(strict), ns(permissive)}, plain},
-		{"namespace_inherits", []*mesh.PeerAuthentication{root(strict), ns(unset)}, mTLS},
-		{"namespace_disables", []*mesh.PeerAuthentication{root(strict), ns(disable)}, plain},
-		{"workload_over_namespace", []*mesh.PeerAuthentication{ns(strict), own(disable, nil)}, plain},
-		{"workload_strict", []*mesh.PeerAuthentication{ns(permissive), own(strict, nil)}, mTLS},
-		{"workload_inherits", []*mesh.PeerAuthentication{ns(strict), own(unset, nil)}, mTLS},
-		{"workload_not_selected", []*mesh.PeerAuthentication{pa("ns", "own", strict, "b", nil)}, plain},
-		{"workload_of_other_namespace", []*mesh.PeerAuthentication{pa("x", "own", strict, "a", nil)}, plain},
-		{"port_permissive", []*mesh.PeerAuthentication{own(strict, port(permissive))}, plain},
-		{"port_disable", []*mesh.PeerAuthentication{ns(strict), own(unset, port(disable))}, plain},
-		{"port_inherits", []*mesh.PeerAuthentication{own(strict, port(unset))}, mTLS},
-		{"port_other", []*mesh.PeerAuthentication{own(strict, other(permissive))}, mTLS},
-		{"port_strict", []*mesh.PeerAuthentication{own(permissive, port(strict))}, mTLS},
-		{"port_other_strict", []*mesh.PeerAuthentication{own(permissive, other(strict))}, plain},
-		{"strictest_of_two", []*mesh.PeerAuthentication{own(permissive, nil), own(strict, nil)}, mTLS},
+		{"mesh", []*pa{root(strict)}, "istio-system/wide"},
+		{"mesh_unset", []*pa{root(unset)}, plain},
+		{"mesh_permissive", []*pa{root(permissive)}, plain},
+		{"mesh_disable", []*pa{root(disable)}, plain},
+		{"namespace", []*pa{ns(strict)}, "ns/space"},
+		{"other_namespace", []*pa{made("x", "space", strict, "", 0, nil)}, plain},
+		{"namespace_over_mesh", []*pa{root(strict), ns(permissive)}, plain},
+		{"namespace_inherits", []*pa{root(strict), ns(unset)}, "istio-system/wide"},
+		{"namespace_disables", []*pa{root(strict), ns(disable)}, plain},
+		{"namespace_stricter", []*pa{root(disable), ns(strict)}, "ns/space"},
+		{"workload_over_namespace", []*pa{ns(strict), own(disable, nil)}, plain},
+		{"workload_over_mesh", []*pa{root(strict), own(permissive, nil)}, plain},
+		{"workload_strict", []*pa{ns(permissive), own(strict, nil)}, "ns/own"},
+		{"workload_inherits_namespace", []*pa{root(permissive), ns(strict), own(unset, nil)}, "ns/space"},
+		{"workload_inherits_mesh", []*pa{root(strict), ns(unset), own(unset, nil)}, "istio-system/wide"},
+		{"workload_not_selected", []*pa{made("ns", "own", strict, "b", 0, nil)}, plain},
+		{"workload_of_other_namespace", []*pa{made("x", "own", strict, "a", 0, nil)}, plain},
+		{"selector_in_root", []*pa{made("istio-system", "own", strict, "a", 0, nil)}, plain},
+		{"port_permissive", []*pa{own(strict, port(permissive))}, plain},
+		{"port_disable", []*pa{ns(strict), own(unset, port(disable))}, plain},
+		{"port_inherits", []*pa{own(strict, port(unset))}, "ns/own"},
+		{"port_inherits_namespace", []*pa{ns(strict), own(unset, port(unset))}, "ns/space"},
+		{"port_other", []*pa{own(strict, other(permissive))}, "ns/own"},
+		{"port_strict", []*pa{own(permissive, port(strict))}, "ns/own"},
+		{"port_strict_over_namespace", []*pa{ns(disable), own(unset, port(strict))}, "ns/own"},
+		{"port_other_strict", []*pa{own(permissive, other(strict))}, plain},
+		{"oldest_of_mesh", []*pa{root(strict), made("istio-system", "z", permissive, "", 60, nil)}, plain},
+		{"oldest_of_namespace", []*pa{ns(permissive), older("z", strict, "", nil)}, "ns/z"},
+		{"oldest_of_workload", []*pa{own(strict, nil), older("z", disable, "a", nil)}, plain},
+		{"oldest_with_its_ports_alone", []*pa{own(strict, port(permissive)), older("z", strict, "a", nil)}, "ns/z"},
+		{"oldest_unset_hides_younger", []*pa{own(strict, nil), older("z", unset, "a", nil)}, plain},
+		{"oldest_that_does_not_select", []*pa{own(strict, nil), older("z", disable, "b", nil)}, "ns/own"},
+		{"same_age_by_name", []*pa{ns(permissive), made("ns", "early", strict, "", 0, nil)}, "ns/early"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := mesh.NewSnapshot(1, mesh.Parts{PeerAuth: tt.list})
-			l := CompileL4(s, &mesh.Workload{Namespace: "ns", Labels: map[string]string{"app": "a"}})
-			if v := l.Decide(conn("", "")); v.Allowed == tt.want || tt.want && v.Reason != reasonStrict {
-				t.Errorf("plain text: %+v, want refused %v", v, tt.want)
-			}
-			if v := l.Decide(conn("a", "x")); !v.Allowed {
-				t.Errorf("mutual TLS: %+v, want allowed", v)
+			for range 2 {
+				s := mesh.NewSnapshot(1, mesh.Parts{PeerAuth: tt.list})
+				l := CompileL4(s, &mesh.Workload{Namespace: "ns", Labels: map[string]string{"app": "a"}})
+				v := l.Decide(conn("", ""))
+				if by := v.Policy.String(); v.Allowed != (tt.want == plain) || !v.Allowed && (by != tt.want || v.Reason != reasonStrict || v.Kind != KindPeer) {
+					t.Errorf("plain text: %+v, want refused by %q", v, tt.want)
+				}
+				if v := l.Decide(conn("a", "x")); !v.Allowed {
+					t.Errorf("mutual TLS: %+v, want allowed", v)
+				}
+				slices.Reverse(tt.list) // the order of the list says nothing
 			}
 		})
 	}

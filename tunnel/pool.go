@@ -37,6 +37,8 @@ type PoolOptions struct {
 	// KeepaliveTimeout how long its answer may take; 0 means 10 s and 20 s.
 	Keepalive, KeepaliveTimeout time.Duration
 	Budget                      *h2.Budget
+	// Revocations, if set, says which peers are to be cut off.
+	Revocations Revocations
 }
 
 // Target is a peer to tunnel to. Connections are shared between equal targets:
@@ -66,6 +68,7 @@ type Pool struct {
 	peers   map[peerKey]*Peer
 	live    map[*Peer]struct{} // those with connections
 	ticking bool
+	looked  uint64 // revision of the revocations; the ticker's
 	closed  bool
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -348,6 +351,8 @@ func (pe *Peer) dial() {
 	}
 	loop.Run(func(t *loop.Turn) { pe.dialed(t, c, nil) })
 	pe.p.keepTicking(pe)
+	// It may have been revoked between its handshake and being registered.
+	c.cutRevoked()
 	_ = c.sock.Serve(c.h2, false)
 }
 
@@ -522,6 +527,12 @@ func (p *Pool) tickOnce() bool {
 			pe.tick(t)
 		}
 	})
+	if now := revision(p.o.Revocations); now != p.looked {
+		p.looked = now
+		for _, pe := range peers {
+			pe.cutRevoked()
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for pe := range p.live {

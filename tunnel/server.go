@@ -42,6 +42,8 @@ type ServerOptions struct {
 	ConnOpened func(peer mesh.Identity, remote netip.AddrPort) (ended func())
 	// HandshakeFailed, if set, is called for connections that did not get that far.
 	HandshakeFailed func(remote netip.AddrPort, err error)
+	// Revocations, if set, says which peers are to be cut off.
+	Revocations Revocations
 }
 
 // Server is an HBONE server: it authenticates peers and gives each CONNECT to
@@ -193,6 +195,8 @@ func (s *Server) start(c *serverConn) {
 	closing, killed := s.closing, s.killed
 	s.mu.Unlock()
 	c.sock.Start(c.h2)
+	// It may have been revoked between its handshake and being registered.
+	c.cutRevoked()
 	switch {
 	case killed:
 		c.h2.Abort()
@@ -201,20 +205,27 @@ func (s *Server) start(c *serverConn) {
 	}
 }
 
-// tick drives keepalive of all connections, once a second.
+// tick drives keepalive of all connections, once a second, and looks for those
+// of revoked peers.
 func (s *Server) tick(stop chan struct{}) {
 	defer s.wg.Done()
 	tk := time.NewTicker(time.Second)
 	defer tk.Stop()
+	looked := revision(s.o.Revocations)
 	for {
 		select {
 		case <-stop:
 			return
 		case <-tk.C:
 		}
+		now := revision(s.o.Revocations)
 		for _, c := range s.snapshot() {
 			loop.Run(func(t *loop.Turn) { c.h2.Tick(t) })
+			if now != looked {
+				c.cutRevoked()
+			}
 		}
+		looked = now
 	}
 }
 

@@ -21,6 +21,17 @@ type readyEvent struct {
 	Pods      []podInfo      `json:"pods"`
 	Waypoints []waypointInfo `json:"waypoints"`
 	Nodes     []nodeInfo     `json:"nodes"`
+	CA        *caInfo        `json:"ca,omitempty"`
+}
+
+// caInfo says where certificates are served.
+type caInfo struct {
+	Address string `json:"address"`
+	// Root is the file with the trusted roots; Tokens and NodeTokens are the
+	// folders with a token per service account and per node.
+	Root       string `json:"root"`
+	Tokens     string `json:"tokens"`
+	NodeTokens string `json:"nodeTokens"`
 }
 
 type serviceInfo struct {

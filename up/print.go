@@ -36,6 +36,9 @@ func printReady(w io.Writer, e readyEvent) error {
 		return err
 	}
 	b.WriteString("\n")
+	if e.CA != nil {
+		fmt.Fprintf(&b, "Certificates are served at %s, by the tokens in %s;\nits clients trust %s.\n\n", e.CA.Address, e.CA.Tokens, e.CA.Root)
+	}
 	if c := curlLine(e); c != "" {
 		b.WriteString("The mesh is up. Try:\n\n  " + c + "\n\n")
 	} else {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -36,6 +37,8 @@ type spec struct {
 	// Shared is true if the process runs other proxies too, one of which
 	// reports the metrics of the process.
 	Shared bool
+	// CRL is the file with the CA's lists of revoked certificates; "" for none.
+	CRL string
 	// InPod is true for a node proxy whose pods are network namespaces.
 	InPod bool
 }
@@ -68,7 +71,7 @@ type builtProxy struct {
 	node *ztunnel.Proxy
 }
 
-// build makes a proxy. It does no I/O.
+// build makes a proxy. It does no I/O but for reading the list of revoked certificates.
 func build(s spec, d deps) (*builtProxy, error) {
 	component := "proxy"
 	if s.Node != "" {
@@ -79,7 +82,14 @@ func build(s spec, d deps) (*builtProxy, error) {
 		Admin: s.Admin.String(), Metrics: s.Metrics.String(), Ready: s.Ready.String(), AdminFlag: "--range", MetricsFlag: "--range",
 		AccessLog: d.accessLog, Log: d.log,
 	})
-	cache := identity.NewCache(d.issuer, identity.CacheOptions{Log: d.log})
+	co := identity.CacheOptions{Log: d.log}
+	if s.CRL != "" {
+		co.CRL = identity.NewCRL(s.CRL, d.log)
+		if err := co.CRL.Load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	cache := identity.NewCache(d.issuer, co)
 	if s.Node != "" {
 		return buildNode(s, d, sh, cache)
 	}

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"time"
 
-	"cairnproxy.dev/cairn/identity"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/source"
 )
@@ -45,7 +44,7 @@ type reconciler struct {
 	machine   machine
 	runner    *Runner
 	store     *source.Store
-	ca        *identity.CA
+	ca        *authority
 
 	parts   mesh.Parts
 	pods    []Pod
@@ -61,12 +60,13 @@ type reconciler struct {
 }
 
 func newReconciler(o Options, dir string) (*reconciler, error) {
-	ca, err := identity.NewCA(mesh.DefaultTrustDomain)
+	store := source.NewStore()
+	ca, err := newAuthority(o, dir, store)
 	if err != nil {
-		return nil, fmt.Errorf("making the mesh's certificate authority: %w", err)
+		return nil, err
 	}
 	r := &reconciler{
-		o: o, dir: dir, log: o.Log, ca: ca, store: source.NewStore(),
+		o: o, dir: dir, log: o.Log, ca: ca, store: store,
 		report: &reporter{out: o.Out, json: o.JSON},
 		placed: map[string]Pod{}, leaving: map[string]*mesh.Workload{}, nodes: map[string]*runningProxy{}, wps: map[mesh.Name]*runningProxy{},
 	}
@@ -102,6 +102,12 @@ func (r *reconciler) run(ctx context.Context) error {
 	if first.config == nil {
 		return &ProblemsError{first.problems}
 	}
+	// Who waits for certificates of this CA outlives the proxies here.
+	served := r.serveCertificates(life)
+	defer func() {
+		end()
+		<-served
+	}()
 	defer r.shutDown()
 	if err := r.apply(ctx, life, first.config); err != nil {
 		return err
@@ -121,6 +127,18 @@ func (r *reconciler) run(ctx context.Context) error {
 		}
 	}
 	return r.follow(ctx, life, watch)
+}
+
+// serveCertificates answers proxies that the user runs, until life ends.
+func (r *reconciler) serveCertificates(life context.Context) (done <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := r.ca.serve(life); err != nil {
+			r.log.Error("the certificate authority serves no more", "error", err)
+		}
+	}()
+	return ended
 }
 
 // follow applies what changes.
@@ -147,6 +165,9 @@ func (r *reconciler) follow(ctx, life context.Context, watch *manifests) error {
 			r.sweepFailed(life, now)
 			if err := r.writeTables(); err != nil {
 				r.log.Error("telling pods of names and ports", "error", err)
+			}
+			if err := r.ca.tend(now); err != nil {
+				r.log.Error("tending the certificate authority", "error", err)
 			}
 		case u, ok := <-updates:
 			if !ok {
@@ -183,7 +204,7 @@ func (r *reconciler) apply(ctx, life context.Context, c *config) error {
 		errs = append(errs, r.place(p))
 	}
 	r.publish()
-	errs = append(errs, r.writeTables(), r.startProxies(life))
+	errs = append(errs, r.writeTables(), r.ca.tend(time.Now()), r.startProxies(life))
 	for _, p := range c.pods {
 		errs = append(errs, r.takeIn(p))
 	}
@@ -381,6 +402,7 @@ func (r *reconciler) describe() readyEvent {
 			e.Pods[i].PID = r.runner.PID(p)
 		}
 	}
+	e.CA = r.ca.describe()
 	for _, w := range s.Waypoints {
 		if p := r.wps[w.Name]; p != nil {
 			e.Waypoints = append(e.Waypoints, waypointInfo{w.Name.Namespace, w.Name.Name, w.Addresses[0].String(), p.shown.Admin.String(), p.shown.Metrics.String()})

@@ -115,7 +115,7 @@ func (r *reconciler) nodeSpec(name string) spec {
 
 // servers sets where a proxy's servers listen: at the known ports of addr.
 func (r *reconciler) servers(s spec, addr netip.Addr) spec {
-	s.Version = r.o.Version
+	s.Version, s.CRL = r.o.Version, r.ca.ca.CRLPath()
 	s.Admin = netip.AddrPortFrom(addr, telemetry.AdminPort)
 	s.Metrics = netip.AddrPortFrom(addr, telemetry.MetricsPort)
 	s.Ready = netip.AddrPortFrom(addr, telemetry.ReadyPort)
@@ -166,7 +166,7 @@ func (r *reconciler) forwardServers(s spec, place Pod) (spec, *forwarder, error)
 // or if it has a place of its own to run in.
 func (r *reconciler) startProxy(life context.Context, s spec, place Pod) (*runningProxy, error) {
 	p := newRunningProxy(s, place)
-	issuer := r.ca.Issuer(0)
+	issuer := r.ca.issuer()
 	if place.Name == "" && (!r.o.Processes || s.InPod) {
 		p.spec.Shared = r.hasRuntime
 		r.hasRuntime = true

@@ -28,6 +28,14 @@ type Options struct {
 	Processes bool
 	// Netns gives each pod a network namespace of its own. It needs root.
 	Netns bool
+	// State is a folder that keeps the certificate authority from one run to the
+	// next; "" makes one for this run, in memory.
+	State string
+	// CA is where certificates are served for proxies that the user runs, HOST:PORT;
+	// "" serves none.
+	CA string
+	// CertTTL is how long certificates live; 0 means identity.LeafTTL.
+	CertTTL time.Duration
 	// JSON prints events for scripts in place of tables.
 	JSON bool
 
@@ -93,5 +101,6 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer r.machine.close()
+	defer r.ca.close()
 	return r.run(ctx)
 }

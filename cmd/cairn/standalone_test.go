@@ -138,7 +138,7 @@ func TestZtunnelRefuses(t *testing.T) {
 		code int
 		want string
 	}{
-		{"no certificate", nil, nil, exitUsage, "--cert is needed"},
+		{"no certificate", map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop/web/web", "LOCAL_XDS_PATH": "/x"}, nil, exitUsage, "certificates are needed"},
 		{"no environment", nil, certs, exitFailed, "PROXY_MODE"},
 		{"no mesh", map[string]string{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "shop/web/web", "XDS_ADDRESS": ""}, certs, exitFailed, "LOCAL_XDS_PATH"},
 		{

@@ -3,19 +3,27 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"cairnproxy.dev/cairn/identity"
 	"cairnproxy.dev/cairn/up"
 )
+
+// minCertTTL leaves time to renew: dates in certificates are whole seconds.
+const minCertTTL = 4 * time.Second
 
 // upFlags are the flags of `cairn up`.
 type upFlags struct {
 	enrol, json, processes, netns, podLogs bool
 	addresses                              string
 	accessLog                              string
+	state, ca                              string
+	certTTL                                time.Duration
 }
 
 func newUpCommand(a *app) *cobra.Command {
@@ -58,6 +66,9 @@ traffic is redirected, as in a cluster.`,
 	fl.BoolVar(&f.podLogs, "pod-logs", false, "write the pods' output to stderr")
 	fl.StringVar(&f.addresses, "range", up.DefaultRange.String(), "where the addresses of services and pods are from; two meshes on one machine need two")
 	fl.StringVar(&f.accessLog, "access-log", "", `where the access log goes: a file, "-" for stdout, or "none" (default "-", with --json "none")`)
+	fl.StringVar(&f.state, "state", "", "folder that keeps the certificate authority from one run to the next (default: it is made anew, in memory)")
+	fl.StringVar(&f.ca, "ca", "", "where to serve certificates for proxies of other processes, HOST:PORT (default: nowhere)")
+	fl.DurationVar(&f.certTTL, "cert-ttl", identity.LeafTTL, "how long certificates live; they are renewed at half of that")
 	return cmd
 }
 
@@ -66,6 +77,14 @@ func (f *upFlags) options(cmd *cobra.Command, a *app, paths []string) (o up.Opti
 	r, err := netip.ParsePrefix(f.addresses)
 	if err != nil {
 		return o, nil, &usageError{fmt.Errorf("--range %q: want a prefix like 127.70.0.0/16", f.addresses)}
+	}
+	if f.certTTL < minCertTTL {
+		return o, nil, &usageError{fmt.Errorf("--cert-ttl %s: want at least %s", f.certTTL, minCertTTL)}
+	}
+	if f.ca != "" {
+		if _, _, err := net.SplitHostPort(f.ca); err != nil {
+			return o, nil, &usageError{fmt.Errorf("--ca %q: want HOST:PORT", f.ca)}
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -84,6 +103,7 @@ func (f *upFlags) options(cmd *cobra.Command, a *app, paths []string) (o up.Opti
 	o = up.Options{
 		Paths: paths, Range: r, NoEnrol: !f.enrol, JSON: f.json, Processes: f.processes, Netns: f.netns,
 		Out: cmd.OutOrStdout(), AccessLog: log, Self: self, Version: buildVersion(), Log: a.log,
+		State: f.state, CA: f.ca, CertTTL: f.certTTL,
 		Stderr: a.stderr, ProxyArgs: []string{"--log-format", a.logFormat, "--log-level", a.logLevel},
 	}
 	if log == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/fips140"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -18,7 +19,7 @@ func newVersionCommand() *cobra.Command {
 		Example: "  cairn version",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "cairn %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "cairn %s %s %s/%s\nFIPS 140-3 mode: %s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH, fipsMode())
 			return err
 		},
 	}
@@ -33,4 +34,20 @@ func buildVersion() string {
 		return b.Main.Version
 	}
 	return "dev"
+}
+
+// fipsMode says whether Go's cryptographic module works in FIPS 140-3 mode, which
+// one it is, and whether everything that is not approved is refused.
+func fipsMode() string {
+	if !fips140.Enabled() {
+		return "off"
+	}
+	mode := "on"
+	if fips140.Enforced() {
+		mode = "only"
+	}
+	if v := fips140.Version(); v != "" {
+		mode += ", Go Cryptographic Module " + v
+	}
+	return mode
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,8 @@ import (
 type waypointFlags struct {
 	manifests                 []string
 	gateway, address          string
-	cert, key, root           string
+	certs                     certFlags
+	crl, trustDomain          string
 	admin, metrics, accessLog string
 	enrol                     bool
 }
@@ -33,13 +35,17 @@ func newWaypointCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "waypoint",
 		Short: "Run one waypoint by itself",
-		Long: `Runs the waypoint that a Gateway in manifests describes, with certificate files.
+		Long: `Runs the waypoint that a Gateway in manifests describes. Its certificate comes
+from files, from a CA of Istio's API (istiod, or cairn up --ca), or from the SPIFFE
+Workload API; from the latter two it is the one of the Gateway's service account.
 It accepts tunnels on ADDRESS:15008, takes the addresses of services and pods
 from the manifests as they stand there (spec.clusterIP, status.podIP), and
 reaches endpoints by tunnel at podIP:15008. The manifests are followed: a
 change is live within a second, a broken one changes nothing and is logged.`,
 		Example: `  cairn waypoint --manifests mesh/ --gateway default/waypoint --address 10.0.0.5 \
-  --cert waypoint.pem --key waypoint-key.pem --root root.pem`,
+  --cert waypoint.pem --key waypoint-key.pem --root root.pem
+  cairn waypoint --manifests mesh/ --gateway default/waypoint --address 10.0.0.5 \
+  --ca istiod.istio-system.svc:15012 --ca-token token --ca-root root.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), a, cmd.OutOrStdout()) },
 	}
@@ -47,9 +53,9 @@ change is live within a second, a broken one changes nothing and is logged.`,
 	fl.StringSliceVar(&f.manifests, "manifests", nil, "folder or file with manifests; may be given more than once")
 	requiredFlag(cmd, &f.gateway, "gateway", "the Gateway to be, NAMESPACE/NAME")
 	requiredFlag(cmd, &f.address, "address", "the IP address to listen on")
-	requiredFlag(cmd, &f.cert, "cert", "the waypoint's certificate chain, PEM; read again when it changes")
-	requiredFlag(cmd, &f.key, "key", "its private key, PEM")
-	requiredFlag(cmd, &f.root, "root", "the trusted roots, PEM")
+	f.certs.add(cmd)
+	fl.StringVar(&f.trustDomain, "trust-domain", "", "the mesh's trust domain (default: that of the certificate file, $TRUST_DOMAIN or "+mesh.DefaultTrustDomain+")")
+	fl.StringVar(&f.crl, "crl", "", crlUsage)
 	fl.StringVar(&f.admin, "admin", "", "where the admin server listens (default 127.0.0.1:15000)")
 	fl.StringVar(&f.metrics, "metrics", "", "where metrics and readiness are served (default port 15020 of all addresses)")
 	fl.StringVar(&f.accessLog, "access-log", "-", `where the access log goes: a file, "-" for stdout, or "none"`)
@@ -62,8 +68,21 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 	if err != nil {
 		return err
 	}
-	files := identity.NewFiles(f.cert, f.key, f.root)
-	cert, err := files.Load()
+	f.certs.fromEnvironment(lookupEnv)
+	f.certs.headers = headersOf(os.Environ())
+	from, err := f.certs.open(a.log)
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	cert, err := from.load()
+	if err != nil {
+		return err
+	}
+	if err := f.setTrustDomain(cert); err != nil {
+		return err
+	}
+	crl, err := a.openCRL(f.crl, f.certs.rootsFile())
 	if err != nil {
 		return err
 	}
@@ -73,7 +92,7 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 	}
 	defer done()
 	src := file.New(file.Options{Paths: f.manifests, Log: a.log, Objects: object.Options{
-		TrustDomain: cert.Identity.TrustDomain, Enrol: f.enrol, Allocator: standAlone{name, address},
+		TrustDomain: f.trustDomain, Enrol: f.enrol, Allocator: standAlone{name, address},
 	}})
 	res := src.Load()
 	if res.Refused() != nil {
@@ -93,9 +112,13 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 		Component: "proxy", Version: buildVersion(), Admin: f.admin, Metrics: f.metrics, AdminFlag: "--admin", MetricsFlag: "--metrics",
 		NoReady: f.metrics != "", AccessLog: out, Level: &a.level, Log: a.log,
 	})
-	cache := identity.NewCache(files, identity.CacheOptions{Log: a.log})
+	cache := identity.NewCache(from.issuer, identity.CacheOptions{Log: a.log, CRL: crl})
+	own := w.Identity
+	if cert != nil {
+		own = cert.Identity
+	}
 	p, err := waypoint.New(waypoint.Options{
-		Name: name, Identity: cert.Identity, Addresses: []netip.Addr{address}, Port: w.Port, Source: dialSource(address),
+		Name: name, Identity: own, Addresses: []netip.Addr{address}, Port: w.Port, Source: dialSource(address),
 		Snapshots: store, Identities: cache, Metrics: sh.Metrics, AccessLog: sh.AccessLog, Log: a.log,
 	})
 	if err != nil {
@@ -104,8 +127,24 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 	sh.Config, sh.Pages = p.ConfigDump, p.Pages()
 	follow := func(ctx context.Context) error { return src.Run(ctx, store, a.logReload) }
 	trim := func(ctx context.Context) error { return giveBackMemory(ctx, a.log, store, false) }
-	a.log.Info("waypoint starts", "gateway", name.String(), "address", address.String(), "identity", cert.Identity.String())
-	return sh.Run(ctx, p.Run, cache.Run, follow, trim, sh.ServingOnce(p.Ready()))
+	a.log.Info("waypoint starts", "gateway", name.String(), "address", address.String(), "identity", own.String())
+	return sh.Run(ctx, from.before(p.Run, cache, own), cache.Run, from.follow, follow, trim, sh.ServingOnce(p.Ready()))
+}
+
+// setTrustDomain settles --trust-domain, which a certificate file decides.
+func (f *waypointFlags) setTrustDomain(cert *identity.Cert) error {
+	switch v, ok := lookupEnv("TRUST_DOMAIN"); {
+	case cert != nil && f.trustDomain != "" && f.trustDomain != cert.Identity.TrustDomain:
+		return &usageError{fmt.Errorf("--trust-domain %s: the certificate is of %s", f.trustDomain, cert.Identity.TrustDomain)}
+	case cert != nil:
+		f.trustDomain = cert.Identity.TrustDomain
+	case f.trustDomain != "":
+	case ok:
+		f.trustDomain = v
+	default:
+		f.trustDomain = mesh.DefaultTrustDomain
+	}
+	return nil
 }
 
 // parse reads the flags that have a form.

@@ -20,12 +20,12 @@ import (
 )
 
 func newZtunnelCommand(a *app) *cobra.Command {
-	var cert, key, root string
+	certs, crl := &certFlags{}, ""
 	cmd := &cobra.Command{
 		Use:   "ztunnel",
 		Short: "Run one node proxy by itself",
 		Long: `Runs one node proxy in the network namespace that it is started in, for one
-workload, with certificate files: outbound connections are captured at 15001
+workload: outbound connections are captured at 15001
 and plain inbound ones at 15006 (redirect them there), tunnels come in at
 15008, metrics are at 15020 and readiness at 15021.
 
@@ -35,6 +35,11 @@ It is configured by ztunnel's environment:
   PROXY_WORKLOAD_INFO         namespace/name/serviceaccount of the workload
   LOCAL_XDS_PATH, LOCAL_XDS   the mesh: a file in ztunnel's format, or its text
   XDS_ADDRESS                 must be empty
+  CA_ADDRESS, CA_ROOT_CA      the CA to get certificates from, if not from files, and
+  AUTH_TOKEN, CA_HEADER_*     the files with its roots and the token for it
+  SPIFFE_ENDPOINT_SOCKET      or else the SPIFFE Workload API
+  SECRET_TTL, TRUST_DOMAIN    how long certificates live, and whose they are
+  CRL_PATH                    lists of revoked certificates, as for --crl
   NODE_NAME, NETWORK, CLUSTER_ID, PACKET_MARK, ENABLE_ORIG_SRC, RUST_LOG,
   LOG_FORMAT and the rest of ztunnel's variables, as far as they apply; what
   does not is refused by name.`,
@@ -50,12 +55,25 @@ It is configured by ztunnel's environment:
 			if err := a.ztunnelLog(cmd, env); err != nil {
 				return err
 			}
-			return runZtunnel(cmd.Context(), a, env, identity.NewFiles(cert, key, root), cmd.OutOrStdout())
+			if crl == "" {
+				crl = env.CRLPath
+			}
+			certs.fromEnvironment(lookupEnv)
+			certs.ttl, certs.headers = env.SecretTTL, headersOf(os.Environ())
+			from, err := certs.open(a.log)
+			if err != nil {
+				return err
+			}
+			defer from.close()
+			revoked, err := a.openCRL(crl, certs.rootsFile())
+			if err != nil {
+				return err
+			}
+			return runZtunnel(cmd.Context(), a, env, from, revoked, cmd.OutOrStdout())
 		},
 	}
-	requiredFlag(cmd, &cert, "cert", "the workload's certificate chain, PEM; read again when it changes")
-	requiredFlag(cmd, &key, "key", "its private key, PEM")
-	requiredFlag(cmd, &root, "root", "the trusted roots, PEM")
+	certs.add(cmd)
+	cmd.Flags().StringVar(&crl, "crl", "", crlUsage)
 	return cmd
 }
 
@@ -87,9 +105,8 @@ func (a *app) ztunnelLog(cmd *cobra.Command, env *ztunnel.Environment) error {
 	return a.setUp()
 }
 
-func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *identity.Files, accessLog io.Writer) error {
-	// What is wrong with the files is told before anything listens.
-	if _, err := files.Load(); err != nil {
+func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, from *certSource, crl *identity.CRL, accessLog io.Writer) error {
+	if _, err := from.load(); err != nil {
 		return err
 	}
 	parts, problems := readMesh(env)
@@ -103,7 +120,7 @@ func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *id
 		Component: "ztunnel", Version: buildVersion(), Admin: fmt.Sprintf("127.0.0.1:%d", env.AdminPort), Metrics: fmt.Sprintf(":%d", env.StatsPort),
 		AccessLog: accessLog, Level: &a.level, Log: a.log,
 	})
-	cache := identity.NewCache(files, identity.CacheOptions{Log: a.log})
+	cache := identity.NewCache(from.issuer, identity.CacheOptions{Log: a.log, CRL: crl})
 	o := env.Options
 	if o.DNS {
 		o.Nameservers = nameservers("/etc/resolv.conf")
@@ -116,7 +133,8 @@ func runZtunnel(ctx context.Context, a *app, env *ztunnel.Environment, files *id
 	sh.Config = p.ConfigDump
 	trim := func(ctx context.Context) error { return giveBackMemory(ctx, a.log, store, true) }
 	a.log.Info("node proxy starts", "workload", o.Workload.String(), "node", o.Node)
-	return sh.Run(ctx, p.Run, cache.Run, trim, sh.ServingOnce(p.Ready()))
+	own := mesh.Identity{TrustDomain: env.TrustDomain, Namespace: o.Workload.Namespace, ServiceAccount: o.Workload.ServiceAccount}
+	return sh.Run(ctx, from.before(p.Run, cache, own), cache.Run, from.follow, trim, sh.ServingOnce(p.Ready()))
 }
 
 // readMesh reads the description of the mesh that the environment names.

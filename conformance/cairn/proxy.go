@@ -26,9 +26,10 @@ type Waypoint struct {
 	Gateway   string // NAMESPACE/NAME
 	Address   netip.Addr
 	Files     ca.Files
-	Admin     string // address:port; empty: the default
-	Metrics   string // address:port; empty: the default
-	AccessLog string // as for --access-log; empty: the file NAME.access.log
+	Certs     []string // flags that say where certificates come from, instead of Files
+	Admin     string   // address:port; empty: the default
+	Metrics   string   // address:port; empty: the default
+	AccessLog string   // as for --access-log; empty: the file NAME.access.log
 }
 
 // Start runs it in dir as NAME and waits until it accepts connections on
@@ -44,8 +45,11 @@ func (w Waypoint) Start(ctx context.Context, dir, name string, opts proc.Options
 	opts.Path = path
 	opts.Args = []string{
 		"waypoint", "--manifests", w.Manifests, "--gateway", w.Gateway, "--address", w.Address.String(),
-		"--cert", w.Files.Cert, "--key", w.Files.Key, "--root", w.Files.Root,
 	}
+	if w.Certs == nil {
+		w.Certs = []string{"--cert", w.Files.Cert, "--key", w.Files.Key, "--root", w.Files.Root}
+	}
+	opts.Args = append(opts.Args, w.Certs...)
 	if w.Admin != "" {
 		opts.Args = append(opts.Args, "--admin", w.Admin)
 	}

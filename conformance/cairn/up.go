@@ -20,6 +20,7 @@ type Mesh struct {
 	Pods      []Pod             `json:"pods"`
 	Waypoints []RunningWaypoint `json:"waypoints"`
 	Nodes     []Node            `json:"nodes"`
+	CA        *CA               `json:"ca"` // with --ca
 	Process   *proc.Process     `json:"-"`
 }
 
@@ -58,6 +59,14 @@ type RunningWaypoint struct {
 	Address   string `json:"address"`
 	Admin     string `json:"admin"`
 	Metrics   string `json:"metrics"`
+}
+
+// CA says where certificates are served.
+type CA struct {
+	Address    string `json:"address"`
+	Root       string `json:"root"`       // file
+	Tokens     string `json:"tokens"`     // folder
+	NodeTokens string `json:"nodeTokens"` // folder
 }
 
 // Node is a running node proxy.

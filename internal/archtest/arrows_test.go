@@ -35,6 +35,7 @@ var arrows = []arrow{
 	{"upstream/*", []string{"upstream", "upstream/lb", "mesh"}},
 
 	{"identity", []string{"mesh"}},
+	{"identity/*", []string{"identity", "mesh"}},
 	{"tunnel", []string{"tunnel/*", "identity", "mesh"}},
 	{"tunnel/*", []string{"tunnel", "tunnel/*", "identity", "mesh"}},
 
@@ -51,8 +52,8 @@ var arrows = []arrow{
 	{"host", []string{"mesh"}},
 	{"host/*", []string{"host", "mesh"}},
 
-	{"up", []string{"proxy/*", "source", "source/*", "identity", "telemetry", "sample", "host", "host/*", "mesh"}},
-	{"cmd/*", []string{"up", "explain", "explain/*", "proxy/*", "source", "source/*", "identity", "telemetry", "telemetry/*", "sample", "sample/*", "host", "host/*", "mesh"}},
+	{"up", []string{"proxy/*", "source", "source/*", "identity", "identity/*", "telemetry", "sample", "host", "host/*", "mesh"}},
+	{"cmd/*", []string{"up", "explain", "explain/*", "proxy/*", "source", "source/*", "identity", "identity/*", "telemetry", "telemetry/*", "sample", "sample/*", "host", "host/*", "mesh"}},
 
 	// Test plumbing: may use what it tests.
 	{"internal/*", []string{"mesh", "identity", "tunnel", "tunnel/*", "source", "internal/*"}},
@@ -73,7 +74,9 @@ var foreign = []struct {
 	{"github.com/spf13/cobra", []string{"cmd/*"}, "the command line belongs to cmd"},
 	{"github.com/prometheus/", []string{"telemetry", "telemetry/*"}, "series are resolved in telemetry"},
 	{"github.com/vishvananda/", []string{"host", "host/*"}, "namespaces and links belong to host"},
-	{"google.golang.org/grpc", []string{"source/*", "sample", "sample/*", "filters/*"}, "no gRPC runtime on the data path"},
+	{"google.golang.org/grpc", []string{"source/*", "sample", "sample/*", "filters/*", "identity/*"}, "no gRPC runtime on the data path"},
+	{"istio.io/api/security", []string{"source/*", "identity/istioca"}, "the API of Istio's CA is spoken in one place"},
+	{"github.com/spiffe/", []string{"identity/spiffe"}, "the Workload API is spoken in one place"},
 }
 
 // pure packages import the standard library and this module only.

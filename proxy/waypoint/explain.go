@@ -309,3 +309,6 @@ type noIdentities struct{}
 
 func (noIdentities) Server(mesh.Identity) *tls.Config           { return new(tls.Config) }
 func (noIdentities) Client(mesh.Identity, []string) *tls.Config { return new(tls.Config) }
+func (noIdentities) Alias([]string)                             {}
+func (noIdentities) Revision() uint64                           { return 0 }
+func (noIdentities) Revoked(*tls.ConnectionState) error         { return nil }

@@ -43,6 +43,9 @@ type labIdentities struct{}
 
 func (labIdentities) Server(mesh.Identity) *tls.Config           { return &tls.Config{} }
 func (labIdentities) Client(mesh.Identity, []string) *tls.Config { return &tls.Config{} }
+func (labIdentities) Alias([]string)                             {}
+func (labIdentities) Revision() uint64                           { return 0 }
+func (labIdentities) Revoked(*tls.ConnectionState) error         { return nil }
 
 var labWaypoint = &mesh.Waypoint{Name: wpName, Class: "cairn-waypoint", Identity: wpID, Addresses: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Port: 15008, For: mesh.WaypointForAll}
 

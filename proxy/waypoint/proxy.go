@@ -43,6 +43,9 @@ type Snapshots interface {
 type Identities interface {
 	Server(own mesh.Identity) *tls.Config
 	Client(own mesh.Identity, expect []string) *tls.Config
+	// Alias makes other trust domains stand for our own.
+	Alias(domains []string)
+	tunnel.Revocations
 }
 
 // Options configures a Proxy.
@@ -155,9 +158,9 @@ func New(o Options) (*Proxy, error) {
 	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter))
 	p.timers.wake = make(chan struct{}, 1)
 	p.below = rand.N[time.Duration]
-	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget})
+	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget, Revocations: o.Identities})
 	p.peer = func(tg tunnel.Target) peer { return p.pool.Peer(tg) }
-	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget})
+	p.server = tunnel.NewServer(tunnel.ServerOptions{TLS: o.Identities.Server(o.Identity), Inline: p.connect, Log: o.Log, Budget: o.Budget, Revocations: o.Identities})
 	return p, nil
 }
 
@@ -278,6 +281,7 @@ func (p *Proxy) follow(ctx context.Context, updates <-chan *mesh.Snapshot) {
 
 // apply makes a snapshot the configuration in force.
 func (p *Proxy) apply(snap *mesh.Snapshot) {
+	p.o.Identities.Alias(snap.TrustDomainAliases)
 	old := p.runtime.Load()
 	rt := p.compile(snap, old)
 	var told []string

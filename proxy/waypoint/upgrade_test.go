@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"crypto/fips140"
 	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
@@ -40,7 +41,8 @@ func acceptOf(t *testing.T, request string) string {
 		t.Fatalf("no key in %q", request)
 	}
 	key, _, _ := strings.Cut(rest, "\r\n")
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	var sum [sha1.Size]byte
+	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 

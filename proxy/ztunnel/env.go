@@ -22,6 +22,9 @@ type Environment struct {
 	LocalXDSPath string
 	LocalXDS     string
 
+	// CRLPath is the file with lists of revoked certificates; "" for none.
+	CRLPath string
+
 	AdminPort, StatsPort, ReadinessPort uint16
 
 	// TrustDomain, ClusterID, ClusterDomain and Network have ztunnel's defaults.
@@ -59,6 +62,7 @@ func FromEnvironment(environ []string) (*Environment, error) {
 	e.ClusterDomain = v.text("CLUSTER_DOMAIN", "cluster.local")
 	e.Network = v.text("NETWORK", "")
 	e.SecretTTL = v.duration("SECRET_TTL", 24*time.Hour)
+	e.CRLPath = v.text("CRL_PATH", "")
 	e.Options.Node = v.text("NODE_NAME", "")
 	if err := errors.Join(v.errs...); err != nil {
 		return nil, err
@@ -151,7 +155,6 @@ func (v *variables) mode(e *Environment) {
 	v.unsupported("ENABLE_PROXY", !v.boolean("ENABLE_PROXY", true), "leave it out")
 	v.unsupported("UNSTABLE_ENABLE_SOCKS5", v.boolean("UNSTABLE_ENABLE_SOCKS5", false), "leave it out")
 	v.unsupported("TLS12_ENABLED", v.boolean("TLS12_ENABLED", false), "tunnels are TLS 1.3 only")
-	v.unsupported("CRL_PATH", v.text("CRL_PATH", "") != "", "leave it out")
 	v.unsupported("FAKE_CA", v.boolean("FAKE_CA", false), "give certificate files")
 }
 

@@ -57,6 +57,7 @@ func TestEnvironmentValues(t *testing.T) {
 		{"threads", "ZTUNNEL_WORKER_THREADS=50%", func(*Environment) bool { return true }},
 		{"node", "NODE_NAME=n1", func(e *Environment) bool { return e.Options.Node == "n1" }},
 		{"keepalive", "KEEPALIVE_ENABLED=false", func(e *Environment) bool { return !e.Options.Sockets.KeepAlive.Enable }},
+		{"crl", "CRL_PATH=/crl", func(e *Environment) bool { return e.CRLPath == "/crl" }},
 		{"user-timeout", "USER_TIMEOUT_ENABLED=true", func(e *Environment) bool { return e.Options.Sockets.UserTimeout == 1800*time.Second }},
 	}
 	for _, tt := range tests {
@@ -77,7 +78,7 @@ func TestEnvironmentRefused(t *testing.T) {
 		"PROXY_MODE=shared", "PROXY_MODE=Dedicated", "PROXY_WORKLOAD_INFO=ns/name", "PROXY_WORKLOAD_INFO=ns//sa", "IPV6_ENABLED=1", "IPV6_ENABLED=",
 		"PACKET_MARK=-1", "PACKET_MARK=4294967296", "CONNECTION_TERMINATION_DEADLINE=soon", "XDS_ADDRESS=istiod:15012", "LOCAL_XDS={}",
 		"LOCAL_XDS_PATH=", "LOG_FORMAT=xml", "KEEPALIVE_RETRIES=0", "HTTP2_FRAME_SIZE=100", "ZTUNNEL_WORKER_THREADS=many", "ENABLE_PROXY=false",
-		"CRL_PATH=/crl", "FAKE_CA=true", "TLS12_ENABLED=true", "XDS_ON_DEMAND=true", "UNSTABLE_ENABLE_SOCKS5=true", "PROXY_CONFIG=[",
+		"FAKE_CA=true", "TLS12_ENABLED=true", "XDS_ON_DEMAND=true", "UNSTABLE_ENABLE_SOCKS5=true", "PROXY_CONFIG=[",
 		"ISTIO_META_DNS_PROXY_ADDR=0.0.0.0:15053", "ISTIO_META_DNS_PROXY_ADDR=localhost:53", "POOL_MAX_STREAMS_PER_CONNECTION=0",
 	} {
 		name, _, _ := strings.Cut(env, "=")

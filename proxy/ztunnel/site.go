@@ -177,9 +177,10 @@ func (s *site) awaitLocal() (*mesh.Workload, error) {
 func (s *site) newServer(id mesh.Identity) {
 	s.hold(id)
 	s.server = tunnel.NewServer(tunnel.ServerOptions{
-		TLS:     s.p.o.Certificates.Server(id),
-		Handler: func(c *tunnel.Connect) { s.serveConnect(c) },
-		Log:     s.p.o.Log,
+		TLS:         s.p.o.Certificates.Server(id),
+		Handler:     func(c *tunnel.Connect) { s.serveConnect(c) },
+		Log:         s.p.o.Log,
+		Revocations: s.p.o.Certificates,
 		HandshakeFailed: func(remote netip.AddrPort, err error) {
 			s.p.logEarly("inbound", remote, netip.AddrPort{}, fmt.Errorf("tls: %w", err))
 		},
@@ -230,6 +231,7 @@ func (s *site) newPool() {
 		MaxStreams:  s.p.o.PoolStreams,
 		IdleTimeout: s.p.o.PoolIdle,
 		DialTimeout: s.p.o.ConnectTimeout,
+		Revocations: s.p.o.Certificates,
 	})
 }
 

@@ -11,9 +11,11 @@ import (
 	"sync"
 	"time"
 
+	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/proxy/ztunnel/capture"
 	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/tunnel"
 	"cairnproxy.dev/cairn/tunnel/loop"
 )
 
@@ -40,6 +42,9 @@ type Snapshots interface {
 type Certificates interface {
 	Server(id mesh.Identity) *tls.Config
 	Client(own mesh.Identity, expect []string) *tls.Config
+	// Alias makes other trust domains stand for our own.
+	Alias(domains []string)
+	tunnel.Revocations
 }
 
 // Options configures a Proxy.
@@ -114,8 +119,10 @@ type Proxy struct {
 	conns tracker
 	lot   loop.Lot // of quiet connections
 	pol   policyCache
-	up    upClient
-	tcp   *metrics
+	// watched counts what policies say that decide nothing; nil does not.
+	watched *authz.Registry
+	up      upClient
+	tcp     *metrics
 
 	mu      sync.Mutex
 	running bool
@@ -153,6 +160,9 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{o: o, sites: map[*site]struct{}{}, pods: map[string]*site{}, held: map[mesh.Identity]int{}, changed: make(chan struct{}), ready: make(chan struct{})}
 	p.conns.all = map[*connection]struct{}{}
 	p.tcp = newMetrics(o.Metrics)
+	if o.Metrics != nil {
+		p.watched = authz.NewRegistry(p.authzCounter)
+	}
 	if o.Mode == ModeLoopback {
 		p.loop = newLoopback(p)
 	}
@@ -186,6 +196,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.awaitMesh(ctx, updates); err != nil || ctx.Err() != nil {
 		return err
 	}
+	p.o.Certificates.Alias(p.snapshot().TrustDomainAliases)
 	first := p.snapshot().Version
 	if err := p.start(); err != nil {
 		p.drain(0)
@@ -260,6 +271,7 @@ func (p *Proxy) snapshot() *mesh.Snapshot { return p.o.Snapshots.Current() }
 // update follows a change of the mesh: connections that are now forbidden are
 // closed, listeners follow, and who waited for a workload looks again.
 func (p *Proxy) update(s *mesh.Snapshot) {
+	p.o.Certificates.Alias(s.TrustDomainAliases)
 	p.mu.Lock()
 	close(p.changed)
 	p.changed = make(chan struct{})

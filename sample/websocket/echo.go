@@ -3,6 +3,7 @@ package websocket
 import (
 	"bufio"
 	"context"
+	"crypto/fips140"
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
@@ -110,7 +111,8 @@ func handshake(r *http.Request) (accept string, status int, err error) {
 		return "", http.StatusBadRequest, errors.New("Sec-WebSocket-Key is not 16 bytes of base64")
 	}
 	// The constant of section 1.3; SHA-1 proves nothing here but understanding.
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	var sum [sha1.Size]byte
+	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
 	return base64.StdEncoding.EncodeToString(sum[:]), 0, nil
 }
 

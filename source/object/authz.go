@@ -2,7 +2,6 @@ package object
 
 import (
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -57,9 +56,7 @@ func (t *translator) authorization(o *Object, v *AuthorizationPolicy) *mesh.Auth
 	if p.Action != mesh.ActionAllow && len(spec.Rules) == 0 && p.Invalid == "" {
 		t.note(o, "a policy of action %s without rules has no effect", p.Action)
 	}
-	if p.Action == mesh.ActionAudit && len(p.TargetRefs) == 0 {
-		t.note(o, "node proxies do not audit; add targetRefs for the waypoint to do so")
-	}
+	t.authzStatus(o, spec, p)
 	return p
 }
 
@@ -136,7 +133,7 @@ func (t *translator) policyTarget(o *Object, path string, ref PolicyTarget, p *m
 		return
 	}
 	if !found {
-		t.bad(o, path+".name", "%s does not exist; correct the name or add it", describe(ref.Kind, name))
+		t.noTarget(o, path+".name", "%s does not exist; correct the name or add it", describe(ref.Kind, name))
 	}
 }
 
@@ -244,38 +241,6 @@ func (t *translator) authzSource(o *Object, path string, in *AuthzSource) mesh.A
 		t.note(o, "tokens are not verified yet: no request has a principal of its own")
 	}
 	return s
-}
-
-// principals reads "cluster.local" as the mesh's own trust domain, as Istio does.
-func (t *translator) principals(list []string) []string {
-	if t.opts.TrustDomain == mesh.DefaultTrustDomain {
-		return list
-	}
-	out := make([]string, len(list))
-	for i, s := range list {
-		if rest, ok := strings.CutPrefix(s, mesh.DefaultTrustDomain+"/"); ok {
-			s = t.opts.TrustDomain + "/" + rest
-		}
-		out[i] = s
-	}
-	if list == nil {
-		return nil
-	}
-	return out
-}
-
-// trustDomains reads "cluster.local" as the mesh's own trust domain, too.
-func (t *translator) trustDomains(list []string) []string {
-	if t.opts.TrustDomain == mesh.DefaultTrustDomain || !slices.Contains(list, mesh.DefaultTrustDomain) {
-		return list
-	}
-	list = slices.Clone(list)
-	for i, s := range list {
-		if s == mesh.DefaultTrustDomain {
-			list[i] = t.opts.TrustDomain
-		}
-	}
-	return list
 }
 
 // serviceAccounts completes names with the policy's namespace.

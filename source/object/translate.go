@@ -96,6 +96,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 	objects = t.index(objects)
 	t.past.look(objects)
 	t.readMeshConfig()
+	t.aliasTrustDomains()
 	t.reserve(objects)
 	t.gatherWaypoints(objects) // before whatever may name one
 	t.bindNamespaces()
