@@ -32,8 +32,8 @@ type explainFlags struct {
 
 	id string
 
-	from, principal, method, host, path, claims, source string
-	headers                                             []string
+	from, method, host, path, claims, source string
+	headers                                  []string
 
 	record, refused bool
 	last            int

@@ -23,27 +23,23 @@ import (
 var errNoPage = errors.New("it is not a waypoint that explains")
 
 // admins are the admin servers to ask: those that the user names, or all that listen on this machine.
-func (f *explainFlags) admins() ([]string, error) {
+func (f *explainFlags) admins() []string {
 	if len(f.admin) > 0 {
-		return f.admin, nil
+		return f.admin
 	}
 	list, err := listeningAt(telemetry.AdminPort)
 	if err != nil || len(list) == 0 {
-		return []string{fmt.Sprintf("127.0.0.1:%d", telemetry.AdminPort)}, nil
+		return []string{fmt.Sprintf("127.0.0.1:%d", telemetry.AdminPort)}
 	}
-	return list, nil
+	return list
 }
 
 // each asks every admin server. It fails if none of them is a waypoint that answers, or if one that the user has
 // named is not.
 func (f *explainFlags) each(ctx context.Context, method, path string, body []byte, use func(io.Reader) error) error {
-	list, err := f.admins()
-	if err != nil {
-		return err
-	}
 	answered := 0
 	var last error
-	for _, at := range list {
+	for _, at := range f.admins() {
 		err := askAdmin(ctx, at, method, path, body, use)
 		switch {
 		case err == nil:
