@@ -24,8 +24,9 @@
 //   - carry exactly one URI name (SPIFFE X.509-SVID, section 2), which parses
 //     as an Istio identity.
 //
-// A server then demands its own trust domain; a client demands that the URI
-// is one of those it expects, byte for byte.
+// A server then demands its own trust domain or an alias of it; a client demands that the URI
+// is one of those it expects, byte for byte. What a CRL lists is refused, and
+// its open tunnels are found by Cache.Revoked.
 //
 // # Concurrency
 //
