@@ -179,9 +179,6 @@ func (l *L7) fill(f *facts, in *Input) {
 	}
 	if l.set.cel {
 		f.input = expr.Input{Req: r, Service: in.Service, Now: in.Now}
-		if r.Token != nil {
-			f.input.Claims = r.Token.Claims
-		}
 	}
 }
 

@@ -39,10 +39,13 @@ func (x *trial) toEnvoy() ([]envoy.Service, error) {
 		p = x.c.envoyTwin
 	}
 	p.apply(out)
+	if err := x.tokens(out); err != nil {
+		return nil, err
+	}
 	if p.services != nil {
 		out = p.services(x, out)
 	}
-	return out, nil
+	return out, x.authorize(out)
 }
 
 func (x *trial) envoyPort(s svc, p svcPort) envoy.Service {
