@@ -54,8 +54,8 @@ vuln: ## known vulnerabilities in what is linked (needs the network)
 	$(TOOL) govulncheck $(PKGS)
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (30s) each
-	scripts/fuzz.sh $(FUZZTIME)
+fuzz: ## every fuzz target of PKGS for FUZZTIME (30s) each
+	scripts/fuzz.sh $(FUZZTIME) $(PKGS)
 
 .PHONY: bench
 bench: build ## side by side with Envoy, every case, in under 40 minutes: ARGS="-cases NAME,NAME"

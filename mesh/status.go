@@ -55,7 +55,10 @@ func (s *Status) Good() bool {
 
 // String returns "Service default/web:80".
 func (p ParentRef) String() string {
-	s := p.Kind + " " + p.Name.String()
+	s := p.Kind + " " + p.Name.Name // of the cluster, as a GatewayClass
+	if p.Name.Namespace != "" {
+		s = p.Kind + " " + p.Name.String()
+	}
 	if p.Section != "" {
 		s += "/" + p.Section
 	}

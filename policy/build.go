@@ -106,7 +106,7 @@ func (b *l7Builder) values(key string, values []string, field string, not bool) 
 		if len(names) != 1 || names[0] == "" || names[0] == ":path" || names[0] == ":scheme" {
 			b.fail(field)
 		} else if len(values) > 0 {
-			b.add(check{attr: attrHeader, not: not, texts: parseTexts(values), header: strings.ToLower(names[0])}, field)
+			b.add(check{attr: attrHeader, not: not, texts: parseTexts(values), header: strings.ToLower(names[0]), every: b.deny != not}, field)
 		}
 		return
 	}

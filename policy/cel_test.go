@@ -62,6 +62,12 @@ func plain(t *testing.T, text string, r *mesh.Request) (result, failed bool) {
 	for _, key := range []string{"request.auth.principal", "request.auth.presenter", "request.auth.audiences", "request.auth.claims[a]", "request.auth.claims[n][m]"} {
 		token[key] = tokenTexts(r.Token, key)
 	}
+	token["lines"] = []string{}
+	for _, f := range r.Fields {
+		if f.Name == "x-a" {
+			token["lines"] = append(token["lines"], f.Value)
+		}
+	}
 	id := r.Peer.Identity
 	v, _, err := p.(cel.Program).Eval(map[string]any{
 		"request.url_path": r.Path, "request.path": path, "request.method": r.Method, "request.host": r.Authority, "request.headers": headers, "host": r.Host,
@@ -250,7 +256,7 @@ func celToken(key string) func(string) string {
 }
 
 // celRule is a rule of an AuthorizationPolicy in CEL. Addresses, and patterns that CEL has no words for, are not in it.
-func celRule(x *mesh.AuthzRule) string {
+func celRule(x *mesh.AuthzRule, deny bool) string {
 	var from, to []string
 	for _, s := range x.From {
 		from = append(from, strings.Join([]string{
@@ -272,16 +278,22 @@ func celRule(x *mesh.AuthzRule) string {
 		}
 	}
 	for _, w := range x.When {
-		one := celToken(w.Key)
-		if strings.HasPrefix(w.Key, "request.headers") {
-			one = func(p string) string {
-				if p == "*" {
-					return "'x-a' in request.headers"
-				}
-				return "'x-a' in request.headers && " + celPattern("request.headers['x-a']", p)
-			}
+		if !strings.HasPrefix(w.Key, "request.headers") {
+			out += " && " + celLists(w.Values, w.NotValues, celToken(w.Key))
+			continue
 		}
-		out += " && " + celLists(w.Values, w.NotValues, one)
+		whole := func(p string) string {
+			if p == "*" {
+				return "'x-a' in request.headers"
+			}
+			return "'x-a' in request.headers && " + celPattern("request.headers['x-a']", p)
+		}
+		each := func(p string) string { return whole(p) + " || " + celToken("lines")(p) }
+		yes, no := whole, each
+		if deny {
+			yes, no = each, whole
+		}
+		out += " && " + celLists(w.Values, nil, yes) + " && " + celLists(nil, w.NotValues, no)
 	}
 	return out
 }
@@ -343,9 +355,9 @@ func TestAuthorizationAgainstCEL(t *testing.T) {
 			r.Host, _, _ = strings.Cut(r.Authority, ":")
 			first := -1
 			for i := range p.Rules {
-				ok, failed := plain(t, celRule(&p.Rules[i]), r)
+				ok, failed := plain(t, celRule(&p.Rules[i], p.Action == mesh.ActionDeny), r)
 				if failed {
-					t.Fatalf("%s fails", celRule(&p.Rules[i]))
+					t.Fatalf("%s fails", celRule(&p.Rules[i], p.Action == mesh.ActionDeny))
 				}
 				if ok {
 					first = i

@@ -58,7 +58,9 @@ type check struct {
 	prefixes  ipSet
 	ports     []uint16
 	header    string
-	claim     []string // the names on the way to it
+	// every lets each line of a header count as a value, beside all of them together: the rule refuses more for it.
+	every bool
+	claim []string // the names on the way to it
 	// field is where the policy says so.
 	field string
 }
@@ -143,7 +145,8 @@ func (c *check) matchToken(t *mesh.Token) bool {
 }
 
 // matchHeader compares the field's value; several lines count as one, joined
-// with commas (RFC 9110 section 5.3). "*" matches a field that is there, even
+// with commas (RFC 9110 section 5.3). Where a match makes the rule refuse more, each line counts as well: a workload
+// may look at one of them alone (CVE-2026-26308 of Envoy). "*" matches a field that is there, even
 // when it is empty.
 func (c *check) matchHeader(r *mesh.Request) bool {
 	switch c.header {
@@ -154,12 +157,16 @@ func (c *check) matchHeader(r *mesh.Request) bool {
 	}
 	first, n := "", 0
 	for i := range r.Fields {
-		if r.Fields[i].Name == c.header {
-			if n == 0 {
-				first = r.Fields[i].Value
-			}
-			n++
+		if r.Fields[i].Name != c.header {
+			continue
 		}
+		if c.every && c.texts.match(r.Fields[i].Value) {
+			return true
+		}
+		if n == 0 {
+			first = r.Fields[i].Value
+		}
+		n++
 	}
 	switch n {
 	case 0:

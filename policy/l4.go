@@ -47,13 +47,17 @@ func (l *L4) done() {
 func (l *L4) Empty() bool { return l != nil && l.set.empty() }
 
 // Decide decides about a connection.
-func (l *L4) Decide(in L4Facts) (v Verdict) {
+func (l *L4) Decide(in L4Facts) Verdict { return l.DecideAnd(in, nil) }
+
+// DecideAnd decides about a connection, and tells what each policy that decides nothing says: by its place in Watched.
+// told may be nil.
+func (l *L4) DecideAnd(in L4Facts, told func(watched int, o Outcome)) (v Verdict) {
 	if l == nil {
 		return notCompiled
 	}
 	var f facts
 	l.fill(&f, &in)
-	l.set.decide(&f, nil, &v)
+	l.set.decide(&f, told, &v)
 	return v
 }
 

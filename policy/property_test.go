@@ -17,7 +17,7 @@ import (
 // compilation, regular expressions for patterns, strings joined and split.
 
 // rules evaluates parts of a rule, and notes when one is not supported.
-type rules struct{ unsupported bool }
+type rules struct{ deny, unsupported bool }
 
 // pattern is Istio's string pattern as a regular expression.
 func pattern(p string) *regexp.Regexp {
@@ -109,9 +109,15 @@ func (s *rules) condition(x *mesh.AuthzCondition, ns string, r *mesh.Request) bo
 				lines = append(lines, f.Value)
 			}
 		}
-		is = func(v string) bool {
+		// What refuses looks at each line as well.
+		whole := func(v string) bool {
 			return lines != nil && (v == "*" || pattern(v).MatchString(strings.Join(lines, ",")))
 		}
+		each := func(v string) bool { return whole(v) || slices.ContainsFunc(lines, pattern(v).MatchString) }
+		if s.deny {
+			return lists(x.Values, nil, each) && lists(nil, x.NotValues, whole)
+		}
+		return lists(x.Values, nil, whole) && lists(nil, x.NotValues, each)
 	default:
 		if !strings.HasPrefix(x.Key, "request.auth.") {
 			s.unsupported = true
@@ -125,7 +131,7 @@ func (s *rules) condition(x *mesh.AuthzCondition, ns string, r *mesh.Request) bo
 // naiveRule evaluates one rule. An unsupported part is taken as true in DENY, and
 // makes the whole rule false in ALLOW.
 func naiveRule(p *mesh.AuthorizationPolicy, x *mesh.AuthzRule, r *mesh.Request) bool {
-	var s rules
+	s := rules{deny: p.Action == mesh.ActionDeny}
 	// Every part is looked at, so that unsupported is known.
 	from, to, when := len(x.From) == 0, len(x.To) == 0, true
 	for i := range x.From {

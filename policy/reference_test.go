@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -25,6 +26,48 @@ func referenceRequest() *mesh.Request {
 // Conditions") with values that match and values that do not, and both of its not-form. At L4, where
 // node proxies decide, those of a request fail safe in all four.
 func TestReference(t *testing.T) {
+	for _, tt := range referenceCases() {
+		t.Run(tt.name, tt.run)
+	}
+}
+
+// TestReferenceIsWhole: each attribute that Istio's reference has in a source, an operation or a condition has a list
+// in TestReference that matches and one that does not. Whatever has a list has its not-form, too.
+func TestReferenceIsWhole(t *testing.T) {
+	never := map[string]bool{"connection.sni": true} // HTTP in a tunnel carries none, so that only its not-form matches
+	yes, no := map[string]bool{}, map[string]bool{}
+	for _, tt := range referenceCases() {
+		name, _, _ := strings.Cut(tt.name, "_")
+		yes[name] = yes[name] || tt.yes != "" || never[name]
+		no[name] = no[name] || tt.no != ""
+	}
+	for _, name := range []string{
+		"principals", "requestPrincipals", "namespaces", "serviceAccounts", "trustDomains", "ipBlocks", "remoteIpBlocks",
+		"hosts", "ports", "methods", "paths",
+		"request.headers", "source.ip", "remote.ip", "source.namespace", "source.principal", "source.serviceAccount", "request.auth.principal",
+		"request.auth.audiences", "request.auth.presenter", "request.auth.claims", "destination.ip", "destination.port", "connection.sni",
+	} {
+		if !yes[name] || !no[name] {
+			t.Errorf("%s: a list that matches: %v, and one that does not: %v; want both", name, yes[name], no[name])
+		}
+	}
+	// What the model has is in the reference: a field that is added to it needs cases.
+	for typ, more := range map[reflect.Type]int{reflect.TypeFor[mesh.AuthzSource](): 7, reflect.TypeFor[mesh.AuthzOperation](): 4} {
+		if typ.NumField() != 2*more {
+			t.Errorf("%s has %d fields, and the reference %d attributes with a not-form each", typ, typ.NumField(), more)
+		}
+	}
+}
+
+// referenceCase is an attribute, in both forms, with lists that match the reference request and that do not.
+type referenceCase struct {
+	name    string
+	forms   [2]func([]string) mesh.AuthzRule
+	yes, no string // lists, separated by blanks
+	request bool   // whether only a request has it
+}
+
+func referenceCases() []referenceCase {
 	src := func(set func(s *mesh.AuthzSource, list []string), not func(s *mesh.AuthzSource, list []string)) [2]func([]string) mesh.AuthzRule {
 		of := func(f func(s *mesh.AuthzSource, list []string)) func([]string) mesh.AuthzRule {
 			return func(list []string) mesh.AuthzRule {
@@ -51,12 +94,7 @@ func TestReference(t *testing.T) {
 			func(list []string) mesh.AuthzRule { return whenNot(key, list...) },
 		}
 	}
-	tests := []struct {
-		name    string
-		forms   [2]func([]string) mesh.AuthzRule
-		yes, no string // lists, separated by blanks
-		request bool   // whether only a request has it
-	}{
+	return []referenceCase{
 		{"principals", src(func(s *mesh.AuthzSource, l []string) { s.Principals = l }, func(s *mesh.AuthzSource, l []string) { s.NotPrincipals = l }), "x cluster.local/ns/client/sa/curl", "cluster.local/ns/client/sa/other", false},
 		{"principals_any", src(func(s *mesh.AuthzSource, l []string) { s.Principals = l }, func(s *mesh.AuthzSource, l []string) { s.NotPrincipals = l }), "*", "other.td/*", false},
 		{"namespaces", src(func(s *mesh.AuthzSource, l []string) { s.Namespaces = l }, func(s *mesh.AuthzSource, l []string) { s.NotNamespaces = l }), "x cl*", "x *x", false},
@@ -98,39 +136,35 @@ func TestReference(t *testing.T) {
 		{"destination.port", cond("destination.port"), "80 9080", "443", false},
 		{"connection.sni", cond("connection.sni"), "", "*.example.com *", true},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			for _, yes := range []bool{true, false} {
-				values := strings.Fields(tt.no)
-				if yes {
-					values = strings.Fields(tt.yes)
-				}
-				if len(values) == 0 {
-					continue
-				}
-				for not, form := range tt.forms {
-					rule, matches := form(values), yes != (not == 1)
-					allow := CompileL7([]*mesh.AuthorizationPolicy{policyOf(mesh.ActionAllow, rule)})
-					deny := CompileL7([]*mesh.AuthorizationPolicy{policyOf(mesh.ActionDeny, rule)})
-					if v := allow.Decide(referenceRequest()); v.Allowed != matches {
-						t.Errorf("ALLOW %v, not-form %d: %+v, want matched %v", values, not, v, matches)
-					}
-					if v := deny.Decide(referenceRequest()); v.Allowed == matches {
-						t.Errorf("DENY %v, not-form %d: %+v, want matched %v", values, not, v, matches)
-					}
-					if tt.name == "connection.sni" {
-						continue // what it is at L4 nobody tells a waypoint
-					}
-					c := L4Facts{Peer: identity("client", "curl"), Source: referenceRequest().Peer.Addr.Addr(), Destination: referenceRequest().Destination}
-					if v := allow.DecideL4(c); v.Allowed != (matches && !tt.request) {
-						t.Errorf("ALLOW %v, not-form %d, at L4: %+v", values, not, v)
-					}
-					if v := deny.DecideL4(c); v.Allowed != (!matches && !tt.request) {
-						t.Errorf("DENY %v, not-form %d, at L4: %+v", values, not, v)
-					}
-				}
+}
+
+func (tt referenceCase) run(t *testing.T) {
+	for _, yes := range []bool{true, false} {
+		values := strings.Fields(tt.no)
+		if yes {
+			values = strings.Fields(tt.yes)
+		}
+		if len(values) == 0 {
+			continue
+		}
+		for not, form := range tt.forms {
+			rule, matches := form(values), yes != (not == 1)
+			allow := CompileL7([]*mesh.AuthorizationPolicy{policyOf(mesh.ActionAllow, rule)})
+			deny := CompileL7([]*mesh.AuthorizationPolicy{policyOf(mesh.ActionDeny, rule)})
+			if v := allow.Decide(referenceRequest()); v.Allowed != matches {
+				t.Errorf("ALLOW %v, not-form %d: %+v, want matched %v", values, not, v, matches)
 			}
-		})
+			if v := deny.Decide(referenceRequest()); v.Allowed == matches {
+				t.Errorf("DENY %v, not-form %d: %+v, want matched %v", values, not, v, matches)
+			}
+			c := L4Facts{Peer: identity("client", "curl"), Source: referenceRequest().Peer.Addr.Addr(), Destination: referenceRequest().Destination}
+			if v := allow.DecideL4(c); v.Allowed != (matches && !tt.request) {
+				t.Errorf("ALLOW %v, not-form %d, at L4: %+v", values, not, v)
+			}
+			if v := deny.DecideL4(c); v.Allowed != (!matches && !tt.request) {
+				t.Errorf("DENY %v, not-form %d, at L4: %+v", values, not, v)
+			}
+		}
 	}
 }
 

@@ -36,6 +36,23 @@ func (l *L7) Watched() []Watched {
 	return l.set.watched
 }
 
+// Connections returns the same policies as they are asked about connections; nil of a nil set, which refuses. Its Watched
+// is a list of its own.
+func (l *L7) Connections() *L4 {
+	if l == nil {
+		return nil
+	}
+	return &l.l4
+}
+
+// Watched is L7.Watched, of what DecideAnd tells of.
+func (l *L4) Watched() []Watched {
+	if l == nil {
+		return nil
+	}
+	return l.set.watched
+}
+
 // newWatched files w as a policy that decides nothing.
 func (s *set) newWatched(w *written, audit bool) {
 	w.watch = len(s.watched)

@@ -37,6 +37,9 @@ type ConnRecord struct {
 	BytesSent, BytesRecv uint64
 	Duration             time.Duration
 	Err                  string
+	// DryRun is what policies in dry run would have done, and which audit. ztunnel has no word for it: it is
+	// dry_run here, where there is something.
+	DryRun string
 }
 
 // EndpointRecord is one end of a connection.
@@ -118,6 +121,7 @@ func (r *ConnRecord) fields(p *connPairs) {
 		p.count("bytes_recv", r.BytesRecv)
 		p.millis("duration", r.Duration)
 	}
+	p.text("dry_run", r.DryRun)
 	p.text("error", r.Err)
 }
 

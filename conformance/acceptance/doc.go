@@ -5,6 +5,7 @@
 //	bookinfo_test.go   the book shop on one machine: the page, the split, the policies
 //	wire_test.go       what is on the wire between the proxies, captured and probed
 //	bypass_test.go     a waypoint that is down is not passed around
+//	layers_test.go     policies at node proxies and at waypoints, together
 //	istio_test.go      manifests that others published, as they are
 //	reload_test.go     edits under load, good and broken; scaling; services come and go
 //	netns_test.go      a network namespace per pod, and nothing left behind

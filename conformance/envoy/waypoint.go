@@ -42,6 +42,7 @@ type Service struct {
 	Manager  Object            // over the connection manager
 	Cluster  Object            // over the cluster
 	Chain    List              // the network filters, in place of all of them
+	Network  List              // network filters before the last one
 	Groups   []Group           // of endpoints, in place of Endpoints
 	Metadata map[string]Object // of endpoints by address and port: what goes over each
 }
@@ -150,12 +151,16 @@ func (w Waypoint) manager(s Service) list {
 	if s.Chain != nil {
 		return s.Chain
 	}
-	return list{w.filter(s)}
+	return append(append(list{}, s.Network...), w.filter(s))
 }
 
 func (w Waypoint) filter(s Service) object {
 	if s.TCP {
-		return named("envoy.filters.network.tcp_proxy", kindTCPProxy, object{"stat_prefix": s.clusterName(), "cluster": s.clusterName()})
+		proxy := object{"stat_prefix": s.clusterName(), "cluster": s.clusterName()}
+		if logs := w.accessLogs(s); logs != nil {
+			proxy["access_log"] = logs
+		}
+		return named("envoy.filters.network.tcp_proxy", kindTCPProxy, proxy)
 	}
 	return w.httpManager(s)
 }

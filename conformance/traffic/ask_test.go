@@ -25,6 +25,7 @@ type ask struct {
 	svc     string // default the first service of the case
 	port    uint16 // default portHTTP
 	ns      string // the client's namespace; default that of the case
+	account string // the client's service account; default client
 	from    netip.Addr
 	h2      bool
 	timeout time.Duration // default 10 s
@@ -75,7 +76,7 @@ func (x *trial) transport(a ask) *http.Transport {
 	tr := &http.Transport{
 		Protocols: new(http.Protocols), DisableCompression: true, MaxIdleConnsPerHost: 256,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return x.dial(ctx, cmp.Or(a.ns, x.ns), "client", a.from, x.vip(a.svc, a.port))
+			return x.dial(ctx, x.expand(cmp.Or(a.ns, x.ns)), cmp.Or(a.account, "client"), a.from, x.vip(a.svc, a.port))
 		},
 	}
 	if a.h2 {

@@ -42,7 +42,7 @@ func (x *trial) toEnvoy() ([]envoy.Service, error) {
 	if p.services != nil {
 		out = p.services(x, out)
 	}
-	return out, nil
+	return out, x.authorize(out)
 }
 
 func (x *trial) envoyPort(s svc, p svcPort) envoy.Service {

@@ -17,6 +17,15 @@ const (
 	MetricAudited = "cairn_authz_audited_total"
 )
 
+// Help is what a metric counts, for those who read it.
+func Help(metric string) string {
+	return map[string]string{
+		MetricDryRun:        "Requests and connections that an authorization policy in dry run was asked about, and what it said.",
+		MetricDisagreements: "Requests and connections about which an authorization policy in dry run says something else than was done, and what.",
+		MetricAudited:       "Requests and connections that a rule of an authorization policy which audits matched.",
+	}[metric]
+}
+
 // Counter is one series of a metric.
 type Counter interface{ Inc() }
 
@@ -28,12 +37,13 @@ type Counters func(metric string, p Watched, label, value string) Counter
 type Registry struct {
 	make Counters
 
+	made sync.Map // of Watched: *counters. Connections look here, so that they share no lock
 	mu   sync.Mutex
-	made map[Watched]*counters
+	n    int // in made; guarded by mu
 }
 
 // NewRegistry returns an empty registry.
-func NewRegistry(m Counters) *Registry { return &Registry{make: m, made: map[Watched]*counters{}} }
+func NewRegistry(m Counters) *Registry { return &Registry{make: m} }
 
 // counters are one policy's, by what it says.
 type counters struct {
@@ -62,15 +72,18 @@ func (r *Registry) of(w Watched) *counters {
 	if r == nil {
 		return &uncounted
 	}
+	if c, ok := r.made.Load(w); ok {
+		return c.(*counters)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.made[w]
-	if c != nil {
-		return c
+	if c, ok := r.made.Load(w); ok {
+		return c.(*counters)
 	}
-	if len(r.made) >= maxPolicies {
+	if r.n >= maxPolicies {
 		return &uncounted
 	}
+	var c *counters
 	if w.Audit {
 		c = &counters{no{}, no{}, no{}, no{}, r.make(MetricAudited, w, "", "")}
 	} else {
@@ -80,7 +93,8 @@ func (r *Registry) of(w Watched) *counters {
 			no{},
 		}
 	}
-	r.made[w] = c
+	r.made.Store(w, c)
+	r.n++
 	return c
 }
 

@@ -97,6 +97,49 @@ func TestAccessPolicies(t *testing.T) {
 	}
 }
 
+// TestWatchedConnections: what policies in dry run and those that audit say of connections is counted and logged, and
+// refuses none.
+func TestWatchedConnections(t *testing.T) {
+	var v *mesh.Service
+	r := newRig(t, func(r *rig) mesh.Parts {
+		r.json = true
+		a := r.endpoint("a", named("a"), false)
+		v = r.service("db", 81, mesh.ProtocolTCP, a)
+		db := []mesh.TargetRef{{Kind: "Service", Name: "db"}}
+		everybody := []mesh.AuthzRule{{From: []mesh.AuthzSource{{Principals: []string{"*"}}}}}
+		name := func(n string) mesh.Name { return mesh.Name{Namespace: "app", Name: n} }
+		return mesh.Parts{
+			Workloads: []*mesh.Workload{a}, Services: []*mesh.Service{v},
+			Policies: []*mesh.AuthorizationPolicy{
+				{Name: name("try"), Action: mesh.ActionDeny, DryRun: true, TargetRefs: db, Rules: everybody},
+				{Name: name("log"), Action: mesh.ActionAudit, TargetRefs: db, Rules: everybody},
+			},
+		}
+	})
+	conn, err := r.dial(t.Context(), "db.app.svc.cluster.local:81")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	var metrics strings.Builder
+	if err := r.metrics.WriteText(&metrics); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`cairn_authz_disagreements_total{policy="try",policy_kind="AuthorizationPolicy",policy_namespace="app",would="deny"} 1`,
+		`cairn_authz_dry_run_total{policy="try",policy_kind="AuthorizationPolicy",policy_namespace="app",verdict="denied"} 1`,
+		`cairn_authz_audited_total{policy="log",policy_kind="AuthorizationPolicy",policy_namespace="app"} 1`,
+	} {
+		if !strings.Contains(metrics.String(), want) {
+			t.Errorf("metrics lack %s:\n%s", want, metrics.String())
+		}
+	}
+	r.stop()
+	if want := `"dry_run":"denied by app/try, audited by app/log"`; !strings.Contains(r.log.String(), want) {
+		t.Errorf("access log lacks %s:\n%s", want, r.log.String())
+	}
+}
+
 // TestAuthzNotes: what the access log says of policies that decide nothing.
 func TestAuthzNotes(t *testing.T) {
 	var x exchange

@@ -2,7 +2,6 @@ package waypoint
 
 import (
 	"net/netip"
-	"strings"
 
 	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/ratelimit"
@@ -98,35 +97,26 @@ func (x *exchange) dryRun() string {
 	if n == nil || n.WouldDeny.Name == "" && n.WouldAllow.Name == "" && n.Audited.Name == "" && n.WouldLimit == "" {
 		return ""
 	}
-	var out []string
-	for _, p := range [...]struct {
-		what string
-		name mesh.Name
-	}{{"denied by ", n.WouldDeny}, {"allowed by ", n.WouldAllow}, {"audited by ", n.Audited}} {
-		if p.name != (mesh.Name{}) {
-			out = append(out, p.what+p.name.String())
-		}
+	out := authz.Told(n.WouldDeny, n.WouldAllow, n.Audited)
+	switch {
+	case n.WouldLimit == "":
+	case out == "":
+		out = "limited by " + n.WouldLimit
+	default:
+		out += ", limited by " + n.WouldLimit
 	}
-	if n.WouldLimit != "" {
-		out = append(out, "limited by "+n.WouldLimit)
-	}
-	return strings.Join(out, ", ")
+	return out
 }
 
 // authzCounter makes a series of what a policy that decides nothing says.
 func (p *Proxy) authzCounter(metric string, policy authz.Watched, label, value string) authz.Counter {
-	help := map[string]string{
-		authz.MetricDryRun:        "Requests that an authorization policy in dry run was asked about, and what it said.",
-		authz.MetricDisagreements: "Requests about which an authorization policy in dry run says something else than was done, and what.",
-		authz.MetricAudited:       "Requests that a rule of an authorization policy which audits matched.",
-	}[metric]
 	labels := []telemetry.Label{
 		{Name: "policy_kind", Value: policy.Kind}, {Name: "policy_namespace", Value: policy.Name.Namespace}, {Name: "policy", Value: policy.Name.Name},
 	}
 	if label != "" {
 		labels = append(labels, telemetry.Label{Name: label, Value: value})
 	}
-	return p.o.Metrics.Counter(metric, help, labels...)
+	return p.o.Metrics.Counter(metric, authz.Help(metric), labels...)
 }
 
 // limitCounter makes a series of what rate limits do.

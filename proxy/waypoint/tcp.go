@@ -42,6 +42,7 @@ type tcpSession struct {
 	serverName     string
 	received, sent uint64
 	flag, cause    string
+	would          string // what policies in dry run would have done, and who audits
 	opened         *telemetry.TCPSeries
 }
 
@@ -58,13 +59,15 @@ type tcpUp struct {
 
 // connectTCP serves a CONNECT to a port that is not HTTP.
 func (p *Proxy) connectTCP(t *loop.Turn, tun *clientTunnel, c incoming, sp *servicePort) {
-	if v := sp.authz.DecideL4(tun.l4Facts(sp)); !v.Allowed {
-		p.refuseTCP(t, tun, sp, v.Details)
+	v, would := p.deps.Watched.Connection(sp.authz.Connections(), tun.l4Facts(sp))
+	if !v.Allowed {
+		p.refuseTCP(t, tun, sp, v.Details, would)
 		c.RejectInline(t, 401)
 		tun.closed()
 		return
 	}
 	s := newTCPSession(t, tun, sp)
+	s.would = would
 	s.accept, s.down = c, c.Stream()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,14 +84,15 @@ func (p *Proxy) relayTCP(t *loop.Turn, tun *clientTunnel, st *h2.Stream) h2.Stre
 		tun.closed()
 		return s
 	}
-	if v := sp.authz.DecideL4(tun.l4Facts(sp)); !v.Allowed {
-		p.refuseTCP(t, tun, sp, v.Details)
+	v, would := p.deps.Watched.Connection(sp.authz.Connections(), tun.l4Facts(sp))
+	if !v.Allowed {
+		p.refuseTCP(t, tun, sp, v.Details, would)
 		st.Reset(t, h2.ConnectError)
 		tun.closed()
 		return s
 	}
 	s = newTCPSession(t, tun, sp)
-	s.down = st
+	s.down, s.would = st, would
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begin(t)
@@ -96,9 +100,9 @@ func (p *Proxy) relayTCP(t *loop.Turn, tun *clientTunnel, st *h2.Stream) h2.Stre
 }
 
 // refuseTCP records a connection that policy refused.
-func (p *Proxy) refuseTCP(t *loop.Turn, tun *clientTunnel, sp *servicePort, details string) {
+func (p *Proxy) refuseTCP(t *loop.Turn, tun *clientTunnel, sp *servicePort, details, would string) {
 	s := newTCPSession(t, tun, sp)
-	s.flag, s.cause = "-", details
+	s.flag, s.cause, s.would = "-", details, would
 	s.series().Opened()
 	s.report(t, details)
 }
@@ -444,7 +448,7 @@ func (s *tcpSession) report(t *loop.Turn, details string) {
 		Start: s.start, ResponseFlags: s.flag, ConnectionTerminationDetails: details, UpstreamTransportFailureReason: s.cause,
 		BytesReceived: s.received, BytesSent: s.sent, Duration: t.Now.Sub(s.start), UpstreamServiceTime: -1,
 		DownstreamLocalAddress: s.tun.dst, DownstreamRemoteAddress: s.tun.peer.Addr, SourcePrincipal: s.tun.principalURI,
-		RequestedServerName: s.serverName,
+		RequestedServerName: s.serverName, DryRun: s.would,
 	}
 	if s.rule != nil && s.sp.conns != nil {
 		r.RouteName = s.rule.name

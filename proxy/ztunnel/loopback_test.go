@@ -304,6 +304,35 @@ func TestLoopbackPolicy(t *testing.T) {
 	}
 }
 
+// TestLoopbackWatched: policies in dry run, and those that audit, refuse nothing at a node proxy; they count and log.
+func TestLoopbackWatched(t *testing.T) {
+	w := newWorld(t, func(w *world) {
+		try, watch := deny("try", "*"), deny("watch", "*")
+		try.DryRun, watch.Action = true, mesh.ActionAudit
+		w.parts.Policies = []*mesh.AuthorizationPolicy{try, watch}
+	})
+	w.listen(w.addr(2)+":8080", echo)
+	if got, err := w.roundTrip(1, w.service(), "hi"); err != nil || got != "hi" {
+		t.Errorf("client: got %q, %v", got, err)
+	}
+	w.close()
+	if log, want := w.logged(), `dry_run="denied by ns/try, audited by ns/watch"`; strings.Count(log, want) != 1 {
+		t.Errorf("the access log lacks %s, or has it twice:\n%s", want, log)
+	}
+	var page strings.Builder
+	if err := w.m.WriteText(&page); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`cairn_authz_disagreements_total{policy="try",policy_kind="AuthorizationPolicy",policy_namespace="ns",would="deny"} 1`,
+		`cairn_authz_audited_total{policy="watch",policy_kind="AuthorizationPolicy",policy_namespace="ns"} 1`,
+	} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("metrics lack %s:\n%s", want, page.String())
+		}
+	}
+}
+
 // TestLoopbackPolicyChange closes a connection that was allowed when it was opened.
 func TestLoopbackPolicyChange(t *testing.T) {
 	w := newWorld(t, nil)

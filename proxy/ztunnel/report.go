@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel"
@@ -197,6 +198,7 @@ func (c *connection) record(err error, r record) telemetry.ConnRecord {
 	if err != nil {
 		out.Err = err.Error()
 	}
+	out.DryRun = c.would
 	return out
 }
 
@@ -223,4 +225,15 @@ func statusOf(err error) int {
 		return r.Status
 	}
 	return 503
+}
+
+// authzCounter makes a series of what a policy that decides nothing says.
+func (p *Proxy) authzCounter(metric string, policy authz.Watched, label, value string) authz.Counter {
+	labels := []telemetry.Label{
+		{Name: "policy_kind", Value: policy.Kind}, {Name: "policy_namespace", Value: policy.Name.Namespace}, {Name: "policy", Value: policy.Name.Name},
+	}
+	if label != "" {
+		labels = append(labels, telemetry.Label{Name: label, Value: value})
+	}
+	return p.o.Metrics.Counter(metric, authz.Help(metric), labels...)
 }

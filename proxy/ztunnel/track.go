@@ -28,6 +28,7 @@ type connection struct {
 	outbound bool
 	// facts are what policies judge an inbound connection by.
 	facts    policy.L4Facts
+	would    string // what policies in dry run say of it, and who audits
 	src      netip.AddrPort
 	original string // what the client asked for
 	// protocol is how the connection came (inbound) or goes on (outbound), and
@@ -238,7 +239,8 @@ func (c *policyCache) of(s *mesh.Snapshot, w *mesh.Workload) *policy.L4 {
 
 // decide is the policies' verdict about c as the mesh is now; nil is consent.
 func (p *Proxy) decide(w *mesh.Workload, c *connection) *Refusal {
-	v := p.pol.of(p.snapshot(), w).Decide(c.facts)
+	v, would := p.watched.Connection(p.pol.of(p.snapshot(), w), c.facts)
+	c.would = would
 	if v.Allowed {
 		return nil
 	}

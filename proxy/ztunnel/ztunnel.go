@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/proxy/ztunnel/capture"
 	"cairnproxy.dev/cairn/telemetry"
@@ -118,8 +119,10 @@ type Proxy struct {
 	conns tracker
 	lot   loop.Lot // of quiet connections
 	pol   policyCache
-	up    upClient
-	tcp   *metrics
+	// watched counts what policies say that decide nothing; nil does not.
+	watched *authz.Registry
+	up      upClient
+	tcp     *metrics
 
 	mu      sync.Mutex
 	running bool
@@ -157,6 +160,9 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{o: o, sites: map[*site]struct{}{}, pods: map[string]*site{}, held: map[mesh.Identity]int{}, changed: make(chan struct{}), ready: make(chan struct{})}
 	p.conns.all = map[*connection]struct{}{}
 	p.tcp = newMetrics(o.Metrics)
+	if o.Metrics != nil {
+		p.watched = authz.NewRegistry(p.authzCounter)
+	}
 	if o.Mode == ModeLoopback {
 		p.loop = newLoopback(p)
 	}

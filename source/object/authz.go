@@ -56,9 +56,7 @@ func (t *translator) authorization(o *Object, v *AuthorizationPolicy) *mesh.Auth
 	if p.Action != mesh.ActionAllow && len(spec.Rules) == 0 && p.Invalid == "" {
 		t.note(o, "a policy of action %s without rules has no effect", p.Action)
 	}
-	if p.Action == mesh.ActionAudit && len(p.TargetRefs) == 0 {
-		t.note(o, "node proxies do not audit; add targetRefs for the waypoint to do so")
-	}
+	t.authzStatus(o, spec, p)
 	return p
 }
 
@@ -135,7 +133,7 @@ func (t *translator) policyTarget(o *Object, path string, ref PolicyTarget, p *m
 		return
 	}
 	if !found {
-		t.bad(o, path+".name", "%s does not exist; correct the name or add it", describe(ref.Kind, name))
+		t.noTarget(o, path+".name", "%s does not exist; correct the name or add it", describe(ref.Kind, name))
 	}
 }
 
