@@ -43,7 +43,7 @@ func (a *activation) ResolveName(name string) (any, bool) {
 	case typTime:
 		return types.Timestamp{Time: a.in.now()}, true
 	case typClaims:
-		return types.DefaultTypeAdapter.NativeToValue(a.in.Claims), true
+		return types.DefaultTypeAdapter.NativeToValue(a.in.claims()), true
 	case typHeaders:
 	}
 	if at.id == requestHeaders {

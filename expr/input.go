@@ -19,7 +19,7 @@ type Input struct {
 	Service *mesh.Service
 	// Now is request.time; the time of evaluation where it is zero.
 	Now time.Time
-	// Claims are those of the request's verified token, as JSON decodes them.
+	// Claims are those of the request's verified token, as JSON decodes them; nil for those of Req.Token.
 	Claims map[string]any
 	// Connection says that there is a connection and no request: Req tells who is at its other end
 	// and what was dialled, and every attribute of a request or a token is an error.
@@ -244,6 +244,13 @@ func (in *Input) number(a attr) (int64, error) {
 	default: // responseCode
 		return int64(in.Resp.Status), nil
 	}
+}
+
+func (in *Input) claims() map[string]any {
+	if in.Claims == nil && in.Req.Token != nil {
+		return in.Req.Token.Claims
+	}
+	return in.Claims
 }
 
 func (in *Input) mtls() bool { return !in.Req.Peer.Identity.IsZero() }

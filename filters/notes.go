@@ -16,6 +16,8 @@ type Notes struct {
 	WouldDeny, WouldAllow, Audited mesh.Name
 	// WouldLimit names the limit in dry run that would have refused the request.
 	WouldLimit string
+	// SecretQuery says that there is, or was, a token in the request's query: logs must leave it out.
+	SecretQuery bool
 
 	made bool
 }

@@ -18,11 +18,13 @@ const (
 type Attached struct {
 	Authorization []*mesh.AuthorizationPolicy
 	Access        []*mesh.AccessPolicy
+	// Tokens say whose tokens are believed. They decide nothing, and are not compiled here: see filters/jwt.
+	Tokens []*mesh.RequestAuthentication
 }
 
 // Equal reports whether a and b are the same policies.
 func (a Attached) Equal(b Attached) bool {
-	return slices.Equal(a.Authorization, b.Authorization) && slices.Equal(a.Access, b.Access)
+	return slices.Equal(a.Authorization, b.Authorization) && slices.Equal(a.Access, b.Access) && slices.Equal(a.Tokens, b.Tokens)
 }
 
 // Names lists the policies, for dumps.
@@ -32,6 +34,9 @@ func (a Attached) Names() (out []string) {
 	}
 	for _, p := range a.Access {
 		out = append(out, KindAccess+" "+p.Name.String())
+	}
+	for _, p := range a.Tokens {
+		out = append(out, "RequestAuthentication "+p.Name.String())
 	}
 	return out
 }
@@ -52,6 +57,11 @@ func AttachedTo(s *mesh.Snapshot, v *mesh.Service, w *mesh.Waypoint) (out Attach
 			out.Access = append(out.Access, p)
 		}
 	}
+	for _, p := range s.RequestAuth {
+		if anyTargets(s, p.Name.Namespace, p.TargetRefs, v, w) {
+			out.Tokens = append(out.Tokens, p)
+		}
+	}
 	return out
 }
 
@@ -59,8 +69,10 @@ func AttachedTo(s *mesh.Snapshot, v *mesh.Service, w *mesh.Waypoint) (out Attach
 // looking at the policies once. Its methods may be called from any goroutine.
 type Attachments struct {
 	s             *mesh.Snapshot
+	trusted       uint8 // proxies before the waypoint
 	authorization finder[mesh.AuthorizationPolicy]
 	access        finder[mesh.AccessPolicy]
+	tokens        finder[mesh.RequestAuthentication]
 	routes        map[target][]*mesh.AccessPolicy
 	// programs are those of AccessPolicies, which take long to compile: many services may share one.
 	programs sync.Map // of *mesh.AccessPolicy: compiledAccess
@@ -68,7 +80,7 @@ type Attachments struct {
 
 // Compile is Compile for policies of which some may have been compiled before.
 func (a *Attachments) Compile(list Attached) *L7 {
-	return compile(list, func(p *mesh.AccessPolicy) compiledAccess {
+	return compile(list, a.trusted, func(p *mesh.AccessPolicy) compiledAccess {
 		if c, ok := a.programs.Load(p); ok {
 			return c.(compiledAccess)
 		}
@@ -86,8 +98,12 @@ type target struct {
 // NewAttachments returns the Attachments of w's services.
 func NewAttachments(s *mesh.Snapshot, w *mesh.Waypoint) *Attachments {
 	a := &Attachments{s: s, routes: map[target][]*mesh.AccessPolicy{}}
+	if w != nil {
+		a.trusted = w.Reading.TrustedProxies
+	}
 	a.authorization = newFinder(s, s.Policies, w, func(p *mesh.AuthorizationPolicy) (string, []mesh.TargetRef) { return p.Name.Namespace, p.TargetRefs })
 	a.access = newFinder(s, s.Access, w, func(p *mesh.AccessPolicy) (string, []mesh.TargetRef) { return p.Name.Namespace, p.TargetRefs })
+	a.tokens = newFinder(s, s.RequestAuth, w, func(p *mesh.RequestAuthentication) (string, []mesh.TargetRef) { return p.Name.Namespace, p.TargetRefs })
 	for _, p := range s.Access {
 		for _, ref := range p.TargetRefs {
 			t := target{ref.Kind, p.Name.Namespace, ref.Name}
@@ -102,7 +118,7 @@ func NewAttachments(s *mesh.Snapshot, w *mesh.Waypoint) *Attachments {
 // Of returns the policies for requests to v, or to workloads if v is nil. The
 // lists must not be written to: services without policies of their own share them.
 func (a *Attachments) Of(v *mesh.Service) Attached {
-	return Attached{a.authorization.of(a.s, v), a.access.of(a.s, v)}
+	return Attached{a.authorization.of(a.s, v), a.access.of(a.s, v), a.tokens.of(a.s, v)}
 }
 
 // OfPort returns those of a service's policies, as Of has them, that are for the port of that name, too.

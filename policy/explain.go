@@ -181,6 +181,8 @@ func (c *check) value(f *facts) string {
 		return none(f.principal, "the peer has proven no identity")
 	case attrSourceIP:
 		return normal(f.source).String()
+	case attrRemoteIP:
+		return c.remote(f).String()
 	case attrDestinationIP, attrDestinationPort:
 		return f.destination.String()
 	case attrSNI:

@@ -17,6 +17,7 @@ func reuse(prev *mesh.Snapshot, next *mesh.Parts) {
 	reuseList(was.Policies, next.Policies, byName(was.Policies, func(p *mesh.AuthorizationPolicy) mesh.Name { return p.Name }), deepEqual[mesh.AuthorizationPolicy])
 	reuseList(was.PeerAuth, next.PeerAuth, byName(was.PeerAuth, func(p *mesh.PeerAuthentication) mesh.Name { return p.Name }), deepEqual[mesh.PeerAuthentication])
 	reuseList(was.Access, next.Access, byName(was.Access, func(p *mesh.AccessPolicy) mesh.Name { return p.Name }), deepEqual[mesh.AccessPolicy])
+	reuseList(was.RequestAuth, next.RequestAuth, byName(was.RequestAuth, func(p *mesh.RequestAuthentication) mesh.Name { return p.Name }), deepEqual[mesh.RequestAuthentication])
 	reuseList(was.L4Policies, next.L4Policies, byName(was.L4Policies, func(p *mesh.L4Policy) mesh.Name { return p.Name }), deepEqual[mesh.L4Policy])
 	type of struct {
 		kind   string
@@ -119,7 +120,7 @@ func EqualWorkloads(a, b *mesh.Workload) bool {
 		equalRef(a.Waypoint, b.Waypoint) &&
 		maps.EqualFunc(a.Services, b.Services, maps.Equal[map[uint16]uint16]) &&
 		slices.Equal(a.Policies, b.Policies) && maps.Equal(a.NamedPorts, b.NamedPorts) &&
-		a.ServiceAccountWaypoint == b.ServiceAccountWaypoint && a.IsWaypoint == b.IsWaypoint &&
+		a.ServiceAccountWaypoint == b.ServiceAccountWaypoint && a.IsWaypoint == b.IsWaypoint && a.WaypointOptional == b.WaypointOptional &&
 		a.Origin == b.Origin
 }
 

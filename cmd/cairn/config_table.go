@@ -18,6 +18,7 @@ var sectionColumns = map[string][]string{
 	"certificates": {"identity", "state", "certChain"},
 	"statuses":     {"kind", "name", "parents"},
 	"clusters":     {"name", "balancer", "policies", "endpoints", "state"},
+	"tokens":       {"issuer", "keys", "keyIds", "age", "error"},
 }
 
 // columnsOf returns the columns of a section: those that are listed for it and

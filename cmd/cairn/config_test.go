@@ -24,7 +24,8 @@ const waypointDump = `{
       "ports": [{"hostname": "a.ns.svc.cluster.local", "port": 80, "policy": "timeout=10s retry=2x503"}],
       "backends": [{"service": "ns/b", "port": 80, "weight": 90}, {"service": "nothing", "port": 0, "weight": 10, "broken": "Service ns/c does not exist"}]}]}],
   "statuses": [{"kind": "TrafficPolicy", "name": "ns/p", "parents": [{"parent": "Service ns/a", "conditions": [{"type": "Accepted", "status": "True"}]}]}],
-  "clusters": [{"name": "ns/b:80", "balancer": "Maglev by source address", "policies": ["ns/p"], "state": "1 ejected", "endpoints": [{"address": "127.96.0.1:8080"}, {"address": "127.96.0.2:8080", "condition": "ejected"}]}]
+  "clusters": [{"name": "ns/b:80", "balancer": "Maglev by source address", "policies": ["ns/p"], "state": "1 ejected", "endpoints": [{"address": "127.96.0.1:8080"}, {"address": "127.96.0.2:8080", "condition": "ejected"}]}],
+  "tokens": [{"issuer": "https://a", "keys": "https://a/keys", "keyIds": ["k1", "k2"], "fetched": "2026-01-02T03:04:05Z", "age": "3s", "error": "https://a/keys answered 503"}]
 }`
 
 func TestPrintWaypoint(t *testing.T) {
@@ -45,6 +46,7 @@ to nothing:0 weight=10, BROKEN: Service ns/c does not exist
 		{"statuses", "KIND NAME PARENTS\nTrafficPolicy ns/p Service ns/a Accepted=True\n"},
 		{"policies", "HOSTNAME ADDRESS NAME\na.ns.svc.cluster.local 127.64.0.1:80 ns/p\n"},
 		{"clusters", "NAME BALANCER POLICIES ENDPOINTS STATE\nns/b:80 Maglev by source address ns/p 127.96.0.1:8080,127.96.0.2:8080(ejected) 1 ejected\n"},
+		{"tokens", "ISSUER KEYS KEYIDS AGE ERROR\nhttps://a https://a/keys k1,k2 3s https://a/keys answered 503\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.section, func(t *testing.T) {

@@ -39,6 +39,9 @@ func (x *trial) toEnvoy() ([]envoy.Service, error) {
 		p = x.c.envoyTwin
 	}
 	p.apply(out)
+	if err := x.tokens(out); err != nil {
+		return nil, err
+	}
 	if p.services != nil {
 		out = p.services(x, out)
 	}

@@ -150,10 +150,10 @@ func (x *trial) addPod(s svc) (*pod, error) {
 	return p, nil
 }
 
-// expand fills in $NS, $PEER, $CA for the certificate of what is outside, $VIP-NAME for
+// expand fills in $NS, $PEER, $CA for the certificate of what is outside, $KEYS for a key server's URL, $VIP-NAME for
 // a service's address and $POD-NAME for a pod's.
 func (x *trial) expand(text string) string {
-	text = strings.NewReplacer("$NS", x.ns, "$PEER", x.peer, "$CA", strconv.Quote(outsideCA)).Replace(text)
+	text = strings.NewReplacer("$NS", x.ns, "$PEER", x.peer, "$CA", strconv.Quote(outsideCA), "$KEYS", keyServers().url+x.keyPath()).Replace(text)
 	for _, p := range x.pods {
 		text = strings.ReplaceAll(text, "$POD-"+p.name, p.addr.String())
 		if p.outside {

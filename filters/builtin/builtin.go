@@ -7,9 +7,11 @@ import (
 	"cairnproxy.dev/cairn/filters/cors"
 	"cairnproxy.dev/cairn/filters/fault"
 	"cairnproxy.dev/cairn/filters/headers"
+	"cairnproxy.dev/cairn/filters/jwt"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/filters/redirect"
 	"cairnproxy.dev/cairn/filters/rewrite"
+	"cairnproxy.dev/cairn/mesh"
 )
 
 // Deps is what filters need beside the rule that they are built for.
@@ -18,6 +20,9 @@ type Deps struct {
 	Policies *authz.Policies
 	// Watched counts what policies in dry run and audit say; nil does not.
 	Watched *authz.Registry
+	// RequestAuth says whose tokens the service believes, and Tokens holds their keys.
+	RequestAuth []*mesh.RequestAuthentication
+	Tokens      *jwt.Registry
 	// Limits is what rate limits have counted so far; nil limits nothing.
 	Limits *ratelimit.Registry
 	// Delays counts what faults delay; nil for a count of the chain's own.
@@ -25,14 +30,14 @@ type Deps struct {
 }
 
 // NewDeps returns what the filters of one proxy share; policies are added for each service.
-func NewDeps(limits *ratelimit.Registry, watched *authz.Registry) Deps {
-	return Deps{Limits: limits, Watched: watched, Delays: new(fault.Active)}
+func NewDeps(limits *ratelimit.Registry, watched *authz.Registry, tokens *jwt.Registry) Deps {
+	return Deps{Limits: limits, Watched: watched, Tokens: tokens, Delays: new(fault.Active)}
 }
 
 // Specs returns the filters in the order in which requests meet them. Responses meet them
 // in reverse.
 //
-//	service's chain   authz
+//	service's chain   jwt, authz
 //	rule's chain      authz, cors, ratelimit, fault, redirect, headers, rewrite
 //	backend's chain   headers, rewrite
 //
@@ -40,7 +45,9 @@ func NewDeps(limits *ratelimit.Registry, watched *authz.Registry) Deps {
 // filters.Level.
 func Specs(d Deps) []filters.Spec {
 	return []filters.Spec{
-		// First: policies judge the request as the client sent it, and nobody learns
+		// Before policies, which ask whose token it is.
+		jwt.Spec(d.RequestAuth, d.Tokens),
+		// Before all else: policies judge the request as the client sent it, and nobody learns
 		// of a redirect, or that a path is not there, without being allowed to ask.
 		authz.Spec(d.Policies, d.Watched),
 		// Before what answers by itself: a page of another origin may read that, too.

@@ -68,6 +68,7 @@ var foreign = []struct {
 	{"k8s.io/", []string{"source/*"}, "Kubernetes types stop at the sources"},
 	{"sigs.k8s.io/gateway-api", []string{"source/*"}, "Gateway API types stop at the sources"},
 	{"github.com/envoyproxy/", []string{"source/*", "filters/*", "sample/*"}, "Envoy's types stop at the sources, at filters that ask services of their API, and at samples of these"},
+	{"github.com/go-jose/", []string{"filters/jwt", "source/object"}, "tokens are verified in one place, and keys checked where they are written"},
 	{"cel.dev/cel-go", []string{"expr"}, "one place knows how expressions are compiled and bounded"},
 	{"github.com/spf13/cobra", []string{"cmd/*"}, "the command line belongs to cmd"},
 	{"github.com/prometheus/", []string{"telemetry", "telemetry/*"}, "series are resolved in telemetry"},

@@ -48,6 +48,7 @@ func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
 	if c.rt.waypoint == nil {
 		return c.rt
 	}
+	c.rt.heads = headsOf(c.rt.waypoint)
 	c.source = c.place()
 	c.rt.place = describe(c.source)
 	c.policies = policy.NewAttachments(snap, c.rt.waypoint)
@@ -143,7 +144,7 @@ func (c *compiler) changes() {
 			dirty[user] = true
 		}
 	}
-	if !slices.Equal(c.snap.Policies, old.Policies) || !slices.Equal(c.snap.Access, old.Access) {
+	if !slices.Equal(c.snap.Policies, old.Policies) || !slices.Equal(c.snap.Access, old.Access) || !slices.Equal(c.snap.RequestAuth, old.RequestAuth) {
 		for key, cs := range c.prev.compiled.All() {
 			if !cs.policies.Equal(c.policies.Of(cs.service)) || c.routePoliciesChanged(cs) {
 				dirty[key] = true
@@ -377,10 +378,10 @@ func (c *compiler) routePoliciesChanged(cs *compiledService) bool {
 // of the whole port. Without it the port is closed, to bytes as to requests, and serviceChain
 // reports false.
 func (c *compiler) serviceChain(sp *servicePort) bool {
-	if sp.authz.Empty() && sp.requests == nil {
+	if sp.authz.Empty() && sp.requests == nil && len(sp.policies.Tokens) == 0 {
 		return true
 	}
-	ch, err := c.chain(sp.authz, filters.BuildContext{Level: filters.LevelService, Requests: sp.requests, Service: sp.service, Port: sp.port})
+	ch, err := c.chainOf(sp.authz, sp.policies.Tokens, filters.BuildContext{Level: filters.LevelService, Requests: sp.requests, Service: sp.service, Port: sp.port})
 	if err != nil {
 		sp.authz, sp.fallback = nil, &rule{broken: err.Error()}
 		return false
@@ -391,8 +392,12 @@ func (c *compiler) serviceChain(sp *servicePort) bool {
 
 // chain builds the steps of a rule, of a backend, or of what precedes both.
 func (c *compiler) chain(authz *policy.L7, ctx filters.BuildContext) (filters.Chain, error) {
+	return c.chainOf(authz, nil, ctx)
+}
+
+func (c *compiler) chainOf(authz *policy.L7, tokens []*mesh.RequestAuthentication, ctx filters.BuildContext) (filters.Chain, error) {
 	deps := c.p.deps
-	deps.Policies = authz
+	deps.Policies, deps.RequestAuth = authz, tokens
 	ch, err := filters.Compile(builtin.Specs(deps), ctx)
 	if err != nil {
 		c.problem("%v", err)

@@ -17,6 +17,7 @@ import (
 
 	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/builtin"
+	"cairnproxy.dev/cairn/filters/jwt"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
@@ -153,7 +154,7 @@ func New(o Options) (*Proxy, error) {
 	p.watch = newWatch(p)
 	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter))
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter), jwt.NewRegistry(nil, o.Log.With("waypoint", o.Name)))
 	p.timers.wake = make(chan struct{}, 1)
 	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget, Revocations: o.Identities})
@@ -184,6 +185,7 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.pool.Close()
 	defer p.deps.Limits.Close()
+	defer p.deps.Tokens.Close()
 	defer p.cancel()
 	first, cancelWait := context.WithCancel(ctx)
 	updates := p.o.Snapshots.Updates(first)
@@ -383,6 +385,8 @@ type Config struct {
 	Listeners []string        `json:"listeners"`
 	Services  []ConfigService `json:"services"`
 	Clusters  []ConfigCluster `json:"clusters"`
+	// Tokens are the issuers whose tokens are believed, and the state of their keys.
+	Tokens []jwt.State `json:"tokens,omitempty"`
 	// Routes are those that concern this waypoint, Statuses what became of all routes and policies.
 	Routes       []ConfigRouteObject `json:"routes"`
 	Statuses     []ConfigStatus      `json:"statuses"`
@@ -440,7 +444,7 @@ func (p *Proxy) ConfigDump() any {
 		}
 	}
 	slices.SortFunc(c.Services, func(a, b ConfigService) int { return strings.Compare(a.Address, b.Address) })
-	c.Clusters = dumpClusters(rt)
+	c.Clusters, c.Tokens = dumpClusters(rt), p.deps.Tokens.States()
 	return c
 }
 

@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"net/netip"
+	"strings"
 
 	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/ratelimit"
@@ -128,7 +129,12 @@ func (p *Proxy) limitCounter(policy mesh.Name, limit, result string) ratelimit.C
 
 // logPath puts the path with its query into r. The client's path is the
 // record's, so it was kept before any rewrite.
-func (tun *clientTunnel) logPath(x *exchange, r *telemetry.Record) { r.Path = viewString(x.path) }
+func (tun *clientTunnel) logPath(x *exchange, r *telemetry.Record) {
+	r.Path = viewString(x.path)
+	if n := x.fx.Noted(); n != nil && n.SecretQuery {
+		r.Path, _, _ = strings.Cut(r.Path, "?")
+	}
+}
 
 // series resolves the labels of an exchange. The last ones used are kept with
 // the tunnel, where nearly all requests look alike.

@@ -22,6 +22,7 @@ type Runtime struct {
 	waypoint *mesh.Waypoint // nil: the snapshot does not know us, nothing is served
 	policies *policy.Attachments
 	general  *policy.L7 // of what has no policies of its own
+	heads    *heads     // how requests are read; nil: as by default
 	services mesh.Index[netip.AddrPort, *servicePort]
 	hosts    mesh.Index[hostPort, *servicePort]
 	// workloads are those whose own addresses we serve.

@@ -47,7 +47,7 @@ func (r Result) own() Result {
 	p := &r.Parts
 	p.Workloads, p.Services, p.Waypoints = slices.Clone(p.Workloads), slices.Clone(p.Services), slices.Clone(p.Waypoints)
 	p.Statuses = slices.Clone(p.Statuses)
-	p.Access = slices.Clone(p.Access)
+	p.Access, p.RequestAuth = slices.Clone(p.Access), slices.Clone(p.RequestAuth)
 	p.Attachments, p.Policies, p.PeerAuth = slices.Clone(p.Attachments), slices.Clone(p.Policies), slices.Clone(p.PeerAuth)
 	r.Pods, r.Notices, r.Problems = slices.Clone(r.Pods), slices.Clone(r.Notices), slices.Clone(r.Problems)
 	return r

@@ -15,6 +15,8 @@ func (t *translator) translatePolicies(objects []*Object) {
 			t.parts.Policies = append(t.parts.Policies, t.authorization(o, v))
 		case *PeerAuthentication:
 			t.parts.PeerAuth = append(t.parts.PeerAuth, t.peerAuthentication(o, v))
+		case *RequestAuthentication:
+			t.parts.RequestAuth = append(t.parts.RequestAuth, t.requestAuthentication(o, v))
 		case *AccessPolicy:
 			t.parts.Access = append(t.parts.Access, t.accessPolicy(o, v))
 		}
@@ -237,9 +239,6 @@ func (t *translator) authzSource(o *Object, path string, in *AuthzSource) mesh.A
 	if n == 0 {
 		t.bad(o, path, "the source is empty and would match everyone; say who is meant, or remove it")
 	}
-	if len(in.RequestPrincipals)+len(in.NotRequestPrincipals) > 0 {
-		t.note(o, "tokens are not verified yet: no request has a principal of its own")
-	}
 	return s
 }
 
@@ -339,9 +338,7 @@ func (t *translator) authzCondition(o *Object, path string, in *AuthzCondition) 
 		c.Values = t.serviceAccounts(o, path+".values", in.Values, &n)
 		c.NotValues = t.serviceAccounts(o, path+".notValues", in.NotValues, &n)
 	case key == "request.auth.principal" || key == "request.auth.audiences" || key == "request.auth.presenter":
-		t.note(o, "tokens are not verified yet: no request has a %s", key)
 	case strings.HasPrefix(key, "request.auth.claims"):
-		t.note(o, "tokens are not verified yet: no request has claims")
 		if !isClaimKey(strings.TrimPrefix(key, "request.auth.claims")) {
 			t.bad(o, path+".key", "%q names no claim; write request.auth.claims[NAME], or request.auth.claims[OUTER][INNER] for a claim inside another", clip(key))
 		}

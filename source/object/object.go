@@ -56,6 +56,7 @@ var kinds = []*Kind{
 	{groupPolicy, "AccessPolicy", []string{"v1alpha1"}, false, func() any { return new(AccessPolicy) }},
 	{groupPolicy, "TrafficPolicy", []string{"v1alpha1"}, false, func() any { return new(TrafficPolicy) }},
 	{groupSecurity, "AuthorizationPolicy", []string{"v1", "v1beta1"}, false, func() any { return new(AuthorizationPolicy) }},
+	{groupSecurity, "RequestAuthentication", []string{"v1", "v1beta1"}, false, func() any { return new(RequestAuthentication) }},
 	{groupSecurity, "PeerAuthentication", []string{"v1", "v1beta1"}, false, func() any { return new(PeerAuthentication) }},
 }
 
