@@ -219,6 +219,9 @@ func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
 	case !x.upReady:
 		x.reqBuf = append(x.reqBuf, b...)
 		x.account()
+		if x.parked != nil {
+			x.parked.bodyGrew(t)
+		}
 	default:
 		x.keepReplay(b)
 		x.account()
@@ -238,6 +241,9 @@ func (x *exchange) requestTrailers(t *loop.Turn, trailers mesh.Fields) {
 	}
 	if !x.upReady {
 		x.reqTrailers = cloneFields(trailers)
+		if x.parked != nil {
+			x.parked.bodyGrew(t)
+		}
 		return
 	}
 	x.noReplay = true

@@ -54,9 +54,12 @@ func (x *exchange) answer(t *loop.Turn, r *filters.Reply) {
 func (x *exchange) replyFields(t *loop.Turn, status int, grpc, body string, fields mesh.Fields) {
 	x.resp.Status = status
 	x.resp.Fields = append(x.resp.Fields[:0], fields...)
+	x.fx.Resp = &x.resp
 	if x.rule != nil {
-		x.fx.Resp = &x.resp
 		x.rule.chain.Local(&x.fx)
+	}
+	if x.port != nil {
+		x.port.chain.Local(&x.fx)
 	}
 	if isGRPC(&x.req) {
 		x.replyGRPC(t, status, grpc, body)
