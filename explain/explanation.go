@@ -88,6 +88,12 @@ func RefusedThen(r *decision.Record) bool {
 	return r.Status == 403 && (strings.HasPrefix(r.Details, "rbac_access_denied") || strings.HasPrefix(r.Details, "access_denied_matched_policy"))
 }
 
+// RefusedBefore reports whether a recorded request was refused before any policy judged it: for its token, or by an
+// external service.
+func RefusedBefore(r *decision.Record) bool {
+	return r.Local && r.Status >= 400 && (strings.HasPrefix(r.Details, "jwt_authn") || strings.HasPrefix(r.Details, "ext_authz"))
+}
+
 // notes says what a reader has to know beside the answer.
 func (e *Explanation) notes() {
 	w, took := e.Waypoint, e.Record
@@ -102,6 +108,8 @@ func (e *Explanation) notes() {
 		switch then, now := RefusedThen(took), w.Refused(); {
 		case took.Cut:
 			note("a text was too long for the record and is cut: what was asked may have been another path")
+		case RefusedBefore(took):
+			note("it was refused before policies were asked: %s", took.Details)
 		case then && !now:
 			note("it was refused then (%s), and would be let pass by what is known of it now", took.Details)
 		case !then && now && took.Status != 403:
