@@ -32,6 +32,7 @@ type Waypoint struct {
 	// ForServiceAccount, when set, restricts the waypoint to the workloads of
 	// that account in its namespace (annotation istio.io/for-service-account).
 	ForServiceAccount string
+	Reading           Reading
 	Origin            Origin
 }
 

@@ -84,7 +84,10 @@ type Workload struct {
 	ServiceAccountWaypoint bool
 	// IsWaypoint is true for the instances of a waypoint.
 	IsWaypoint bool
-	Origin     Origin
+	// WaypointOptional lets traffic go around Waypoint (label
+	// policy.cairnproxy.dev/waypoint-binding: permissive).
+	WaypointOptional bool
+	Origin           Origin
 }
 
 // Identity is the workload's SPIFFE identity.
@@ -172,6 +175,10 @@ type Service struct {
 	// Canonical is true for the Service itself and false for a ServiceEntry
 	// that names the same host again.
 	Canonical bool
+	// WaypointOptional lets traffic go around Waypoint: clients do when no instance of it
+	// can be reached, and nobody is refused for having done so (label
+	// policy.cairnproxy.dev/waypoint-binding: permissive). Otherwise the binding is strict.
+	WaypointOptional bool
 	// PublishNotReady keeps endpoints that are not ready in the set.
 	PublishNotReady bool
 	// Locality and RoutingPreferences ("NETWORK", "REGION", "ZONE", "SUBZONE", "NODE", "CLUSTER").

@@ -69,6 +69,7 @@ func AttachedTo(s *mesh.Snapshot, v *mesh.Service, w *mesh.Waypoint) (out Attach
 // looking at the policies once. Its methods may be called from any goroutine.
 type Attachments struct {
 	s             *mesh.Snapshot
+	trusted       uint8 // proxies before the waypoint
 	authorization finder[mesh.AuthorizationPolicy]
 	access        finder[mesh.AccessPolicy]
 	tokens        finder[mesh.RequestAuthentication]
@@ -79,7 +80,7 @@ type Attachments struct {
 
 // Compile is Compile for policies of which some may have been compiled before.
 func (a *Attachments) Compile(list Attached) *L7 {
-	return compile(list, func(p *mesh.AccessPolicy) compiledAccess {
+	return compile(list, a.trusted, func(p *mesh.AccessPolicy) compiledAccess {
 		if c, ok := a.programs.Load(p); ok {
 			return c.(compiledAccess)
 		}
@@ -97,6 +98,9 @@ type target struct {
 // NewAttachments returns the Attachments of w's services.
 func NewAttachments(s *mesh.Snapshot, w *mesh.Waypoint) *Attachments {
 	a := &Attachments{s: s, routes: map[target][]*mesh.AccessPolicy{}}
+	if w != nil {
+		a.trusted = w.Reading.TrustedProxies
+	}
 	a.authorization = newFinder(s, s.Policies, w, func(p *mesh.AuthorizationPolicy) (string, []mesh.TargetRef) { return p.Name.Namespace, p.TargetRefs })
 	a.access = newFinder(s, s.Access, w, func(p *mesh.AccessPolicy) (string, []mesh.TargetRef) { return p.Name.Namespace, p.TargetRefs })
 	a.tokens = newFinder(s, s.RequestAuth, w, func(p *mesh.RequestAuthentication) (string, []mesh.TargetRef) { return p.Name.Namespace, p.TargetRefs })

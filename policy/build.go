@@ -13,6 +13,7 @@ import (
 type l7Builder struct {
 	deny      bool
 	namespace string // of the policy
+	trusted   uint8  // proxies before the waypoint
 	checks    alternative
 	// at is the path of what is being compiled, for check.field.
 	at string
@@ -77,8 +78,8 @@ func (b *l7Builder) operation(o *mesh.AuthzOperation) {
 	b.hosts(o.NotHosts, "notHosts", true)
 }
 
-// source compiles a source. Remote addresses are the peer's: what a client
-// writes into X-Forwarded-For is not believed.
+// source compiles a source. Remote addresses are the peer's, unless there are proxies whose
+// X-Forwarded-For is to be believed: see remoteAddr.
 func (b *l7Builder) source(s *mesh.AuthzSource) {
 	b.globs(s.Namespaces, "namespaces", false)
 	b.globs(s.NotNamespaces, "notNamespaces", true)
@@ -88,10 +89,10 @@ func (b *l7Builder) source(s *mesh.AuthzSource) {
 	b.texts(attrPrincipal, s.NotPrincipals, "notPrincipals", true)
 	b.texts(attrTrustDomain, s.TrustDomains, "trustDomains", false)
 	b.texts(attrTrustDomain, s.NotTrustDomains, "notTrustDomains", true)
-	b.ranges(s.IPBlocks, "ipBlocks", false)
-	b.ranges(s.NotIPBlocks, "notIpBlocks", true)
-	b.ranges(s.RemoteIPBlocks, "remoteIpBlocks", false)
-	b.ranges(s.NotRemoteIPBlocks, "notRemoteIpBlocks", true)
+	b.ranges(attrSourceIP, s.IPBlocks, "ipBlocks", false)
+	b.ranges(attrSourceIP, s.NotIPBlocks, "notIpBlocks", true)
+	b.ranges(attrRemoteIP, s.RemoteIPBlocks, "remoteIpBlocks", false)
+	b.ranges(attrRemoteIP, s.NotRemoteIPBlocks, "notRemoteIpBlocks", true)
 	b.texts(attrRequestPrincipal, s.RequestPrincipals, "requestPrincipals", false)
 	b.texts(attrRequestPrincipal, s.NotRequestPrincipals, "notRequestPrincipals", true)
 }
@@ -119,9 +120,12 @@ func (b *l7Builder) values(key string, values []string, field string, not bool) 
 		return
 	}
 	switch key {
-	case "source.ip", "remote.ip":
+	case "source.ip":
 		p, ok := parsePrefixes(values)
 		b.addRanges(attrSourceIP, p, ok, field, not)
+	case "remote.ip":
+		p, ok := parsePrefixes(values)
+		b.addRanges(attrRemoteIP, p, ok, field, not)
 	case "destination.ip":
 		p, ok := parsePrefixes(values)
 		b.addRanges(attrDestinationIP, p, ok, field, not)
@@ -201,16 +205,16 @@ func (b *l7Builder) accounts(list []string, field string, not bool) {
 	}
 }
 
-func (b *l7Builder) ranges(list []netip.Prefix, field string, not bool) {
+func (b *l7Builder) ranges(attr attribute, list []netip.Prefix, field string, not bool) {
 	p, ok := prefixes(list)
-	b.addRanges(attrSourceIP, p, ok, field, not)
+	b.addRanges(attr, p, ok, field, not)
 }
 
 func (b *l7Builder) addRanges(attr attribute, list []netip.Prefix, ok bool, field string, not bool) {
 	if !ok {
 		b.fail(field)
 	} else if len(list) > 0 {
-		b.add(check{attr: attr, not: not, prefixes: newIPSet(list)}, field)
+		b.add(check{attr: attr, not: not, prefixes: newIPSet(list), trusted: b.trusted}, field)
 	}
 }
 

@@ -28,6 +28,7 @@ const (
 	attrServiceAccount
 	attrTrustDomain
 	attrSourceIP
+	attrRemoteIP
 	attrDestinationIP
 	attrDestinationPort
 	attrSNI
@@ -59,8 +60,9 @@ type check struct {
 	ports     []uint16
 	header    string
 	// every lets each line of a header count as a value, beside all of them together: the rule refuses more for it.
-	every bool
-	claim []string // the names on the way to it
+	every   bool
+	trusted uint8    // of remote addresses: proxies whose X-Forwarded-For is believed
+	claim   []string // the names on the way to it
 	// field is where the policy says so.
 	field string
 }
@@ -79,6 +81,8 @@ func (c *check) match(f *facts) bool {
 		return f.peer.TrustDomain != "" && c.texts.match(f.peer.TrustDomain)
 	case attrSourceIP:
 		return c.prefixes.contains(normal(f.source))
+	case attrRemoteIP:
+		return c.prefixes.contains(c.remote(f))
 	case attrDestinationIP:
 		return c.prefixes.contains(normal(f.destination.Addr()))
 	case attrDestinationPort:

@@ -32,10 +32,11 @@ func CompileL7(policies []*mesh.AuthorizationPolicy) *L7 {
 }
 
 // Compile compiles policies, which all apply: Attachments chooses them.
-func Compile(a Attached) *L7 { return compile(a, compileAccess) }
+func Compile(a Attached) *L7 { return compile(a, 0, compileAccess) }
 
-func compile(a Attached, access func(*mesh.AccessPolicy) compiledAccess) *L7 {
+func compile(a Attached, trusted uint8, access func(*mesh.AccessPolicy) compiledAccess) *L7 {
 	l := &L7{}
+	l.set.trusted = trusted
 	// All AuthorizationPolicies in dry run decide together, as Istio has it.
 	dry := &unit{}
 	for _, p := range a.Authorization {
@@ -71,7 +72,7 @@ func (s *set) addAuthorization(p *mesh.AuthorizationPolicy, dry *unit) {
 		return
 	}
 	for i := range p.Rules {
-		b := l7Builder{deny: failsMatching(p.Action), namespace: p.Name.Namespace}
+		b := l7Builder{deny: failsMatching(p.Action), namespace: p.Name.Namespace, trusted: s.trusted}
 		r, ok := b.rule(&p.Rules[i])
 		r.of, r.index, r.reason, r.details = w, i, w.reason, details(p.Name, i)
 		if ok {

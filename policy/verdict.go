@@ -69,6 +69,7 @@ type written struct {
 
 // set is a compiled set of policies.
 type set struct {
+	trusted  uint8 // proxies whose X-Forwarded-For is believed
 	enforced unit
 	dry      []unit // each is judged by itself
 	audit    group

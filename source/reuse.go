@@ -120,7 +120,7 @@ func EqualWorkloads(a, b *mesh.Workload) bool {
 		equalRef(a.Waypoint, b.Waypoint) &&
 		maps.EqualFunc(a.Services, b.Services, maps.Equal[map[uint16]uint16]) &&
 		slices.Equal(a.Policies, b.Policies) && maps.Equal(a.NamedPorts, b.NamedPorts) &&
-		a.ServiceAccountWaypoint == b.ServiceAccountWaypoint && a.IsWaypoint == b.IsWaypoint &&
+		a.ServiceAccountWaypoint == b.ServiceAccountWaypoint && a.IsWaypoint == b.IsWaypoint && a.WaypointOptional == b.WaypointOptional &&
 		a.Origin == b.Origin
 }
 

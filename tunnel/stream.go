@@ -96,7 +96,7 @@ type StatusError struct{ Code int }
 func (e *StatusError) Error() string {
 	switch e.Code {
 	case 401:
-		return "peer refused the connection: 401 (authorization policy)"
+		return "peer refused the connection: 401 (authorization policy or waypoint binding)"
 	case 400:
 		return "peer refused the connection: 400 (it does not serve this destination)"
 	case 503:

@@ -129,10 +129,10 @@ func TestAuthorityState(t *testing.T) {
 		defer a.close()
 		return string(a.ca.RootPEM())
 	}
-	if open(Options{State: state}) != open(Options{State: state}) {
+	if first, second := open(Options{State: state}), open(Options{State: state}); first != second {
 		t.Error("the root is another in the next run")
 	}
-	if open(Options{}) == open(Options{}) {
+	if first, second := open(Options{}), open(Options{}); first == second {
 		t.Error("two meshes without a folder share a root")
 	}
 	if left, _ := os.ReadDir(scratch); len(left) != 0 {

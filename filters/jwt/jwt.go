@@ -86,12 +86,28 @@ const maxWaits = 4
 
 // Request verifies the request's tokens.
 func (s *step) Request(x *filters.Exchange) filters.Result {
+	s.hideQuery(x)
 	if isPreflight(x.Req) {
 		// Browsers send no tokens with it, and Istio has Envoy let it through, too. It has no principal.
 		s.sanitize(x.Req)
 		return filters.Continue
 	}
 	return s.run(x, 0)
+}
+
+// hideQuery keeps the query out of logs if a token stands in it, whatever becomes of the request.
+func (s *step) hideQuery(x *filters.Exchange) {
+	if !x.Req.HasQuery {
+		return
+	}
+	for i := range s.locations {
+		if l := &s.locations[i]; l.kind == inParam {
+			if _, as, _ := l.find(x.Req); as != nil {
+				x.Notes().SecretQuery = true
+				return
+			}
+		}
+	}
 }
 
 func isPreflight(r *mesh.Request) bool {
@@ -104,9 +120,6 @@ func (s *step) run(x *filters.Exchange, waits int) filters.Result {
 	for i := range s.locations {
 		l := &s.locations[i]
 		token, as, several := l.find(x.Req)
-		if as != nil && l.kind == inParam {
-			x.Notes().SecretQuery = true
-		}
 		switch {
 		case as == nil:
 			continue

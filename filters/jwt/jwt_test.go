@@ -339,3 +339,33 @@ func TestSteps(t *testing.T) {
 		}
 	}
 }
+
+// TestSecretQuery: a token in a query is kept out of logs, whatever else is wrong with the request.
+func TestSecretQuery(t *testing.T) {
+	good := es().sign(about(nil))
+	preflight := get(mesh.Field{Name: "origin", Value: "https://a"}, mesh.Field{Name: "access-control-request-method", Value: "GET"})
+	preflight.Method = "OPTIONS"
+	for _, tt := range []struct {
+		name   string
+		r      *mesh.Request
+		query  string
+		secret bool
+	}{
+		{"good", get(), "a=1&access_token=" + good, true},
+		{"bad", get(), "access_token=x", true},
+		{"twice", get(), "access_token=" + good + "&access_token=" + good, true},
+		{"name_encoded", get(), "access%5Ftoken=" + good, true},
+		{"beside_bad_header", get(bearer("x")), "access_token=" + good, true},
+		{"preflight", preflight, "access_token=" + good, true},
+		{"no_token", get(), "access_tokens=1", false},
+		{"no_query", get(bearer(good)), "", false},
+	} {
+		c := build(t, registry(t, nil), policyOf(rule()))
+		tt.r.Query, tt.r.HasQuery = tt.query, tt.query != ""
+		x := filterstest.Exchange(tt.r)
+		filterstest.Run(x, c)
+		if n := x.Noted(); (n != nil) != tt.secret || n != nil && !n.SecretQuery {
+			t.Errorf("%s: notes %+v, want a secret query %v", tt.name, n, tt.secret)
+		}
+	}
+}

@@ -48,6 +48,7 @@ func (p *Proxy) compile(snap *mesh.Snapshot, prev *Runtime) *Runtime {
 	if c.rt.waypoint == nil {
 		return c.rt
 	}
+	c.rt.heads = headsOf(c.rt.waypoint)
 	c.source = c.place()
 	c.rt.place = describe(c.source)
 	c.policies = policy.NewAttachments(snap, c.rt.waypoint)

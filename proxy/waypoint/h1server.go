@@ -249,7 +249,7 @@ func (s *h1Server) headTimedOut(t *loop.Turn) {
 func (s *h1Server) request(t *loop.Turn, head, rest []byte) []byte {
 	s.headTimer.stop()
 	s.arena = append(s.arena[:0], head...)
-	if err := h1.ParseRequest(s.arena, nil, &s.x.req, &s.f); err != nil {
+	if err := h1.ParseRequest(s.arena, s.x.tun.p.runtime.Load().heads.lim(), &s.x.req, &s.f); err != nil {
 		s.badRequest(t, err)
 		return rest
 	}

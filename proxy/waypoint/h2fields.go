@@ -21,8 +21,8 @@ const maxMethod = 32
 
 // requestFromH2 fills req and f from a request's header section. arena is
 // memory for what must be rewritten (path and authority); the strings of req
-// may alias what it returns.
-func requestFromH2(head *h2.Head, arena []byte, req *mesh.Request, f *h1.Framing) ([]byte, error) {
+// may alias what it returns. Of lim only how paths are normalised counts; nil is the default.
+func requestFromH2(head *h2.Head, arena []byte, lim *h1.Limits, req *mesh.Request, f *h1.Framing) ([]byte, error) {
 	req.Fields = req.Fields[:0]
 	*f = h1.Framing{Length: h1.Chunked}
 	if head.End {
@@ -127,7 +127,7 @@ func requestFromH2(head *h2.Head, arena []byte, req *mesh.Request, f *h1.Framing
 		joinCookies(&req.Fields)
 	}
 	arena = append(append(arena[:0], path...), authority...)
-	if err := h1.SetPath(arena[:len(path):len(path)], req); err != nil {
+	if err := h1.SetPathAs(lim.PathLevel(), arena[:len(path):len(path)], req); err != nil {
 		return arena, err
 	}
 	if err := h1.SetAuthority(arena[len(path):], req); err != nil {

@@ -73,7 +73,7 @@ func (s *h2Server) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
 	defer x.mu.Unlock()
 	r.st, r.over = st, false
 	var err error
-	if r.arena, err = requestFromH2(head, r.arena, &x.req, &x.reqF); err != nil {
+	if r.arena, err = requestFromH2(head, r.arena, x.tun.p.runtime.Load().heads.lim(), &x.req, &x.reqF); err != nil {
 		var pe *h1.ParseError
 		if !errors.As(err, &pe) || head.TooLarge {
 			if !head.TooLarge {

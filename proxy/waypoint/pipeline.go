@@ -3,12 +3,12 @@ package waypoint
 import (
 	"encoding/hex"
 	"math/rand/v2"
-	"slices"
 	"unsafe"
 
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/router"
+	"cairnproxy.dev/cairn/tunnel/h1"
 	"cairnproxy.dev/cairn/tunnel/loop"
 )
 
@@ -17,8 +17,8 @@ import (
 func (x *exchange) route(t *loop.Turn) {
 	x.req.Peer, x.req.Destination = x.tun.peer, x.tun.dst
 	x.keepPath()
-	x.identify()
 	x.rt, x.port = x.tun.current()
+	x.identify()
 	if x.port == nil {
 		x.flag = flagNoRoute
 		x.reply(t, 404, "")
@@ -30,6 +30,9 @@ func (x *exchange) route(t *loop.Turn) {
 	}
 	x.fx.Reset()
 	x.fx.Req, x.fx.Resp, x.fx.Host, x.fx.Now, x.fx.Service = &x.req, nil, x, t.Now, x.port.service
+	if x.rt.heads != nil && !x.rt.heads.apply(t, x) {
+		return
+	}
 	x.proceed(t, stageService, 0)
 }
 
@@ -118,45 +121,28 @@ func (x *exchange) keepPath() {
 
 const clientCert = "x-forwarded-client-cert"
 
-// claimsCert reports whether a field's name is x-forwarded-client-cert, or with
-// underscores what CGI and its like (WSGI, Rack, PHP) take for it.
-func claimsCert(name string) bool {
-	if len(name) != len(clientCert) {
-		return false
-	}
-	for i := range len(name) {
-		if c := name[i]; c != clientCert[i] && (c != '_' || clientCert[i] != '-') {
-			return false
-		}
-	}
-	return true
-}
-
 // identify gives the request an id, says what the client used, and removes
 // what a client must not claim.
 func (x *exchange) identify() {
 	f := &x.req.Fields
-	id, proto, xfcc, timeout := "", false, false, ""
+	id, proto, claims, timeout := "", false, false, ""
 	for i := range *f {
 		switch (*f)[i].Name {
 		case "x-request-id":
 			id = (*f)[i].Value
 		case "x-forwarded-proto":
 			proto = true
-		case clientCert:
-			xfcc = true
 		case "grpc-timeout":
 			timeout = (*f)[i].Value
 		default:
-			xfcc = xfcc || len((*f)[i].Name) == len(clientCert) && claimsCert((*f)[i].Name)
+			claims = claims || h1.ClaimsIdentity((*f)[i].Name) || h1.ClaimsAddress((*f)[i].Name)
 		}
 	}
 	if timeout != "" && isGRPC(&x.req) {
 		x.grpcTimeout = parseGRPCTimeout(timeout)
 	}
-	if xfcc {
-		// The client's word: only a proxy that checked a certificate may say this.
-		*f = slices.DeleteFunc(*f, func(e mesh.Field) bool { return claimsCert(e.Name) })
+	if claims {
+		*f = x.rt.heads.disown(*f)
 	}
 	if id == "" || len(id) > 128 {
 		x.requestID = appendUUID(x.requestID[:0])

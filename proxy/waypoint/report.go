@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"cairnproxy.dev/cairn/filters/authz"
+	"cairnproxy.dev/cairn/filters/extauthz"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
@@ -44,19 +45,20 @@ func (x *exchange) report(t *loop.Turn) {
 		flag = "-"
 	}
 	s.With(status, g, flag).Observe(int64(d), x.bytesIn, x.bytesOut)
+	dryRun := x.dryRun()
+	x.keepDecision(status, d, flags, dryRun)
 	if x.tun.p.o.AccessLog == nil {
 		return
 	}
 	r := telemetry.Record{
 		Start: x.start, Method: x.req.Method, Protocol: "HTTP/1.1",
-		ResponseCode: status, ResponseFlags: flags, ResponseCodeDetails: x.details, GRPCStatus: g,
+		ResponseCode: status, ResponseFlags: flags, ResponseCodeDetails: x.details, GRPCStatus: g, DryRun: dryRun,
 		UpstreamTransportFailureReason: x.cause,
 		BytesReceived:                  x.bytesIn, BytesSent: x.bytesOut, Duration: d, UpstreamServiceTime: -1,
 		RequestID: viewString(x.requestID), Authority: x.req.Authority,
 		DownstreamLocalAddress: x.tun.dst, DownstreamRemoteAddress: x.tun.peer.Addr,
 		SourcePrincipal: x.tun.principalURI,
 	}
-	r.DryRun = x.dryRun()
 	x.tun.logPath(x, &r)
 	if x.req.Proto == 2 {
 		r.Protocol = "HTTP/2"
@@ -118,6 +120,13 @@ func (p *Proxy) authzCounter(metric string, policy authz.Watched, label, value s
 		labels = append(labels, telemetry.Label{Name: label, Value: value})
 	}
 	return p.o.Metrics.Counter(metric, authz.Help(metric), labels...)
+}
+
+// extAuthzCounter makes a series of what a service says that is asked about requests.
+func (p *Proxy) extAuthzCounter(provider string, service mesh.ServiceKey, result string) extauthz.Counter {
+	return p.o.Metrics.Counter(extauthz.Metric, "Requests about which an external authorization service was asked, by what it said.",
+		telemetry.Label{Name: "provider", Value: provider}, telemetry.Label{Name: "service_namespace", Value: service.Namespace},
+		telemetry.Label{Name: "service", Value: service.Hostname}, telemetry.Label{Name: "result", Value: result})
 }
 
 // limitCounter makes a series of what rate limits do.

@@ -24,7 +24,8 @@ import (
 // rig is a waypoint on loopback with real TLS on both sides: a client's pool
 // in front of it, HBONE servers for its endpoints behind it.
 type rig struct {
-	json      bool // the access log; build says
+	json      bool         // the access log; build says
+	reading   mesh.Reading // of the waypoint; set by build
 	t         *testing.T
 	cache     *identity.Cache
 	pool      *tunnel.Pool
@@ -105,7 +106,7 @@ func newRig(t *testing.T, build func(r *rig) mesh.Parts) *rig {
 	r.next = os.Getpid()%200<<16 | int(n%250)<<8
 	r.addr = r.address()
 	parts := build(r)
-	parts.Waypoints = append(parts.Waypoints, &mesh.Waypoint{Name: wpName, Class: "cairn-waypoint", Identity: wpID, Addresses: []netip.Addr{r.addr}, Port: 15008, For: mesh.WaypointForAll})
+	parts.Waypoints = append(parts.Waypoints, &mesh.Waypoint{Name: wpName, Class: "cairn-waypoint", Identity: wpID, Addresses: []netip.Addr{r.addr}, Port: 15008, For: mesh.WaypointForAll, Reading: r.reading})
 	r.snapshots = &snapshots{current: mesh.NewSnapshot(1, parts)}
 	w := telemetry.NewWriter(r.log, telemetry.WriterOptions{JSON: r.json})
 	r.proxy, err = New(Options{Name: wpName, Addresses: []netip.Addr{r.addr}, Snapshots: r.snapshots, Identities: r.cache, Metrics: r.metrics, AccessLog: w, DrainTimeout: 3 * time.Second})

@@ -12,6 +12,7 @@ import (
 	"cairnproxy.dev/cairn/policy"
 	"cairnproxy.dev/cairn/router"
 	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/telemetry/decision"
 	"cairnproxy.dev/cairn/upstream"
 )
 
@@ -22,6 +23,7 @@ type Runtime struct {
 	waypoint *mesh.Waypoint // nil: the snapshot does not know us, nothing is served
 	policies *policy.Attachments
 	general  *policy.L7 // of what has no policies of its own
+	heads    *heads     // how requests are read; nil: as by default
 	services mesh.Index[netip.AddrPort, *servicePort]
 	hosts    mesh.Index[hostPort, *servicePort]
 	// workloads are those whose own addresses we serve.
@@ -118,6 +120,7 @@ type servicePort struct {
 	chain     filters.Chain                   // before routing: authorization
 	labels    telemetry.ServiceLabels
 	requests  *mesh.RequestPolicy // of all requests to the port; nil for none
+	told      *decision.Fields    // header fields that records tell of; nil for none
 	// What it was compiled from, for the dump.
 	routes   []mesh.RouteAttachment
 	rules    []*rule // of routes

@@ -24,7 +24,7 @@ func (h *workloadH2) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
 	y := &try{wire: h.e.wire, stream: h.e.st.ID}
 	r := &workloadCall{s: h.s, st: st, y: y}
 	var f h1.Framing
-	if _, err := requestFromH2(head, nil, &r.req, &f); err != nil {
+	if _, err := requestFromH2(head, nil, nil, &r.req, &f); err != nil {
 		h.s.fail("workload: request head: %v", err)
 		return
 	}

@@ -386,7 +386,7 @@ func FuzzConnectFromH2(f *testing.F) {
 		head := &h2.Head{Fields: fieldsOf(":method", method, ":protocol", protocol, ":scheme", "http", ":authority", authority, ":path", path, name, value)}
 		var req mesh.Request
 		var fr h1.Framing
-		if _, err := requestFromH2(head, nil, &req, &fr); err != nil {
+		if _, err := requestFromH2(head, nil, nil, &req, &fr); err != nil {
 			return
 		}
 		if req.Method != "GET" || fr.Upgrade != "websocket" || fr.Length != 0 || req.Authority == "" {

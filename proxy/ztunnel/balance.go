@@ -68,12 +68,13 @@ func viaAccountWaypoint(s *mesh.Snapshot, req OutboundRequest, w *mesh.Workload)
 
 // reachable says why w cannot be chosen; nil when it can.
 func reachable(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service, w *mesh.Workload, port uint16) error {
-	if w.ServiceAccountWaypoint && w.Waypoint == nil {
-		return refuse(0, flagConnect, "workload %s/%s is bound to its service account's waypoint, which is not known", w.Namespace, w.Name)
+	if w.ServiceAccountWaypoint && w.Waypoint == nil && !w.WaypointOptional {
+		return refuse(0, flagBinding, "workload %s/%s is bound to its service account's waypoint, which is not known; traffic is not passed around it (%s)", w.Namespace, w.Name, optOut)
 	}
 	if ref := viaAccountWaypoint(s, req, w); ref != nil {
-		_, err := resolveWaypoint(s, req, ref)
-		return err
+		if _, err := resolveWaypoint(s, req, ref, svc); err == nil || !w.WaypointOptional {
+			return err
+		}
 	}
 	if len(req.Tried) == 0 {
 		return nil
@@ -90,7 +91,10 @@ func reachable(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service, w *mesh
 
 func endpointHop(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service, w *mesh.Workload, port uint16) (Hop, error) {
 	if ref := viaAccountWaypoint(s, req, w); ref != nil {
-		return waypointHop(s, req, ref, svc)
+		h, err := waypointHop(s, req, ref, svc)
+		if err == nil || !w.WaypointOptional {
+			return h, err
+		}
 	}
 	addr := chooseAddr(w, req.Target.Addr())
 	if !addr.IsValid() && w.Hostname == "" {

@@ -42,6 +42,7 @@ func anyMesh(d *dice) *mesh.Snapshot {
 		w.UID = fmt.Sprint("c//Pod/ns/", i)
 		w.Ready, w.Protocol, w.Capacity = d.roll(4) > 0, mesh.TunnelProtocol(d.roll(2)), uint32(d.roll(3))
 		w.Waypoint, w.ServiceAccountWaypoint = ref(), d.roll(3) == 0
+		w.WaypointOptional, w.IsWaypoint = d.roll(4) == 3, d.roll(8) == 7
 		if d.roll(6) == 0 {
 			w.Addresses, w.Hostname = nil, "by.name"
 		}
@@ -51,6 +52,7 @@ func anyMesh(d *dice) *mesh.Snapshot {
 		svc := svcOf("ns", fmt.Sprint("s", i), fmt.Sprintf("10.1.0.%d", i), p.Workloads[d.roll(6)], p.Workloads[d.roll(6)])
 		svc.Ports = append(svc.Ports, mesh.ServicePort{Port: PortHBONE, TargetPort: uint16(d.roll(2) * PortHBONE)})
 		svc.Waypoint, svc.Locality = ref(), mesh.LocalityMode(d.roll(4))
+		svc.WaypointOptional = d.roll(4) == 3
 		svc.RoutingPreferences = [][]string{nil, {"NETWORK", "ZONE"}, {"NODE", "nonsense"}}[d.roll(3)]
 		p.Services = append(p.Services, svc)
 	}
@@ -62,7 +64,8 @@ func anyMesh(d *dice) *mesh.Snapshot {
 
 // FuzzFailClosed checks for any mesh what no decision may break: whatever is
 // bound to a waypoint goes to that waypoint or nowhere, a hop over HBONE names
-// whom it expects, and what was tried is not tried again.
+// whom it expects, and what was tried is not tried again. And of the other side: nobody but
+// its waypoints comes to a pod's port that a bound service exposes, and they all do.
 func FuzzFailClosed(f *testing.F) {
 	f.Add([]byte{0})
 	f.Add([]byte("the quick brown fox jumps over the lazy dog, and then some more of it, again and again and again"))
@@ -72,10 +75,10 @@ func FuzzFailClosed(f *testing.F) {
 		src := pod("ns", "outsider", "10.9.9.9")
 		for _, v := range s.Services {
 			checkHops(t, s, src, netip.AddrPortFrom(v.VIPs[0], 80), func(h Hop) {
-				if v.Waypoint != nil && !h.Waypoint {
+				if v.Waypoint != nil && !v.WaypointOptional && !h.Waypoint {
 					t.Fatalf("service %s is bound to waypoint %+v, but traffic goes to %+v", v.Key, v.Waypoint, h)
 				}
-				if w := h.Workload; w != nil && w.ServiceAccountWaypoint {
+				if w := h.Workload; w != nil && w.ServiceAccountWaypoint && !w.WaypointOptional {
 					t.Fatalf("workload %s is bound to its account's waypoint, but traffic goes to %+v", w.UID, h)
 				}
 				if h.Workload != nil && (!h.Workload.Ready || h.Workload.Capacity == 0) {
@@ -84,16 +87,42 @@ func FuzzFailClosed(f *testing.F) {
 			})
 		}
 		for _, w := range s.Workloads {
+			checkInbound(t, s, src, w)
 			if len(w.Addresses) == 0 {
 				continue
 			}
 			checkHops(t, s, src, netip.AddrPortFrom(w.Addresses[0], 80), func(h Hop) {
-				if w.Waypoint != nil && !h.Waypoint {
+				if w.Waypoint != nil && !w.WaypointOptional && !h.Waypoint {
 					t.Fatalf("workload %s is bound to waypoint %+v, but traffic goes to %+v", w.UID, w.Waypoint, h)
 				}
 			})
 		}
 	})
+}
+
+// checkInbound asks the node proxy of w who may come.
+func checkInbound(t *testing.T, s *mesh.Snapshot, src, w *mesh.Workload) {
+	t.Helper()
+	b := bindingOf(s, w)
+	strict, instance := false, w.IsWaypoint
+	for key := range w.Services {
+		v := s.Service(key)
+		for _, id := range waypointIdentities(s, w, v.Waypoint) {
+			if r := b.refusal(8080, id); r != nil {
+				t.Fatalf("the waypoint of %s comes to %s: %v", key, w.UID, r)
+			}
+			instance = instance || id == w.Identity()
+		}
+		strict = strict || v.Waypoint != nil && !v.WaypointOptional
+	}
+	for _, id := range waypointIdentities(s, w, w.Waypoint) {
+		instance = instance || id == w.Identity()
+	}
+	for _, id := range []mesh.Identity{src.Identity(), {}} {
+		if r := b.refusal(8080, id); r == nil && strict && !instance {
+			t.Fatalf("%v comes to %s, which is bound", id, w.UID)
+		}
+	}
 }
 
 // checkHops follows the decisions for a target until there is none left.
@@ -106,7 +135,7 @@ func checkHops(t *testing.T, s *mesh.Snapshot, src *mesh.Workload, target netip.
 		if err != nil {
 			return
 		}
-		key := fmt.Sprint(h.Addr, h.Hostname)
+		key := fmt.Sprint(h.Addr, h.Addr.Port(), h.Hostname)
 		if seen[key] {
 			t.Fatalf("%s was chosen again after it failed", key)
 		}

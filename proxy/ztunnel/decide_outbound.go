@@ -87,7 +87,8 @@ type Hop struct {
 //
 // The order is: the addressed service's waypoint; one of its endpoints, or the
 // waypoint of that endpoint's service account; the addressed workload's
-// waypoint; the workload; the address as it is.
+// waypoint; the workload; the address as it is. A waypoint that cannot be reached
+// is not passed by, unless what is bound to it says so (WaypointOptional).
 func DecideOutbound(s *mesh.Snapshot, req OutboundRequest) (Hop, error) {
 	target := req.Target
 	if target.Addr().IsLoopback() && illegalPort(target.Port()) {
@@ -104,14 +105,20 @@ func DecideOutbound(s *mesh.Snapshot, req OutboundRequest) (Hop, error) {
 		return passthrough(req, nil)
 	}
 	if w.Waypoint != nil && !waypointHas(s, w.Waypoint, req.Source, req.SourceAddr) {
-		return waypointHop(s, req, w.Waypoint, nil)
+		h, err := waypointHop(s, req, w.Waypoint, nil)
+		if err == nil || !w.WaypointOptional {
+			return h, err
+		}
 	}
 	return once(req, directHop(w, target.Addr(), target.Port(), nil))
 }
 
 func decideService(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service) (Hop, error) {
 	if svc.Waypoint != nil {
-		return waypointHop(s, req, svc.Waypoint, svc)
+		h, err := waypointHop(s, req, svc.Waypoint, svc)
+		if err == nil || !svc.WaypointOptional {
+			return h, err
+		}
 	}
 	if svc.Locality == mesh.LocalityPassthrough {
 		return passthrough(req, svc)

@@ -23,6 +23,7 @@ func (p *Proxy) ConfigDump() any {
 	d := object{
 		"workloads":      mapSlice(s.Workloads, func(w *mesh.Workload) any { return dumpWorkload(s, w) }),
 		"services":       dumpServices(s),
+		"bindings":       dumpBindings(s),
 		"policies":       dumpPolicies(s),
 		"stagedServices": object{},
 		"config":         p.dumpConfig(),

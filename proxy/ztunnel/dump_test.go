@@ -51,6 +51,13 @@ func TestConfigDump(t *testing.T) {
 	if diff := cmp.Diff(wanted, got); diff != "" {
 		t.Errorf("dump (-want +got):\n%s", diff)
 	}
+	bindings := []any{
+		map[string]any{"service": "ns/echo.ns.svc.cluster.local", "headless": false, "waypoint": "10.0.0.9", "mode": "strict", "known": false, "readyInstances": 0.0, "identities": []any{}},
+		map[string]any{"workload": "c//Pod/ns/server", "forServiceAccount": false, "waypoint": "ns/wp", "mode": "strict", "known": true, "readyInstances": 1.0, "identities": []any{spiffe("ns", "wp")}},
+	}
+	if diff := cmp.Diff(bindings, d["bindings"]); diff != "" {
+		t.Errorf("bindings (-want +got):\n%s", diff)
+	}
 }
 
 func dumped(t *testing.T, p *Proxy) map[string]any {

@@ -297,7 +297,7 @@ func TestLoopbackPolicy(t *testing.T) {
 	}
 	w.close()
 	log := w.logged()
-	for _, want := range []string{"explicitly denied by policy: ns/no-other", "401 (authorization policy)"} {
+	for _, want := range []string{"explicitly denied by policy: ns/no-other", "401 (authorization policy or waypoint binding)"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the access log lacks %q:\n%s", want, log)
 		}

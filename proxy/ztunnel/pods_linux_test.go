@@ -239,6 +239,62 @@ func TestPodsPlaintext(t *testing.T) {
 	}
 }
 
+// TestPodsBound binds a service to a waypoint: its pods' port is closed to all who come another
+// way, in plain text as by HBONE, and all else goes on.
+func TestPodsBound(t *testing.T) {
+	w := newPodWorld(t)
+	ln, err := w.pods["server"].Namespace().ListenTCP(t.Context(), ap("0.0.0.0:8081"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "other port") })}
+	go srv.Serve(ln)
+	defer srv.Close()
+	bound := *w.parts.Services[0] // echo, of server
+	bound.Waypoint = wpRef("ns", "wp")
+	w.parts.Services[0], w.parts.Services[2] = &bound, svcOf("ns", "headless", "")
+	w.parts.Waypoints = []*mesh.Waypoint{gateway("ns", "wp", "10.72.0.99")}
+	w.publish(w.parts)
+	outside, node := w.pods["outside"].Namespace(), w.pods["server"].Node.Namespace()
+	closed := func(what, got string, err error) {
+		t.Helper()
+		if err == nil {
+			t.Errorf("%s: got %q around the waypoint, want a refusal", what, got)
+		}
+	}
+	open := func(what, want, got string, err error) {
+		t.Helper()
+		if err != nil || got != want {
+			t.Errorf("%s: got %q, %v; want %q", what, got, err, want)
+		}
+	}
+	got, err := w.get(outside, netip.Addr{}, "10.72.0.2:8080")
+	closed("plain text", got, err)
+	got, err = w.curl("client", "http://10.72.0.2:8080/")
+	closed("by the pod's address", got, err)
+	got, err = w.curl("client", "http://echo/")
+	closed("with no waypoint listening", got, err)
+	got, err = w.get(outside, netip.Addr{}, "10.72.0.2:8081")
+	open("other port, plain text", "other port", got, err)
+	got, err = w.curl("client", "http://10.72.0.2:8081/")
+	open("other port, HBONE", "other port", got, err)
+	got, err = w.get(node, host.ProbeAddr, "10.72.0.2:8080")
+	open("host probe", "server saw 169.254.7.127", got, err)
+
+	optional := bound
+	optional.WaypointOptional = true
+	w.parts.Services[0] = &optional
+	w.publish(w.parts)
+	got, err = w.get(outside, netip.Addr{}, "10.72.0.2:8080")
+	open("opted out, plain text", "server saw 10.72.0.4", got, err)
+	got, err = w.curl("client", "http://echo/")
+	open("opted out, no waypoint listening", "server saw 10.72.0.1", got, err)
+	w.close()
+	if log := w.logged(); !strings.Contains(log, "this connection (in plain text) did not come through it: service ns/echo.ns.svc.cluster.local is bound to waypoint ns/wp") {
+		t.Errorf("the access log does not say why:\n%s", log)
+	}
+}
+
 func TestPodsPolicyByAddress(t *testing.T) {
 	w := newPodWorld(t)
 	w.parts.Policies = []*mesh.AuthorizationPolicy{{

@@ -16,6 +16,7 @@ const (
 	flagHTTP2         = "H2_HANDSHAKE_FAILURE"
 	flagNetworkPolicy = "NETWORK_POLICY"
 	flagIdentity      = "IDENTITY_ERROR"
+	flagBinding       = "WAYPOINT_BINDING" // ours: it would have gone around a waypoint
 )
 
 // Refusal is why a connection was not carried. It is made where the decision

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,9 +17,10 @@ import (
 
 // Why connections are closed from this side.
 var (
-	errPolicyChange = &Refusal{Flag: flagDeny, Reason: "connection closed due to policy change"}
-	errDrained      = &Refusal{Flag: flagNone, Reason: "connection closed: drain time is over"}
-	errPodGone      = &Refusal{Flag: flagNone, Reason: "connection closed: the pod was removed"}
+	errPolicyChange  = &Refusal{Flag: flagDeny, Reason: "connection closed due to policy change"}
+	errBindingChange = &Refusal{Flag: flagBinding, Reason: "connection closed: its destination has been bound to a waypoint"}
+	errDrained       = &Refusal{Flag: flagNone, Reason: "connection closed: drain time is over"}
+	errPodGone       = &Refusal{Flag: flagNone, Reason: "connection closed: the pod was removed"}
 )
 
 // connection is one connection that the proxy carries, from before its first
@@ -202,44 +204,66 @@ func (p *Proxy) recheck(s *mesh.Snapshot, c *connection) error {
 	if w == nil {
 		return nil // its pod is being removed, which ends the connection
 	}
-	if v := p.pol.of(s, w).Decide(c.facts); !v.Allowed {
+	r := p.pol.of(s, w)
+	if v := r.l4.Decide(c.facts); !v.Allowed {
 		return errPolicyChange
+	}
+	// What was admitted through a waypoint ends when that ends it: a service that moves to
+	// another waypoint, or to none, breaks no request.
+	if b := r.binding.refusal(c.facts.Destination.Port(), c.facts.Peer); b != nil && !isWaypoint(s, c.facts.Peer) {
+		return errBindingChange
 	}
 	return nil
 }
 
-// policyCache keeps the compiled policies of workloads, for one snapshot.
+// isWaypoint reports whether an identity is that of a waypoint.
+func isWaypoint(s *mesh.Snapshot, id mesh.Identity) bool {
+	return slices.ContainsFunc(s.Waypoints, func(w *mesh.Waypoint) bool { return w.Identity == id })
+}
+
+// rules are what decides about connections to a workload.
+type rules struct {
+	binding *binding
+	l4      *policy.L4
+}
+
+// policyCache keeps the compiled rules of workloads, for one snapshot.
 type policyCache struct {
 	mu   sync.Mutex
 	snap *mesh.Snapshot
-	sets map[*mesh.Workload]*policy.L4
+	sets map[*mesh.Workload]*rules
 }
 
-func (c *policyCache) of(s *mesh.Snapshot, w *mesh.Workload) *policy.L4 {
+func (c *policyCache) of(s *mesh.Snapshot, w *mesh.Workload) *rules {
 	c.mu.Lock()
 	if c.snap == nil || c.snap.Version < s.Version {
-		c.snap, c.sets = s, map[*mesh.Workload]*policy.L4{}
+		c.snap, c.sets = s, map[*mesh.Workload]*rules{}
 	}
 	mine := c.snap == s
-	if l := c.sets[w]; mine && l != nil {
+	if r := c.sets[w]; mine && r != nil {
 		c.mu.Unlock()
-		return l
+		return r
 	}
 	c.mu.Unlock()
-	l := policy.CompileL4(s, w)
+	r := &rules{bindingOf(s, w), policy.CompileL4(s, w)}
 	if mine {
 		c.mu.Lock()
 		if c.snap == s {
-			c.sets[w] = l
+			c.sets[w] = r
 		}
 		c.mu.Unlock()
 	}
-	return l
+	return r
 }
 
-// decide is the policies' verdict about c as the mesh is now; nil is consent.
+// decide is the verdict about c as the mesh is now, of the waypoints and then of the
+// policies; nil is consent.
 func (p *Proxy) decide(w *mesh.Workload, c *connection) *Refusal {
-	v, would := p.watched.Connection(p.pol.of(p.snapshot(), w), c.facts)
+	rules := p.pol.of(p.snapshot(), w)
+	if r := rules.binding.refusal(c.facts.Destination.Port(), c.facts.Peer); r != nil {
+		return r
+	}
+	v, would := p.watched.Connection(rules.l4, c.facts)
 	c.would = would
 	if v.Allowed {
 		return nil

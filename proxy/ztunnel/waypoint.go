@@ -13,11 +13,11 @@ type waypointAt struct {
 	id   mesh.Identity
 }
 
-// waypointHop sends req to the waypoint ref. There is no way around it: a
-// waypoint that is unknown or has no instance left to try is a refusal. svc is
-// the addressed service, or nil.
+// waypointHop sends req to the waypoint ref, to which what was addressed is bound: a
+// workload or, if svc is not nil, that service. A waypoint that is unknown or has no instance
+// left to try is a refusal; whether there is a way around it is for the caller to know.
 func waypointHop(s *mesh.Snapshot, req OutboundRequest, ref *mesh.WaypointRef, svc *mesh.Service) (Hop, error) {
-	at, err := resolveWaypoint(s, req, ref)
+	at, err := resolveWaypoint(s, req, ref, svc)
 	if err != nil {
 		return Hop{}, err
 	}
@@ -34,23 +34,28 @@ func waypointHop(s *mesh.Snapshot, req OutboundRequest, ref *mesh.WaypointRef, s
 }
 
 // resolveWaypoint chooses one instance of the waypoint ref that was not tried.
-func resolveWaypoint(s *mesh.Snapshot, req OutboundRequest, ref *mesh.WaypointRef) (waypointAt, error) {
+func resolveWaypoint(s *mesh.Snapshot, req OutboundRequest, ref *mesh.WaypointRef, svc *mesh.Service) (waypointAt, error) {
 	port := ref.Port
 	if port == 0 {
 		port = PortHBONE
 	}
 	var p instancePick
 	p.req = &req
-	switch known := waypointInstances(s, req.Source, ref, port, p.offer); {
-	case !known:
-		return waypointAt{}, refuse(0, flagConnect, "unknown waypoint: %s", refString(ref))
-	case p.n > 0:
+	known := waypointInstances(s, req.Source, ref, port, p.offer)
+	if p.n > 0 {
 		return p.best, nil
-	case p.tried:
-		return waypointAt{}, refuse(0, flagConnect, "waypoint %s could not be reached; traffic is not passed around it", refString(ref))
-	default:
-		return waypointAt{}, refuse(0, flagConnect, "waypoint %s has no ready instance; traffic is not passed around it", refString(ref))
 	}
+	why := "has no ready instance"
+	if !known {
+		why = "is not known"
+	} else if p.tried {
+		why = "could not be reached"
+	}
+	what := "workload " + req.Target.Addr().String()
+	if svc != nil {
+		what = "service " + svc.Key.String()
+	}
+	return waypointAt{}, refuse(0, flagBinding, "waypoint %s, to which %s is bound, %s; traffic is not passed around it (%s)", refString(ref), what, why, optOut)
 }
 
 // instancePick keeps one of the instances that it is offered, each with the
@@ -138,6 +143,8 @@ func waypointHas(s *mesh.Snapshot, ref *mesh.WaypointRef, src *mesh.Workload, ad
 
 func refString(ref *mesh.WaypointRef) string {
 	switch {
+	case ref == nil:
+		return ""
 	case ref.Name != mesh.Name{}:
 		return ref.Name.String()
 	case ref.Service != mesh.ServiceKey{}:

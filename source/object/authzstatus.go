@@ -24,10 +24,17 @@ func (t *translator) authzStatus(o *Object, spec *AuthorizationPolicySpec, p *me
 		}})
 		return
 	}
+	t.setStatus(o, targetStatuses(o, spec.TargetRef != nil, p.TargetRefs, func(path string, ref mesh.TargetRef, name mesh.Name) mesh.Condition {
+		return t.waypointCondition(path, p, ref, name)
+	}))
+}
+
+// targetStatuses has a condition for each of the targets of o, of which the first may be its targetRef.
+func targetStatuses(o *Object, single bool, refs []mesh.TargetRef, condition func(path string, ref mesh.TargetRef, name mesh.Name) mesh.Condition) []mesh.ParentStatus {
 	var parents []mesh.ParentStatus
-	for i, ref := range p.TargetRefs {
+	for i, ref := range refs {
 		path := elem("spec.targetRefs", i)
-		if spec.TargetRef != nil {
+		if single {
 			path = elem("spec.targetRefs", i-1)
 			if i == 0 {
 				path = "spec.targetRef"
@@ -39,16 +46,25 @@ func (t *translator) authzStatus(o *Object, spec *AuthorizationPolicySpec, p *me
 		}
 		parents = append(parents, mesh.ParentStatus{
 			Parent:     mesh.ParentRef{Group: ref.Group, Kind: ref.Kind, Name: name},
-			Conditions: []mesh.Condition{t.waypointCondition(path, p, ref, name)},
+			Conditions: []mesh.Condition{condition(path, ref, name)},
 		})
 	}
-	t.setStatus(o, parents)
+	return parents
+}
+
+// targetCondition is what the trail says of the target at path, with a condition of type kind; ok is false where it says nothing.
+func (t *translator) targetCondition(kind, path string) (c mesh.Condition, ok bool) {
+	i := slices.IndexFunc(t.trail, func(x pending) bool { return strings.HasPrefix(x.path, path+".") })
+	if i < 0 {
+		return c, false
+	}
+	return badCondition(kind, targetReason(t.trail[i].reason), t.trail[i].path+": "+t.trail[i].message), true
 }
 
 // waypointCondition is what became of p at one target.
 func (t *translator) waypointCondition(path string, p *mesh.AuthorizationPolicy, ref mesh.TargetRef, name mesh.Name) mesh.Condition {
-	if i := slices.IndexFunc(t.trail, func(x pending) bool { return strings.HasPrefix(x.path, path+".") }); i >= 0 {
-		return badCondition(conditionWaypoint, targetReason(t.trail[i].reason), t.trail[i].path+": "+t.trail[i].message)
+	if c, ok := t.targetCondition(conditionWaypoint, path); ok {
+		return c
 	}
 	if p.Invalid != "" {
 		return badCondition(conditionWaypoint, reasonInvalid, p.Invalid+"; until it is corrected the policy refuses everything here")

@@ -76,7 +76,7 @@ func (t *translator) gatherEntry(o *Object, v *ServiceEntry) {
 func (t *translator) bindEntry(e *entry, labels map[string]string) {
 	t.bindService(e.hosts[0], labels, nil)
 	for _, s := range e.hosts[1:] {
-		s.model.Waypoint = e.hosts[0].model.Waypoint
+		s.model.Waypoint, s.model.WaypointOptional = e.hosts[0].model.Waypoint, e.hosts[0].model.WaypointOptional
 	}
 }
 

@@ -1,8 +1,11 @@
 package object
 
 import (
+	"strings"
+
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/source/strictyaml"
+	"go.yaml.in/yaml/v3"
 )
 
 // meshConfigName and meshConfigKey are where Istio keeps its MeshConfig: under
@@ -19,13 +22,22 @@ type meshConfig struct {
 	object *Object
 
 	trustDomainAliases []string
+	paths              pathNormalization
+	trustedProxies     uint32
+	extensionProviders []extensionProvider
 }
+
+// fieldTrustedProxies is how many proxies stand before the mesh's gateways.
+const fieldTrustedProxies = "defaultConfig.gatewayTopology.numTrustedProxies"
 
 // fields are the fields that are read, in order, by their names in MeshConfig.
 // Within each, reading is strict: what it does not know is a problem.
 func (c *meshConfig) fields() []meshField {
 	return []meshField{
 		{"trustDomainAliases", &c.trustDomainAliases},
+		{"pathNormalization", &c.paths},
+		{fieldTrustedProxies, &c.trustedProxies},
+		{"extensionProviders", &c.extensionProviders},
 	}
 }
 
@@ -61,7 +73,7 @@ func (t *translator) readMeshConfig() {
 			return
 		}
 		for _, f := range c.fields() {
-			if node := strictyaml.Field(docs[0], f.name); node != nil {
+			if node := fieldAt(docs[0], f.name); node != nil {
 				for _, e := range strictyaml.Decode(node, f.into) {
 					at := c.path(f.name)
 					if e.Path != "" {
@@ -72,6 +84,14 @@ func (t *translator) readMeshConfig() {
 			}
 		}
 	}
+}
+
+// fieldAt returns the field at a path of names with dots between them, or nil.
+func fieldAt(n *yaml.Node, path string) *yaml.Node {
+	for name := range strings.SplitSeq(path, ".") {
+		n = strictyaml.Field(n, name)
+	}
+	return n
 }
 
 // joint is what stands between a field and a path below it.

@@ -26,12 +26,11 @@ func (t *translator) requestAuthentication(o *Object, v *RequestAuthentication) 
 	var targets mesh.AuthorizationPolicy
 	t.policyTargets(o, &AuthorizationPolicySpec{Selector: spec.Selector, TargetRef: spec.TargetRef, TargetRefs: spec.TargetRefs}, &targets)
 	p.TargetRefs = targets.TargetRefs
-	targeted := t.refused()
 
 	skew := t.span(o, "metadata.annotations["+annotationSkew+"]", v.Annotations[annotationSkew])
 	if n := len(spec.JWTRules); n > maxJWTRules {
 		t.bad(o, "spec.jwtRules", "it has %d rules; at most %d are possible: make several of it", n, maxJWTRules)
-		spec = &RequestAuthenticationSpec{}
+		spec = &RequestAuthenticationSpec{TargetRef: spec.TargetRef}
 	}
 	for i := range spec.JWTRules {
 		r := t.jwtRule(o, elem("spec.jwtRules", i), &spec.JWTRules[i])
@@ -45,32 +44,24 @@ func (t *translator) requestAuthentication(o *Object, v *RequestAuthentication) 
 	if len(v.Spec.JWTRules) == 0 && p.Invalid == "" {
 		t.note(o, "a RequestAuthentication without jwtRules has no effect")
 	}
-	t.tokenStatus(o, p, targeted)
+	t.tokenStatus(o, spec.TargetRef != nil, p)
 	return p
 }
 
-// tokenStatus says what became of p at each of its targets; targeted is what is wrong with these.
-func (t *translator) tokenStatus(o *Object, p *mesh.RequestAuthentication, targeted string) {
-	c := goodCondition(conditionAccepted)
-	switch {
-	case targeted != "":
-		c = badCondition(conditionAccepted, "TargetNotFound", targeted)
-	case p.Invalid != "":
-		c = badCondition(conditionAccepted, reasonInvalid, p.Invalid)
+// tokenStatus says what became of p at each of its targets. The trail is of its translation.
+func (t *translator) tokenStatus(o *Object, single bool, p *mesh.RequestAuthentication) {
+	if len(p.TargetRefs) == 0 {
+		return
 	}
-	var parents []mesh.ParentStatus
-	for _, ref := range p.TargetRefs {
-		name := mesh.Name{Namespace: o.Name.Namespace, Name: ref.Name}
-		if ref.Kind == "GatewayClass" {
-			name.Namespace = ""
+	t.setStatus(o, targetStatuses(o, single, p.TargetRefs, func(path string, _ mesh.TargetRef, _ mesh.Name) mesh.Condition {
+		if c, ok := t.targetCondition(conditionAccepted, path); ok {
+			return c
 		}
-		parents = append(parents, mesh.ParentStatus{
-			Parent: mesh.ParentRef{Group: ref.Group, Kind: ref.Kind, Name: name}, Conditions: []mesh.Condition{c},
-		})
-	}
-	if len(parents) > 0 {
-		t.setStatus(o, parents)
-	}
+		if p.Invalid != "" {
+			return badCondition(conditionAccepted, reasonInvalid, p.Invalid+"; until it is corrected requests with tokens are refused here")
+		}
+		return goodCondition(conditionAccepted)
+	}))
 }
 
 func (t *translator) jwtRule(o *Object, path string, in *JWTRule) mesh.JWTRule {

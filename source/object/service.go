@@ -183,6 +183,7 @@ func (t *translator) bindService(s *service, labels map[string]string, own *wayp
 	if !said {
 		w = t.namespace(s.obj.Name.Namespace).waypoint
 	}
+	s.model.WaypointOptional = t.permissive(s.obj, "metadata.labels", labels, s.obj.Name.Namespace)
 	switch {
 	case w == nil:
 	case w.serves(mesh.WaypointForService):

@@ -86,6 +86,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 		waypoints:  map[mesh.Name]*waypoint{},
 		gateways:   map[mesh.Name]*Object{},
 		accountWps: map[mesh.Name]*waypoint{},
+		absentWps:  map[mesh.Name]*waypoint{},
 		services:   map[mesh.Name]*service{},
 		byHost:     map[mesh.ServiceKey]*service{},
 		statuses:   map[objectKey]*mesh.Status{},
@@ -97,6 +98,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 	t.past.look(objects)
 	t.readMeshConfig()
 	t.aliasTrustDomains()
+	t.checkReading()
 	t.reserve(objects)
 	t.gatherWaypoints(objects) // before whatever may name one
 	t.bindNamespaces()
@@ -138,11 +140,13 @@ type objectKey struct {
 // translator is one run of Translate.
 type translator struct {
 	report
-	opts  Options
-	past  *past
-	mesh  meshConfig
-	parts mesh.Parts
-	pods  []Pod
+	opts Options
+	past *past
+	mesh meshConfig
+	// providers are those that policies of action CUSTOM have asked for.
+	providers map[string]*mesh.ExtAuthz
+	parts     mesh.Parts
+	pods      []Pod
 
 	byKey      map[objectKey]*Object
 	namespaces map[string]*namespace
@@ -152,6 +156,7 @@ type translator struct {
 	gateways   map[mesh.Name]*Object
 	waypoints  map[mesh.Name]*waypoint
 	accountWps map[mesh.Name]*waypoint // by namespace and service account
+	absentWps  map[mesh.Name]*waypoint // those that are named and do not exist
 	serviceSeq []*service
 	services   map[mesh.Name]*service // Kubernetes Services
 	entries    []*entry               // ServiceEntries
@@ -169,10 +174,11 @@ type translator struct {
 // namespace is what a namespace says about the objects in it. There is one for
 // every namespace that an object is in, whether or not it is written down.
 type namespace struct {
-	obj      *Object // nil when not written down
-	labels   map[string]string
-	ambient  bool
-	waypoint *waypoint // by istio.io/use-waypoint, nil for none
+	obj        *Object // nil when not written down
+	labels     map[string]string
+	ambient    bool
+	waypoint   *waypoint // by istio.io/use-waypoint, nil for none
+	permissive bool      // by the label of waypoint bindings
 }
 
 // index refuses names that are bad or taken, and fills the maps of what others
@@ -240,6 +246,7 @@ func (t *translator) bindNamespaces() {
 			ns.ambient = mode == "ambient"
 		}
 		ns.waypoint, _ = t.boundWaypoint(ns.obj, "metadata.labels", ns.labels, name)
+		ns.permissive = t.permissive(ns.obj, "metadata.labels", ns.labels, "")
 	}
 }
 

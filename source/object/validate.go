@@ -19,6 +19,7 @@ const (
 	labelWaypoint    = "istio.io/use-waypoint"
 	labelWaypointNS  = "istio.io/use-waypoint-namespace"
 	labelWaypointFor = "istio.io/waypoint-for"
+	labelBinding     = "policy.cairnproxy.dev/waypoint-binding"
 	labelGatewayName = "gateway.networking.k8s.io/gateway-name"
 	labelTunnel      = "networking.istio.io/tunnel"
 	annotationForSA  = "istio.io/for-service-account"

@@ -30,6 +30,8 @@ type waypoint struct {
 	uses     *waypoint
 	usesObj  *Object
 	usesPath string
+	// absent stands for a waypoint that is named and does not exist.
+	absent bool
 }
 
 // serves reports whether a waypoint takes traffic to services or to workloads.
@@ -73,6 +75,7 @@ func (t *translator) gatherWaypoint(o *Object, gw *gwv1.Gateway) {
 	}}
 	t.waypointListener(w)
 	w.model.For = t.waypointFor(w)
+	t.readWaypoint(w)
 	w.ref = &mesh.WaypointRef{Name: o.Name, Port: w.model.Port}
 	t.waypoints[o.Name] = w
 	t.parts.Waypoints = append(t.parts.Waypoints, w.model)
@@ -186,10 +189,8 @@ func (t *translator) boundWaypoint(o *Object, path string, labels map[string]str
 	}
 	w = t.waypoints[at]
 	switch {
-	case w == nil && t.gateways[at] != nil:
-		t.bad(o, path, "Gateway %s is not a waypoint; name one of class cairn-waypoint", at)
 	case w == nil:
-		t.bad(o, path, "waypoint %s does not exist; add a Gateway of class cairn-waypoint by that name, or remove the label", at)
+		return t.absentWaypoint(o, path, at), true
 	case w.model.ForServiceAccount != "" && o != w.obj:
 		t.bad(o, path, "waypoint %s serves the workloads of service account %s and nothing else; remove its %s annotation or this label", at, w.model.ForServiceAccount, annotationForSA)
 		return nil, true

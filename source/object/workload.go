@@ -101,6 +101,7 @@ func (t *translator) podTemplate(o *Object, prefix string, tmpl *template, owner
 // one of its service account, else its namespace's.
 func (t *translator) bindWorkload(w *mesh.Workload, o *Object, path string, labels map[string]string) {
 	wp, said := t.boundWaypoint(o, path, labels, w.Namespace)
+	w.WaypointOptional = t.permissive(o, path, labels, w.Namespace)
 	if !said {
 		if acc := t.accountWps[mesh.Name{Namespace: w.Namespace, Name: w.ServiceAccount}]; acc != nil && acc.model.For != mesh.WaypointForNone {
 			w.Waypoint, w.ServiceAccountWaypoint = acc.ref, true
@@ -110,7 +111,7 @@ func (t *translator) bindWorkload(w *mesh.Workload, o *Object, path string, labe
 	}
 	switch {
 	case wp == nil:
-	case wp.serves(mesh.WaypointForWorkload):
+	case wp.serves(mesh.WaypointForWorkload), said && wp.absent:
 		w.Waypoint = wp.ref
 	case said && wp.model.For != mesh.WaypointForNone:
 		t.note(o, "waypoint %s takes traffic to services only: it does not serve this workload (set its label %s to workload or all)", wp.model.Name, labelWaypointFor)

@@ -219,5 +219,5 @@ func TrailerAllowed(name string) bool {
 		"content-encoding", "content-type", "content-range":
 		return false
 	}
-	return true
+	return !ClaimsIdentity(name) && !ClaimsAddress(name)
 }

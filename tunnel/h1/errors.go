@@ -1,5 +1,7 @@
 package h1
 
+import "cairnproxy.dev/cairn/mesh"
+
 // ParseError says why a message was refused. All of them are static: making one
 // costs nothing, and none carries bytes of the message.
 //
@@ -77,6 +79,16 @@ type Limits struct {
 	// RefuseUnderscores refuses field names with an underscore, which backends
 	// in the CGI tradition cannot tell from a hyphen.
 	RefuseUnderscores bool
+	// Paths is how far paths are normalised; BASE by default.
+	Paths mesh.PathLevel
+}
+
+// PathLevel returns how far paths are normalised.
+func (l *Limits) PathLevel() mesh.PathLevel {
+	if l == nil {
+		return mesh.PathBase
+	}
+	return l.Paths
 }
 
 const (

@@ -17,7 +17,7 @@ const maxMethod = 32
 // lim may be nil.
 //
 // head is rewritten in place (names and the authority in lower case, the path
-// normalised), and the strings of req and f alias it: head must stay as it is
+// normalised as lim says), and the strings of req and f alias it: head must stay as it is
 // for as long as they are used. req.Fields is reused. After an error req and f
 // mean nothing.
 //
@@ -42,7 +42,7 @@ func ParseRequest(head []byte, lim *Limits, req *mesh.Request, f *Framing) error
 	if req.Fields, err = p.fields(req.Fields[:0], lim); err != nil {
 		return err
 	}
-	if err := p.setTarget(target, req); err != nil {
+	if err := p.setTarget(target, lim.PathLevel(), req); err != nil {
 		return err
 	}
 	return p.requestFraming(f)
@@ -100,7 +100,7 @@ func checkMethod(m []byte) error {
 }
 
 // setTarget reads the target and finds the authority (RFC 9112, 3.2 and 3.3).
-func (p *headParser) setTarget(target []byte, req *mesh.Request) error {
+func (p *headParser) setTarget(target []byte, level mesh.PathLevel, req *mesh.Request) error {
 	req.Scheme, req.Authority, req.Host = "http", "", ""
 	if p.hasHost {
 		if err := SetAuthority(p.host, req); err != nil {
@@ -110,13 +110,13 @@ func (p *headParser) setTarget(target []byte, req *mesh.Request) error {
 		return errHostMissing
 	}
 	if target[0] == '/' || target[0] == '*' {
-		return SetPath(target, req)
+		return SetPathAs(level, target, req)
 	}
-	return setAbsolute(target, req)
+	return setAbsolute(target, level, req)
 }
 
 // setAbsolute reads a target in absolute form.
-func setAbsolute(target []byte, req *mesh.Request) error {
+func setAbsolute(target []byte, level mesh.PathLevel, req *mesh.Request) error {
 	scheme, rest, ok := bytes.Cut(target, []byte("://"))
 	switch {
 	case !ok:
@@ -146,7 +146,7 @@ func setAbsolute(target []byte, req *mesh.Request) error {
 		req.Path = "/"
 		return err
 	}
-	return SetPath(rest, req)
+	return SetPathAs(level, rest, req)
 }
 
 // requestFraming fills f (RFC 9112, 6.3).

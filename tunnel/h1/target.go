@@ -27,16 +27,46 @@ import (
 //   - overlong UTF-8 (%C0%AE, which is no dot, and to old decoders is one).
 //
 // Normalising twice is the same as once.
-func NormalizePath(path []byte) ([]byte, error) {
-	if len(path) == 0 || path[0] != '/' && path[0] != '\\' {
+func NormalizePath(path []byte) ([]byte, error) { return NormalizePathAs(mesh.PathBase, path) }
+
+// NormalizePathAs is NormalizePath for any of Istio's levels. What it refuses is the
+// same for all but NONE, which leaves the path alone and refuses only malformed escapes,
+// %00, and what may not stand in a path.
+func NormalizePathAs(level mesh.PathLevel, path []byte) ([]byte, error) {
+	if len(path) == 0 || path[0] != '/' && (path[0] != '\\' || level == mesh.PathNone) {
 		return nil, errTarget
+	}
+	if level == mesh.PathNone {
+		return path, checkPath(path)
 	}
 	path[0] = '/'
 	w, segment := 1, 1 // path[:w] is done; the current segment starts at segment
 	for r := 1; r < len(path); r++ {
 		c := path[r]
+		slash := c == '/' || c == '\\'
+		if c == '%' {
+			if r+2 >= len(path) {
+				return nil, errEscape
+			}
+			hi, lo := hexValue[path[r+1]], hexValue[path[r+2]]
+			v := hi<<4 | lo
+			if hi == 0xff || lo == 0xff || v == 0 {
+				return nil, errEscape
+			}
+			slash = level == mesh.PathDecode && (v == '/' || v == '\\')
+			if class[v]&classUnreserved == 0 && !slash {
+				if v >= 0xc0 && overlong(v, path[r+3:]) {
+					return nil, errOverlong
+				}
+				w += copy(path[w:], path[r:r+3])
+				r += 2
+				continue
+			}
+			c = v
+			r += 2
+		}
 		switch {
-		case c == '/' || c == '\\':
+		case slash:
 			keep, err := endSegment(path, segment, w)
 			if err != nil {
 				return nil, err
@@ -49,25 +79,6 @@ func NormalizePath(path []byte) ([]byte, error) {
 			}
 			segment = w
 			continue
-		case c == '%':
-			if r+2 >= len(path) {
-				return nil, errEscape
-			}
-			hi, lo := hexValue[path[r+1]], hexValue[path[r+2]]
-			v := hi<<4 | lo
-			if hi == 0xff || lo == 0xff || v == 0 {
-				return nil, errEscape
-			}
-			if class[v]&classUnreserved == 0 {
-				if v >= 0xc0 && overlong(v, path[r+3:]) {
-					return nil, errOverlong
-				}
-				w += copy(path[w:], path[r:r+3])
-				r += 2
-				continue
-			}
-			c = v
-			r += 2
 		case class[c]&classPath == 0:
 			return nil, errTargetByte
 		}
@@ -78,7 +89,41 @@ func NormalizePath(path []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return path[:end], nil
+	path = path[:end]
+	if level == mesh.PathMerge || level == mesh.PathDecode {
+		path = mergeSlashes(path)
+	}
+	return path, nil
+}
+
+// mergeSlashes makes one slash of several, in place. It comes after dot segments are
+// resolved, as Envoy has it: "/a//../b" is "/a/b".
+func mergeSlashes(path []byte) []byte {
+	i := bytes.Index(path, []byte("//"))
+	if i < 0 {
+		return path
+	}
+	w := i + 1
+	for _, c := range path[w:] {
+		if c != '/' || path[w-1] != '/' {
+			path[w] = c
+			w++
+		}
+	}
+	return path[:w]
+}
+
+// checkPath says what of a path that is left alone may not stand in one.
+func checkPath(path []byte) error {
+	for i, c := range path {
+		if class[c]&classPath == 0 {
+			return errTargetByte
+		}
+		if c == '%' && (i+2 >= len(path) || hexValue[path[i+1]] == 0xff || hexValue[path[i+2]] == 0xff || hexValue[path[i+1]]|hexValue[path[i+2]] == 0) {
+			return errEscape
+		}
+	}
+	return nil
 }
 
 // endSegment is closeSegment after a look at what the segment hides.
@@ -163,7 +208,10 @@ func closeSegment(path []byte, start, end int) int {
 // SetPath reads b, a request target in origin form ("/path?query") or the
 // asterisk of OPTIONS, and sets req.Path (normalised), Query and HasQuery. They
 // alias b, which is rewritten in place. It serves :path of HTTP/2 as well.
-func SetPath(b []byte, req *mesh.Request) error {
+func SetPath(b []byte, req *mesh.Request) error { return SetPathAs(mesh.PathBase, b, req) }
+
+// SetPathAs is SetPath for any of Istio's levels.
+func SetPathAs(level mesh.PathLevel, b []byte, req *mesh.Request) error {
 	if len(b) == 1 && b[0] == '*' && req.Method == options {
 		req.Path, req.Query, req.HasQuery = "*", "", false
 		return nil
@@ -171,7 +219,8 @@ func SetPath(b []byte, req *mesh.Request) error {
 	if len(b) == 0 || b[0] != '/' {
 		return errTarget
 	}
-	i, look := 0, false
+	// Most paths are what they will be; those of other levels than BASE are not looked at twice.
+	i, look := 0, level != mesh.PathBase
 	for ; i < len(b); i++ {
 		c := class[b[i]]
 		if c == classPath {
@@ -194,7 +243,7 @@ func SetPath(b []byte, req *mesh.Request) error {
 	}
 	if look {
 		var err error
-		if path, err = NormalizePath(path); err != nil {
+		if path, err = NormalizePathAs(level, path); err != nil {
 			return err
 		}
 	}
