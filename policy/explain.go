@@ -2,8 +2,10 @@ package policy
 
 import (
 	"cmp"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
 )
@@ -29,6 +31,8 @@ type Step struct {
 	Error string
 	// Decided is true for the rule by which the request was allowed or refused.
 	Decided bool
+	// Fields are the header fields that the rule looks at; TokenField for the token in one.
+	Fields []string
 }
 
 // Explain decides about a request as DecideAnd does, with the same rules, and tells what each of them
@@ -96,6 +100,7 @@ func (s *set) explain(f *facts) (v Verdict, out []Step) {
 				st.Action = r.effect
 			}
 			st.Matched, st.Failed, st.Error = r.explain(f)
+			st.Fields = r.fields()
 			out = append(out, st)
 		}
 	}
@@ -149,6 +154,68 @@ func (r *rule) explain(f *facts) (matched bool, failed, fault string) {
 		fault = err.Error()
 	}
 	return matched, failed, fault
+}
+
+// TokenField stands for the request's token among the names of header fields.
+const TokenField = "(token)"
+
+// fieldsInText finds the names of header fields in an expression.
+var fieldsInText = regexp.MustCompile(`request\.headers\[["']([^"']+)["']\]|["']([^"']+)["'] in request\.headers|request\.headers\.([A-Za-z0-9_]+)`)
+
+// fields are the header fields that r is about.
+func (r *rule) fields() []string {
+	var out []string
+	add := func(name string) {
+		if name = strings.ToLower(name); !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	for _, c := range r.clauses {
+		for _, a := range c {
+			for i := range a {
+				switch a[i].attr {
+				case attrHeader:
+					add(a[i].header)
+				case attrRequestPrincipal, attrAudience, attrPresenter, attrClaim:
+					add(TokenField)
+				default:
+				}
+			}
+		}
+	}
+	if r.when == nil {
+		return out
+	}
+	text := r.when.String()
+	for _, m := range fieldsInText.FindAllStringSubmatch(text, -1) {
+		add(m[1] + m[2] + m[3])
+	}
+	if n := strings.Count(text, "request.headers"); n > len(fieldsInText.FindAllString(text, -1)) {
+		add("(any header field)")
+	}
+	for word, name := range map[string]string{"request.referer": "referer", "request.useragent": "user-agent", "jwt.": TokenField} {
+		if strings.Contains(text, word) {
+			add(name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Fields returns the names of the header fields that some rule looks at, and TokenField where one looks at a
+// token, in order.
+func (l *L7) Fields() []string {
+	if l == nil {
+		return nil
+	}
+	var out []string
+	for _, g := range l.set.groups() {
+		for i := range g.rules {
+			out = append(out, g.rules[i].fields()...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // failed is the first predicate of the first alternative that does not hold.

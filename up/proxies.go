@@ -159,7 +159,7 @@ func buildWaypoint(s spec, d deps, sh *shell.Shell, cache *identity.Cache) (*bui
 	if err != nil {
 		return nil, err
 	}
-	sh.Config = p.ConfigDump
+	sh.Config, sh.Pages = p.ConfigDump, p.Pages()
 	run := func(ctx context.Context) error {
 		report := func(ctx context.Context) error {
 			select {

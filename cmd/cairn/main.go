@@ -99,6 +99,7 @@ manifests, with or without a cluster.`,
 		newCACommand(),
 		newCheckCommand(),
 		newConfigCommand(),
+		newExplainCommand(),
 		newSampleCommand(),
 		newVersionCommand(),
 	)

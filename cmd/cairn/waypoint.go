@@ -124,7 +124,7 @@ func (f *waypointFlags) run(ctx context.Context, a *app, stdout io.Writer) error
 	if err != nil {
 		return err
 	}
-	sh.Config = p.ConfigDump
+	sh.Config, sh.Pages = p.ConfigDump, p.Pages()
 	follow := func(ctx context.Context) error { return src.Run(ctx, store, a.logReload) }
 	trim := func(ctx context.Context) error { return giveBackMemory(ctx, a.log, store, false) }
 	a.log.Info("waypoint starts", "gateway", name.String(), "address", address.String(), "identity", own.String())

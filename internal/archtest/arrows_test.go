@@ -21,6 +21,8 @@ var arrows = []arrow{
 	{"mesh", nil},
 	{"router", []string{"mesh"}},
 	{"policy", []string{"mesh", "expr"}},
+	{"explain", []string{"policy", "telemetry/decision", "mesh"}},
+	{"explain/*", []string{"explain", "proxy/*", "source", "source/*", "policy", "identity", "telemetry", "telemetry/decision", "mesh"}},
 	{"expr", []string{"mesh"}},
 
 	{"filters/builtin", []string{"filters", "filters/*", "mesh"}},
@@ -46,7 +48,7 @@ var arrows = []arrow{
 	{"source", []string{"mesh"}},
 	{"source/*", []string{"source", "source/*", "expr", "mesh"}},
 
-	{"proxy/*", []string{"proxy/*", "tunnel", "tunnel/*", "router", "filters", "filters/*", "upstream", "upstream/*", "policy", "identity", "telemetry", "mesh", "host"}},
+	{"proxy/*", []string{"proxy/*", "tunnel", "tunnel/*", "router", "filters", "filters/*", "upstream", "upstream/*", "policy", "explain", "identity", "telemetry", "telemetry/*", "mesh", "host"}},
 
 	{"sample", []string{"sample/*"}},
 	{"sample/*", []string{"sample", "sample/*"}},
@@ -54,7 +56,7 @@ var arrows = []arrow{
 	{"host/*", []string{"host", "mesh"}},
 
 	{"up", []string{"proxy/*", "source", "source/*", "identity", "identity/*", "telemetry", "sample", "host", "host/*", "mesh"}},
-	{"cmd/*", []string{"up", "proxy/*", "source", "source/*", "identity", "identity/*", "telemetry", "sample", "sample/*", "host", "host/*", "mesh"}},
+	{"cmd/*", []string{"up", "explain", "explain/*", "proxy/*", "source", "source/*", "identity", "identity/*", "telemetry", "telemetry/*", "sample", "sample/*", "host", "host/*", "mesh"}},
 
 	// Test plumbing: may use what it tests.
 	{"internal/*", []string{"mesh", "identity", "tunnel", "tunnel/*", "source", "internal/*"}},

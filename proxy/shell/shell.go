@@ -56,6 +56,8 @@ type Shell struct {
 	Ready *telemetry.Readiness
 	// Config, if set, returns what the proxy believes, for the admin server.
 	Config func() any
+	// Pages are further pages of the admin server.
+	Pages []telemetry.Page
 
 	o       Options
 	serving func()
@@ -143,7 +145,7 @@ func (s *Shell) Run(ctx context.Context, proxy task, others ...task) error {
 func (s *Shell) servers(quit func()) ([]*telemetry.Server, error) {
 	admin, err := telemetry.NewAdmin(telemetry.AdminOptions{
 		Addr: s.o.Admin, Flag: s.o.AdminFlag, Config: s.Config, Level: s.o.Level,
-		Quit: quit, Ready: s.Ready, Metrics: s.Metrics, Log: s.o.Log,
+		Quit: quit, Ready: s.Ready, Metrics: s.Metrics, Pages: s.Pages, Log: s.o.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -29,9 +29,11 @@ func (c *compiler) port(v *mesh.Service, port *mesh.ServicePort, all []mesh.Rout
 	}
 	if len(sp.routes) == 0 {
 		sp.fallback = c.direct(sp)
+		sp.told = fieldsToTell(sp)
 		return sp
 	}
 	c.tables(sp)
+	sp.told = fieldsToTell(sp)
 	if sp.table == nil { // consumers have routes, others reach the service itself
 		sp.fallback = c.direct(sp)
 	}

@@ -22,6 +22,7 @@ import (
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/telemetry/decision"
 	"cairnproxy.dev/cairn/tunnel"
 	"cairnproxy.dev/cairn/tunnel/h2"
 	"cairnproxy.dev/cairn/tunnel/loop"
@@ -104,6 +105,7 @@ type Proxy struct {
 	runtimes  atomic.Uint64
 	deps      builtin.Deps                      // what filters need, apart from policies
 	below     func(time.Duration) time.Duration // a random one below another
+	decisions decision.Ring                     // about the last requests
 	ready     chan struct{}
 
 	// ctx ends when Run is over, for dials of plain connections.

@@ -45,19 +45,20 @@ func (x *exchange) report(t *loop.Turn) {
 		flag = "-"
 	}
 	s.With(status, g, flag).Observe(int64(d), x.bytesIn, x.bytesOut)
+	dryRun := x.dryRun()
+	x.keepDecision(status, d, flags, dryRun)
 	if x.tun.p.o.AccessLog == nil {
 		return
 	}
 	r := telemetry.Record{
 		Start: x.start, Method: x.req.Method, Protocol: "HTTP/1.1",
-		ResponseCode: status, ResponseFlags: flags, ResponseCodeDetails: x.details, GRPCStatus: g,
+		ResponseCode: status, ResponseFlags: flags, ResponseCodeDetails: x.details, GRPCStatus: g, DryRun: dryRun,
 		UpstreamTransportFailureReason: x.cause,
 		BytesReceived:                  x.bytesIn, BytesSent: x.bytesOut, Duration: d, UpstreamServiceTime: -1,
 		RequestID: viewString(x.requestID), Authority: x.req.Authority,
 		DownstreamLocalAddress: x.tun.dst, DownstreamRemoteAddress: x.tun.peer.Addr,
 		SourcePrincipal: x.tun.principalURI,
 	}
-	r.DryRun = x.dryRun()
 	x.tun.logPath(x, &r)
 	if x.req.Proto == 2 {
 		r.Protocol = "HTTP/2"

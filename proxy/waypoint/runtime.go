@@ -12,6 +12,7 @@ import (
 	"cairnproxy.dev/cairn/policy"
 	"cairnproxy.dev/cairn/router"
 	"cairnproxy.dev/cairn/telemetry"
+	"cairnproxy.dev/cairn/telemetry/decision"
 	"cairnproxy.dev/cairn/upstream"
 )
 
@@ -119,6 +120,7 @@ type servicePort struct {
 	chain     filters.Chain                   // before routing: authorization
 	labels    telemetry.ServiceLabels
 	requests  *mesh.RequestPolicy // of all requests to the port; nil for none
+	told      *decision.Fields    // header fields that records tell of; nil for none
 	// What it was compiled from, for the dump.
 	routes   []mesh.RouteAttachment
 	rules    []*rule // of routes
