@@ -11,6 +11,8 @@ type Notes struct {
 	Quota Quota
 	// ResponseFields are added to the response, ours or the endpoint's.
 	ResponseFields mesh.Fields
+	// ResponseEdits are what external authorization changes in the response, ours or the endpoint's.
+	ResponseEdits []FieldEdit
 	// WouldDeny is the policy in dry run that would have refused the request, and WouldAllow one that
 	// would have let pass what was refused. Audited is a policy that asks for a record of it.
 	WouldDeny, WouldAllow, Audited mesh.Name

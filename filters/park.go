@@ -4,10 +4,15 @@ import "time"
 
 // Host is the proxy around an exchange.
 type Host interface {
-	// Await and After are those of Exchange.
+	// Await, After and Body are those of Exchange.
 	Await(cancel func()) Resume
 	After(d time.Duration, then func(*Exchange) Result)
+	Body(n int, then BodyStep) Result
 }
+
+// BodyStep goes on with the beginning of the request's body; whole says that nothing follows it. body
+// is the exchange's memory, and stays where it is: what is sent on begins with it.
+type BodyStep func(x *Exchange, body []byte, whole bool) Result
 
 // Resume ends the waiting of a parked exchange. It is called once, from any goroutine,
 // but not by the step itself before it has returned, nor with a lock held that a step or
@@ -34,6 +39,12 @@ type Resume func(then func(*Exchange) Result)
 //
 // Response steps cannot wait.
 func (x *Exchange) Await(cancel func()) Resume { return x.Host.Await(cancel) }
+
+// Body is for a request step that has to see the request's body, as far as n bytes: it goes on with then as
+// soon as as many have come, or all there are, perhaps at once, and parks the exchange until then. More than n may be
+// there. A client that does not send them for a minute is answered 408. Requests that become
+// something else than HTTP (an upgrade, CONNECT) have no body.
+func (x *Exchange) Body(n int, then BodyStep) Result { return x.Host.Body(n, then) }
 
 // After parks a request step for d: it returns Park, for the step to return.
 // Then then runs as in Resume; nil means Continue. The pause is never shorter than d,

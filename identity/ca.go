@@ -13,7 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"sync"
@@ -179,8 +179,8 @@ func (ca *CA) IssueServer(hosts []string, ttl time.Duration) (*tls.Certificate, 
 	}
 	tmpl := &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	for _, h := range hosts {
-		if ip := net.ParseIP(h); ip != nil {
-			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		if ip, err := netip.ParseAddr(h); err == nil {
+			tmpl.IPAddresses = append(tmpl.IPAddresses, ip.AsSlice())
 		} else {
 			tmpl.DNSNames = append(tmpl.DNSNames, h)
 		}

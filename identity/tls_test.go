@@ -214,7 +214,9 @@ func TestClientRefuses(t *testing.T) {
 	}{
 		{"good", edited(nil), []string{bob.String()}, nil, ""},
 		{"second-of-two", edited(nil), []string{alice.String(), bob.String()}, nil, ""},
-		{"dns-san", edited(func(c *x509.Certificate) { c.URIs[0], c.DNSNames = mustURL(t, alice.String()), []string{"bob.prod.svc"} }), []string{bob.String()}, nil, "another identity"},
+		{"dns-san", edited(func(c *x509.Certificate) {
+			c.URIs[0], c.DNSNames = mustURL(t, alice.String()), []string{"bob.prod.svc"}
+		}), []string{bob.String()}, nil, "another identity"},
 		{"common-name", edited(func(c *x509.Certificate) { c.URIs[0], c.Subject.CommonName = mustURL(t, alice.String()), bob.String() }), []string{bob.String()}, nil, "another identity"},
 		{"other-domain", edited(func(c *x509.Certificate) { c.URIs[0] = mustURL(t, eve.String()) }), []string{bob.String()}, nil, "another identity"},
 		{"not-yet", edited(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), []string{bob.String()}, nil, "certificate is valid from"},

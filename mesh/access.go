@@ -114,12 +114,13 @@ type ExtAuthz struct {
 	// part of it, to PathPrefix and the path.
 	GRPC       bool
 	PathPrefix string
-	// Timeout of one question; 0 means 10 s for MeshConfig's providers and 200 ms for gRPC, as Envoy has it.
+	// Timeout of one question; 0 means 10 s.
 	Timeout time.Duration
 	// FailOpen lets requests pass when there is no answer; otherwise StatusOnError (0: 403) is answered.
 	FailOpen      bool
 	StatusOnError int
-	// Header names, in lower case; a name may end in "*". RequestHeaders are sent beside those that always are.
+	// Header names, in lower case; a name may begin or end with "*". RequestHeaders are all that gRPC is told, or
+	// empty for all there are; by HTTP they are sent beside those that always are. DownstreamOnDeny empty means all.
 	RequestHeaders                                       []string
 	AddHeaders                                           []Field // to the question, HTTP only
 	UpstreamOnAllow, DownstreamOnDeny, DownstreamOnAllow []string

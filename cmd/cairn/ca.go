@@ -27,7 +27,7 @@ func newCACommand() *cobra.Command {
 		Args:  noSuchCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newCAStatusCommand(), newCARotateCommand())
+	cmd.AddCommand(newCAStatusCommand(), newCARotateCommand(), newCARevokeCommand())
 	return cmd
 }
 

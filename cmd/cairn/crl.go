@@ -12,7 +12,7 @@ import (
 const crlUsage = "lists of revoked certificates, PEM; read again when they change (default: " + identity.CRLFile + " beside the roots)"
 
 // openCRL reads the lists of revoked certificates in path, or without one those
-// beside the file of trusted roots. They may come later; what cannot be read is an error.
+// beside the file of trusted roots, if there is one. They may come later; what cannot be read is an error.
 func (a *app) openCRL(path, root string) (*identity.CRL, error) {
 	given := path != ""
 	if !given && root == "" {

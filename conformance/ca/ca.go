@@ -45,7 +45,7 @@ func New(trustDomain string) (*CA, error) {
 		NotAfter:              time.Now().Add(48 * time.Hour),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
@@ -108,6 +108,19 @@ func (c *CA) IssueURI(uri string) (*Leaf, error) {
 		return nil, fmt.Errorf("issuing for %s: %w", uri, err)
 	}
 	return leaf, nil
+}
+
+// CRL is the list of the leaves that the CA takes back, as PEM.
+func (c *CA) CRL(revoked ...*Leaf) ([]byte, error) {
+	tmpl := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(24 * time.Hour)}
+	for _, l := range revoked {
+		tmpl.RevokedCertificateEntries = append(tmpl.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: l.TLS.Leaf.SerialNumber, RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, tmpl, c.cert, c.key)
+	if err != nil {
+		return nil, fmt.Errorf("signing the list of revoked certificates: %w", err)
+	}
+	return block("X509 CRL", der), nil
 }
 
 // Files are the paths of one leaf on disk, as programs take them.

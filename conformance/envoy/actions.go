@@ -30,7 +30,7 @@ func (r Rules) httpAction(from string, y gw.HTTPRouteRule, prefix string) (objec
 			edit(out, "request", f.RequestHeaderModifier)
 		case gw.HTTPRouteFilterResponseHeaderModifier:
 			edit(out, "response", f.ResponseHeaderModifier)
-		case gw.HTTPRouteFilterExtensionRef:
+		case gw.HTTPRouteFilterExtensionRef, gw.HTTPRouteFilterExternalAuth:
 			// A case that has one says itself what it means to Envoy.
 		default:
 			return nil, fmt.Errorf("filter %s is not understood", f.Type)

@@ -69,6 +69,13 @@ func (s *Server) Add(pod netip.Addr, leaf *ca.Leaf) error {
 	return nil
 }
 
+// Leaf is what a pod presents; nil if there is none at the address.
+func (s *Server) Leaf(pod netip.Addr) *ca.Leaf {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaves[pod]
+}
+
 // Listen returns what is carried to a port of a pod.
 func (s *Server) Listen(at netip.AddrPort) *Listener {
 	l := &Listener{addr: net.TCPAddrFromAddrPort(at), conns: make(chan net.Conn), done: make(chan struct{})}

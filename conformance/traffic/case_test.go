@@ -27,6 +27,9 @@ type testCase struct {
 	twin   string // in their place
 	untold bool   // the twin has yaml, too: what differs is in prove
 
+	// Entries of MeshConfig's extensionProviders, of which the mesh has one: they are named by $NS.
+	provider, providerTwin string
+
 	// What the manifests mean to Envoy where the translation has no words, and why
 	// Envoy is not asked at all.
 	envoy     patch

@@ -168,6 +168,9 @@ func (l *lab) startCairn(t *testing.T, files ca.Files) {
 			t.Fatal(err)
 		}
 	}
+	if err := l.writeMeshConfig(); err != nil {
+		t.Fatal(err)
+	}
 	l.leaveOutRefused(t)
 	w := cairn.Waypoint{Manifests: l.folder, Gateway: "mesh/waypoint", Address: l.waypoint, Files: files, AccessLog: l.access}
 	for _, addr := range []*string{&w.Admin, &w.Metrics} {
@@ -182,6 +185,24 @@ func (l *lab) startCairn(t *testing.T, files ca.Files) {
 	if l.process, err = w.Start(t.Context(), l.dir, "waypoint", proc.Options{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// writeMeshConfig writes the MeshConfig with the providers of all cases, if there are any.
+func (l *lab) writeMeshConfig() error {
+	var providers strings.Builder
+	for _, x := range l.trials {
+		text := x.c.provider
+		if x.twin {
+			text = x.c.providerTwin
+		}
+		providers.WriteString(x.expand(text))
+	}
+	if providers.Len() == 0 {
+		return nil
+	}
+	text := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    extensionProviders:\n    " +
+		strings.ReplaceAll(strings.TrimSpace(providers.String()), "\n", "\n    ") + "\n"
+	return os.WriteFile(filepath.Join(l.folder, "meshconfig.yaml"), []byte(text), 0o644)
 }
 
 // keep copies what a lab wrote, and Envoy's statistics, into the folder that

@@ -5,6 +5,7 @@ import (
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/cors"
+	"cairnproxy.dev/cairn/filters/extauthz"
 	"cairnproxy.dev/cairn/filters/fault"
 	"cairnproxy.dev/cairn/filters/headers"
 	"cairnproxy.dev/cairn/filters/jwt"
@@ -20,6 +21,8 @@ type Deps struct {
 	Policies *authz.Policies
 	// Watched counts what policies in dry run and audit say; nil does not.
 	Watched *authz.Registry
+	// Auth asks services whether requests may pass; nil asks nobody, for chains that are only looked at.
+	Auth *extauthz.Registry
 	// RequestAuth says whose tokens the service believes, and Tokens holds their keys.
 	RequestAuth []*mesh.RequestAuthentication
 	Tokens      *jwt.Registry
@@ -37,9 +40,9 @@ func NewDeps(limits *ratelimit.Registry, watched *authz.Registry, tokens *jwt.Re
 // Specs returns the filters in the order in which requests meet them. Responses meet them
 // in reverse.
 //
-//	service's chain   jwt, authz
-//	rule's chain      authz, cors, ratelimit, fault, redirect, headers, rewrite
-//	backend's chain   headers, rewrite
+//	service's chain   jwt, extauthz, authz
+//	rule's chain      authz, cors, externalauth, ratelimit, fault, redirect, headers, rewrite
+//	backend's chain   externalauth, headers, rewrite
 //
 // The same list serves services, rules and backends: compile it once for each
 // filters.Level.
@@ -47,11 +50,15 @@ func Specs(d Deps) []filters.Spec {
 	return []filters.Spec{
 		// Before policies, which ask whose token it is.
 		jwt.Spec(d.RequestAuth, d.Tokens),
+		// CUSTOM comes before DENY and ALLOW, as Istio has it: these judge the request as providers have left it.
+		extauthz.Custom(d.Policies, d.Auth),
 		// Before all else: policies judge the request as the client sent it, and nobody learns
 		// of a redirect, or that a path is not there, without being allowed to ask.
 		authz.Spec(d.Policies, d.Watched),
 		// Before what answers by itself: a page of another origin may read that, too.
 		cors.Spec,
+		// After cors: a preflight carries no credentials, and a page may read why it is refused.
+		extauthz.Route(d.Auth),
 		// After cors: a preflight is not counted, and a page may read that it asks too often. Before
 		// all that takes time or answers: what is over the limit gets no further.
 		ratelimit.Spec(d.Limits),

@@ -39,7 +39,7 @@ func TestOrder(t *testing.T) {
 	for _, s := range Specs(Deps{}) {
 		got = append(got, s.Name)
 	}
-	if want := []string{"jwt", "authz", "cors", "ratelimit", "fault", "redirect", "headers", "rewrite"}; !slices.Equal(got, want) {
+	if want := []string{"jwt", "extauthz", "authz", "cors", "externalauth", "ratelimit", "fault", "redirect", "headers", "rewrite"}; !slices.Equal(got, want) {
 		t.Errorf("the order is %v, want %v", got, want)
 	}
 }

@@ -20,6 +20,9 @@ type Host struct {
 	mu     sync.Mutex // the exchange's
 	x      *filters.Exchange
 	parked *parked
+	// RequestBody is what Exchange.Body gives; Cut says that more would follow it.
+	RequestBody []byte
+	Cut         bool
 }
 
 type parked struct {
@@ -41,6 +44,11 @@ func (h *Host) Await(cancel func()) filters.Resume {
 	p := &parked{h: h, cancel: cancel, done: make(chan filters.Result, 1)}
 	h.parked = p
 	return p.resume
+}
+
+// Body implements filters.Host.
+func (h *Host) Body(_ int, then filters.BodyStep) filters.Result {
+	return then(h.x, h.RequestBody, !h.Cut)
 }
 
 // After implements filters.Host.
@@ -82,12 +90,13 @@ func Run(x *filters.Exchange, c filters.Chain) filters.Result {
 	p := h.parked
 	h.mu.Unlock()
 	for res == filters.Park {
-		if res = <-p.done; res == filters.Continue {
-			h.mu.Lock()
+		res = <-p.done
+		h.mu.Lock()
+		if res == filters.Continue {
 			res, at = c.Request(x, at)
-			p = h.parked
-			h.mu.Unlock()
 		}
+		p = h.parked // which a step may do once more
+		h.mu.Unlock()
 	}
 	return res
 }

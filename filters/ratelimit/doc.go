@@ -10,7 +10,7 @@
 //
 // Local limits are token buckets (bucket.go), one for each or one for each value of a key
 // (keyed.go); each instance of a waypoint has its own. The global limit is counted by a
-// service that speaks envoy.service.ratelimit.v3 (global.go, client.go). Which requests, which
+// service that speaks envoy.service.ratelimit.v3 (global.go, package remote). Which requests, which
 // bucket and how many tokens are CEL expressions (package expr).
 //
 // # What outlives a configuration

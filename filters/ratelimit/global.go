@@ -15,6 +15,7 @@ import (
 
 	"cairnproxy.dev/cairn/expr"
 	"cairnproxy.dev/cairn/filters"
+	"cairnproxy.dev/cairn/filters/remote"
 	"cairnproxy.dev/cairn/mesh"
 )
 
@@ -22,7 +23,8 @@ import (
 type global struct {
 	*totals
 	name        string // "NAMESPACE/POLICY", for logs
-	client      *client
+	service     *remote.Service
+	stub        rls.RateLimitServiceClient
 	broken      string
 	domain      string
 	descriptors []descriptor
@@ -82,8 +84,10 @@ func buildGlobal(r *Registry, p *mesh.RateLimit) (*global, error) {
 	}
 	if g.broken == "" {
 		var err error
-		if g.client, err = r.client(l.Service, l.Port); err != nil {
+		if g.service, err = r.services.GRPC(l.Service, l.Port); err != nil {
 			g.broken = err.Error()
+		} else {
+			g.stub = rls.NewRateLimitServiceClient(g.service.Conn())
 		}
 	}
 	return g, nil
@@ -188,18 +192,18 @@ func (g *global) ask(x *filters.Exchange, in *expr.Input) filters.Result {
 		return filters.Continue
 	}
 	g.asked.Inc()
-	if g.client == nil {
+	if g.service == nil {
 		return g.unanswered(x)
 	}
-	if err := g.client.admit(x.Now.Sub(g.epoch)); err != nil {
+	if err := g.service.Admit(x.Now.Sub(g.epoch)); err != nil {
 		return g.unanswered(x)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), g.timeout)
 	resume := x.Await(cancel)
 	go func() {
 		defer cancel()
-		answer, err := g.client.stub.ShouldRateLimit(ctx, q)
-		defer g.client.done(ctx, err)
+		answer, err := g.stub.ShouldRateLimit(ctx, q)
+		defer g.service.Done(ctx, err)
 		resume(func(x *filters.Exchange) filters.Result {
 			if err != nil {
 				return g.unanswered(x)

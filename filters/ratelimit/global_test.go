@@ -19,6 +19,7 @@ import (
 	"cairnproxy.dev/cairn/filters"
 	"cairnproxy.dev/cairn/filters/filterstest"
 	"cairnproxy.dev/cairn/filters/ratelimit/ratelimittest"
+	"cairnproxy.dev/cairn/filters/remote"
 	"cairnproxy.dev/cairn/mesh"
 )
 
@@ -240,10 +241,6 @@ func TestClientGone(t *testing.T) {
 		t.Error("the exchange was not parked")
 	}
 	<-ended
-	r.Close()
-	if n := c[0].OnRequest.(*step).global.client.failures.Load(); n != 0 {
-		t.Errorf("a client that went away counts as %d failures of the service", n)
-	}
 }
 
 // TestClose ends what waits.
@@ -272,7 +269,7 @@ func TestClose(t *testing.T) {
 
 type nowhere struct{}
 
-func (nowhere) DialService(context.Context, mesh.ServiceKey, uint16) (net.Conn, error) {
+func (nowhere) DialService(context.Context, mesh.ServiceKey, uint16, string) (net.Conn, error) {
 	return nil, errors.New("there is no endpoint")
 }
 
@@ -282,33 +279,14 @@ func TestAway(t *testing.T) {
 	r := NewRegistry(nowhere{}, count.counter)
 	defer r.Close()
 	c := chain(t, r, byPath(func(g *mesh.GlobalLimit) { g.FailOpen = true }))
-	cl := c[0].OnRequest.(*step).global.client
-	for range 3 * maxFailures {
+	for range 3 * remote.MaxFailures {
 		if got := filterstest.Run(filterstest.Exchange(request()), c); got != filters.Continue {
 			t.Fatal(got)
 		}
 	}
-	if count["unanswered"] != 3*maxFailures {
+	if count["unanswered"] != 3*remote.MaxFailures {
 		t.Errorf("counted %v", count)
 	}
-	r.asking.Wait()
-	now := time.Since(r.epoch)
-	cl.failures.Store(maxFailures)
-	cl.probeAt.Store(int64(now))
-	probe, others := cl.admit(now), cl.admit(now+probeEvery/2)
-	if probe != nil || !errors.Is(others, errAway) {
-		t.Errorf("the probe: %v, others: %v", probe, others)
-	}
-	cl.done(t.Context(), nil)
-	if err := cl.admit(now); err != nil {
-		t.Errorf("after an answer: %v", err)
-	}
-	cl.done(t.Context(), nil)
-	cl.asking.Store(maxAsking)
-	if err := cl.admit(now); !errors.Is(err, errBusy) {
-		t.Errorf("with %d under way: %v", maxAsking, err)
-	}
-	cl.asking.Store(0)
 }
 
 func FuzzAcceptable(f *testing.F) {

@@ -7,6 +7,7 @@ import (
 	"time"
 	"weak"
 
+	"cairnproxy.dev/cairn/filters/remote"
 	"cairnproxy.dev/cairn/mesh"
 )
 
@@ -15,24 +16,21 @@ import (
 // before. What no configuration uses any more is let go with it. Its methods may be
 // called from any goroutine.
 type Registry struct {
-	dialer   Dialer
 	counters Counters
 	epoch    time.Time
+	services *remote.Pool
 
-	mu      sync.Mutex
-	limits  map[limitKey]weak.Pointer[limit]
-	clients map[clientKey]weak.Pointer[client]
-	totals  map[totalKey]*totals
-	closed  bool
-	asking  sync.WaitGroup
+	mu     sync.Mutex
+	limits map[limitKey]weak.Pointer[limit]
+	totals map[totalKey]*totals
 }
 
 // NewRegistry returns an empty registry. dialer connects to rate limit services; nil is
 // for proxies that have none. counters may be nil, too.
-func NewRegistry(dialer Dialer, counters Counters) *Registry {
+func NewRegistry(dialer remote.Dialer, counters Counters) *Registry {
 	return &Registry{
-		dialer: dialer, counters: counters, epoch: time.Now(),
-		limits: map[limitKey]weak.Pointer[limit]{}, clients: map[clientKey]weak.Pointer[client]{}, totals: map[totalKey]*totals{},
+		services: remote.NewPool(dialer), counters: counters, epoch: time.Now(),
+		limits: map[limitKey]weak.Pointer[limit]{}, totals: map[totalKey]*totals{},
 	}
 }
 
@@ -162,14 +160,4 @@ func (r *Registry) total(policy mesh.Name, name string) *totals {
 
 // Close ends the questions under way and the connections to rate limit services, and
 // returns when they have ended. Requests that are asked about later count as unanswered.
-func (r *Registry) Close() {
-	r.mu.Lock()
-	r.closed = true
-	for _, p := range r.clients {
-		if c := p.Value(); c != nil {
-			c.close()
-		}
-	}
-	r.mu.Unlock()
-	r.asking.Wait()
-}
+func (r *Registry) Close() { r.services.Close() }

@@ -220,7 +220,7 @@ func (c *Client) outgoing(ctx context.Context) (context.Context, error) {
 // explain adds to a refusal what usually is the matter.
 func (c *Client) explain(err error) error {
 	st := status.Convert(err)
-	hint := ""
+	var hint string
 	switch st.Code() {
 	case codes.Unauthenticated:
 		hint = "the CA does not take the token"

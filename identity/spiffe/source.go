@@ -62,6 +62,8 @@ func (s *Source) Run(ctx context.Context) error {
 		return fmt.Errorf("connecting to the SPIFFE Workload API at %s: %w", s.address, err)
 	}
 	defer c.Close()
+	again := time.NewTimer(0)
+	defer again.Stop()
 	for ctx.Err() == nil {
 		// It ends by itself only for arguments that the agent calls invalid.
 		err := c.WatchX509Context(ctx, watcher{s})
@@ -69,9 +71,10 @@ func (s *Source) Run(ctx context.Context) error {
 			break
 		}
 		s.fail(err)
+		again.Reset(30 * time.Second)
 		select {
 		case <-ctx.Done():
-		case <-time.After(30 * time.Second):
+		case <-again.C:
 		}
 	}
 	return nil

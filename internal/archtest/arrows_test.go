@@ -27,6 +27,9 @@ var arrows = []arrow{
 
 	{"filters/builtin", []string{"filters", "filters/*", "mesh"}},
 	{"filters/authz", []string{"filters", "policy", "mesh"}},
+	{"filters/extauthz", []string{"filters", "filters/remote", "policy", "mesh"}},
+	{"filters/ratelimit", []string{"filters", "filters/remote", "expr", "mesh"}},
+	{"filters/remote", []string{"mesh"}},
 	{"filters", []string{"mesh"}},
 	{"filters/*", []string{"filters", "expr", "mesh"}},
 

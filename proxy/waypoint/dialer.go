@@ -13,9 +13,9 @@ import (
 	"cairnproxy.dev/cairn/upstream"
 )
 
-// DialService implements ratelimit.Dialer: it connects to an endpoint of a service as requests do,
-// with the waypoint's identity. The configuration in force says where the endpoints are.
-func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint16) (net.Conn, error) {
+// DialService implements remote.Dialer: it connects to an endpoint of a service as requests do,
+// with the waypoint's identity; alpn is offered where there is TLS inside. The configuration in force says where the endpoints are.
+func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint16, alpn string) (net.Conn, error) {
 	rt := p.runtime.Load()
 	if rt == nil {
 		return nil, fmt.Errorf("dialing service %s: there is no configuration yet", key)
@@ -41,7 +41,7 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 			break
 		}
 		last = ep
-		c, err := newDestination(p, target.destKey(ep), target, ep).dial(ctx, "h2")
+		c, err := newDestination(p, target.destKey(ep), target, ep).dial(ctx, alpn)
 		if err == nil {
 			return c, nil
 		}

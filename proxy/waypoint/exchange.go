@@ -80,21 +80,21 @@ type exchange struct {
 
 	owedReq, owedResp int // bytes not credited, because the other side is congested
 
-	start         time.Time
-	upDuration    time.Duration
-	bytesIn       uint64
-	bytesOut      uint64
-	flag          string // Envoy's response flag, "" for none
-	details       string
-	cause         string // upstream_transport_failure_reason
-	grpcStatus    string
-	requestID     []byte
-	path          []byte // as the client sent it
-	clock         timer            // for what comes first: see clock.go
-	onClock       func(*loop.Turn) // clockFired, made once
-	due, armed    time.Duration    // of the whole request, and of clock; since start, 0 for none
-	grpcTimeout   time.Duration // the client's; 0: none
-	seq           uint32        // counts exchanges of this struct, for what is late
+	start       time.Time
+	upDuration  time.Duration
+	bytesIn     uint64
+	bytesOut    uint64
+	flag        string // Envoy's response flag, "" for none
+	details     string
+	cause       string // upstream_transport_failure_reason
+	grpcStatus  string
+	requestID   []byte
+	path        []byte           // as the client sent it
+	clock       timer            // for what comes first: see clock.go
+	onClock     func(*loop.Turn) // clockFired, made once
+	due, armed  time.Duration    // of the whole request, and of clock; since start, 0 for none
+	grpcTimeout time.Duration    // the client's; 0: none
+	seq         uint32           // counts exchanges of this struct, for what is late
 }
 
 type phase uint8
@@ -219,6 +219,9 @@ func (x *exchange) requestData(t *loop.Turn, b []byte, end bool) {
 	case !x.upReady:
 		x.reqBuf = append(x.reqBuf, b...)
 		x.account()
+		if x.parked != nil {
+			x.parked.bodyGrew(t)
+		}
 	default:
 		x.keepReplay(b)
 		x.account()
@@ -238,6 +241,9 @@ func (x *exchange) requestTrailers(t *loop.Turn, trailers mesh.Fields) {
 	}
 	if !x.upReady {
 		x.reqTrailers = cloneFields(trailers)
+		if x.parked != nil {
+			x.parked.bodyGrew(t)
+		}
 		return
 	}
 	x.noReplay = true

@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"slices"
 	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -34,6 +35,21 @@ func (h *heads) lim() *h1.Limits {
 		return nil
 	}
 	return &h.limits
+}
+
+// disown removes what a client must not claim. Only a proxy that checked a certificate may say
+// whose it is, and only one that is trusted where a request is from. h may be nil.
+func (h *heads) disown(f mesh.Fields) mesh.Fields {
+	trusting := h != nil && h.trusting
+	return slices.DeleteFunc(f, func(e mesh.Field) bool { return h1.ClaimsIdentity(e.Name) || !trusting && h1.ClaimsAddress(e.Name) })
+}
+
+// paths is the level at which paths are normalised. h may be nil.
+func (h *heads) paths() mesh.PathLevel {
+	if h == nil {
+		return mesh.PathBase
+	}
+	return h.limits.Paths
 }
 
 // apply does what the waypoint's settings say about a request's fields, and what no client may

@@ -210,7 +210,7 @@ func TestServiceConnection(t *testing.T) {
 		s = r.service("echo", 7, mesh.ProtocolTCP, w)
 		return mesh.Parts{Workloads: []*mesh.Workload{w}, Services: []*mesh.Service{s}}
 	})
-	c, err := r.proxy.DialService(t.Context(), s.Key, 7)
+	c, err := r.proxy.DialService(t.Context(), s.Key, 7, "h2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func TestServiceConnection(t *testing.T) {
 		key  mesh.ServiceKey
 		port uint16
 	}{"no service": {mesh.ServiceKey{Namespace: "app", Hostname: "none"}, 7}, "no port": {s.Key, 8}} {
-		if _, err := r.proxy.DialService(t.Context(), key.key, key.port); err == nil {
+		if _, err := r.proxy.DialService(t.Context(), key.key, key.port, "h2"); err == nil {
 			t.Errorf("%s: dialed", name)
 		}
 	}

@@ -28,6 +28,8 @@ type parking struct {
 	cancel func()
 	timer  timer                                  // of After
 	then   func(*filters.Exchange) filters.Result // likewise
+	want   int                                    // of Body: how many bytes
+	body   filters.BodyStep                       // likewise; nil: it is not the body that it waits for
 }
 
 // Await implements filters.Host.
@@ -132,6 +134,9 @@ func (x *exchange) filtered(t *loop.Turn, res filters.Result, s stage, at int) b
 	switch {
 	case res == filters.Park && x.parked != nil:
 		x.parked.stage, x.parked.at = s, at
+		if x.parked.body != nil {
+			x.inviteBody(t)
+		}
 		return false
 	case res == filters.Continue:
 		x.unpark()

@@ -3,7 +3,6 @@ package waypoint
 import (
 	"encoding/hex"
 	"math/rand/v2"
-	"slices"
 	"unsafe"
 
 	"cairnproxy.dev/cairn/filters"
@@ -143,12 +142,7 @@ func (x *exchange) identify() {
 		x.grpcTimeout = parseGRPCTimeout(timeout)
 	}
 	if claims {
-		// The client's word: only a proxy that checked a certificate may say this, and only one
-		// that is trusted where a request is from.
-		trusting := x.rt.heads != nil && x.rt.heads.trusting
-		*f = slices.DeleteFunc(*f, func(e mesh.Field) bool {
-			return h1.ClaimsIdentity(e.Name) || !trusting && h1.ClaimsAddress(e.Name)
-		})
+		*f = x.rt.heads.disown(*f)
 	}
 	if id == "" || len(id) > 128 {
 		x.requestID = appendUUID(x.requestID[:0])

@@ -17,6 +17,7 @@ import (
 
 	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/builtin"
+	"cairnproxy.dev/cairn/filters/extauthz"
 	"cairnproxy.dev/cairn/filters/jwt"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
@@ -157,6 +158,7 @@ func New(o Options) (*Proxy, error) {
 	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter), jwt.NewRegistry(nil, o.Log.With("waypoint", o.Name)))
+	p.deps.Auth = extauthz.NewRegistry(p, o.Identity, p.extAuthzCounter)
 	p.timers.wake = make(chan struct{}, 1)
 	p.below = rand.N[time.Duration]
 	p.pool = tunnel.NewPool(tunnel.PoolOptions{Dial: o.Dial, TLS: o.Identities.Client, Log: o.Log, Budget: o.Budget, Revocations: o.Identities})
@@ -187,6 +189,7 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.pool.Close()
 	defer p.deps.Limits.Close()
+	defer p.deps.Auth.Close()
 	defer p.deps.Tokens.Close()
 	defer p.cancel()
 	first, cancelWait := context.WithCancel(ctx)

@@ -54,13 +54,16 @@ func (x *exchange) answer(t *loop.Turn, r *filters.Reply) {
 func (x *exchange) replyFields(t *loop.Turn, status int, grpc, body string, fields mesh.Fields) {
 	x.resp.Status = status
 	x.resp.Fields = append(x.resp.Fields[:0], fields...)
+	x.fx.Resp = &x.resp
 	if (status == 401 || status == 403) && len(x.requestID) > 0 {
 		// Who is refused learns nothing but this, to ask somebody who may run cairn explain.
 		x.resp.Fields.Set("x-request-id", viewString(x.requestID))
 	}
 	if x.rule != nil {
-		x.fx.Resp = &x.resp
 		x.rule.chain.Local(&x.fx)
+	}
+	if x.port != nil {
+		x.port.chain.Local(&x.fx)
 	}
 	if isGRPC(&x.req) {
 		x.replyGRPC(t, status, grpc, body)

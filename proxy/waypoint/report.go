@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"cairnproxy.dev/cairn/filters/authz"
+	"cairnproxy.dev/cairn/filters/extauthz"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
@@ -119,6 +120,13 @@ func (p *Proxy) authzCounter(metric string, policy authz.Watched, label, value s
 		labels = append(labels, telemetry.Label{Name: label, Value: value})
 	}
 	return p.o.Metrics.Counter(metric, authz.Help(metric), labels...)
+}
+
+// extAuthzCounter makes a series of what a service says that is asked about requests.
+func (p *Proxy) extAuthzCounter(provider string, service mesh.ServiceKey, result string) extauthz.Counter {
+	return p.o.Metrics.Counter(extauthz.Metric, "Requests about which an external authorization service was asked, by what it said.",
+		telemetry.Label{Name: "provider", Value: provider}, telemetry.Label{Name: "service_namespace", Value: service.Namespace},
+		telemetry.Label{Name: "service", Value: service.Hostname}, telemetry.Label{Name: "result", Value: result})
 }
 
 // limitCounter makes a series of what rate limits do.

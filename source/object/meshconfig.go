@@ -24,6 +24,7 @@ type meshConfig struct {
 	trustDomainAliases []string
 	paths              pathNormalization
 	trustedProxies     uint32
+	extensionProviders []extensionProvider
 }
 
 // fieldTrustedProxies is how many proxies stand before the mesh's gateways.
@@ -36,6 +37,7 @@ func (c *meshConfig) fields() []meshField {
 		{"trustDomainAliases", &c.trustDomainAliases},
 		{"pathNormalization", &c.paths},
 		{fieldTrustedProxies, &c.trustedProxies},
+		{"extensionProviders", &c.extensionProviders},
 	}
 }
 

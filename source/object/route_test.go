@@ -31,6 +31,9 @@ func TestFieldProblems(t *testing.T) {
 	const obj = "HTTPRoute default/r"
 	const at = "spec.rules[0]"
 	cors := func(s string) string { return filter("    - type: CORS\n      cors:\n" + s) }
+	auth := func(s string) string {
+		return filter("    - type: ExternalAuth\n      externalAuth:\n        backendRef: {name: web, port: 80}\n" + s)
+	}
 	mirror := func(s string) string {
 		return filter("    - type: RequestMirror\n      requestMirror:\n" + s)
 	}
@@ -55,7 +58,12 @@ func TestFieldProblems(t *testing.T) {
 		{"regex-program", rule("    matches:\n    - path:\n        type: RegularExpression\n        value: \"(a|bc|def|ghij){900}\" # HERE\n"), obj, at + ".matches[0].path.value", "fewer or smaller repetitions"},
 		{"regex-long", rule("    matches:\n    - path:\n        type: RegularExpression\n        value: \"" + strings.Repeat("a", 4097) + "\" # HERE\n"), obj, at + ".matches[0].path.value", "keep it to 4096"},
 		{"rule-name", rule("    name: A b # HERE\n"), obj, at + ".name", "not a name"},
-		{"external-auth", filter("    - type: ExternalAuth\n      externalAuth: {protocol: GRPC, backendRef: {name: web, port: 80}} # HERE\n"), obj, at + ".filters[0].externalAuth", "not supported yet"},
+		{"external-auth-protocol", auth("        protocol: TCP # HERE\n"), obj, at + ".filters[0].externalAuth.protocol", "use HTTP or GRPC"},
+		{"external-auth-other", auth("        protocol: GRPC\n        http: {path: /a} # HERE\n"), obj, at + ".filters[0].externalAuth.http", "no effect"},
+		{"external-auth-path", auth("        protocol: HTTP\n        http:\n          path: \"/a?b\" # HERE\n"), obj, at + ".filters[0].externalAuth.http.path", "is no path"},
+		{"external-auth-header", auth("        protocol: GRPC\n        grpc:\n          allowedHeaders:\n          - x y # HERE\n"), obj, at + ".filters[0].externalAuth.grpc.allowedHeaders[0]", "not a header"},
+		{"external-auth-port", filter("    - type: ExternalAuth\n      externalAuth:\n        protocol: GRPC\n        backendRef:\n          name: web\n          port: 81 # HERE\n"), obj, at + ".filters[0].externalAuth.backendRef.port", "no TCP port 81"},
+		{"external-auth-grant", filter("    - type: ExternalAuth\n      externalAuth:\n        protocol: GRPC\n        backendRef:\n          name: web\n          namespace: other # HERE\n          port: 80\n"), obj, at + ".filters[0].externalAuth.backendRef.namespace", "add a ReferenceGrant"},
 		{"origin", cors("        allowOrigins:\n        - www.example.com # HERE\n"), obj, at + ".filters[0].cors.allowOrigins[0]", "not an origin"},
 		{"origin-scheme", cors("        allowOrigins:\n        - ftp://a.b # HERE\n"), obj, at + ".filters[0].cors.allowOrigins[0]", "not an origin"},
 		{"origin-port", cors("        allowOrigins:\n        - http://a.b:99999 # HERE\n"), obj, at + ".filters[0].cors.allowOrigins[0]", "not an origin"},

@@ -40,7 +40,7 @@ func (t *translator) filter(r *routeObject, path string, f *gwv1.HTTPRouteFilter
 	u := uses[f.Type]
 	switch {
 	case u.field == "" || r.kind == mesh.RouteGRPC && !u.grpc:
-		what := "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror, RequestRedirect, URLRewrite, CORS or ExtensionRef"
+		what := "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror, RequestRedirect, URLRewrite, CORS, ExternalAuth or ExtensionRef"
 		if r.kind == mesh.RouteGRPC {
 			what = "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror or ExtensionRef"
 		}
@@ -69,7 +69,7 @@ func (t *translator) filter(r *routeObject, path string, f *gwv1.HTTPRouteFilter
 				out.extension = out.extension.over(b)
 			}
 		case gwv1.HTTPRouteFilterExternalAuth:
-			t.bad(o, path, "filter %s is not supported yet; remove it", f.Type)
+			out.ExternalAuth = t.externalAuth(r, path, f.ExternalAuth)
 		}
 	}
 	t.checkFilterFields(o, path, f)

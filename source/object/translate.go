@@ -140,11 +140,13 @@ type objectKey struct {
 // translator is one run of Translate.
 type translator struct {
 	report
-	opts  Options
-	past  *past
-	mesh  meshConfig
-	parts mesh.Parts
-	pods  []Pod
+	opts Options
+	past *past
+	mesh meshConfig
+	// providers are those that policies of action CUSTOM have asked for.
+	providers map[string]*mesh.ExtAuthz
+	parts     mesh.Parts
+	pods      []Pod
 
 	byKey      map[objectKey]*Object
 	namespaces map[string]*namespace

@@ -13,7 +13,7 @@ import (
 	"cairnproxy.dev/cairn/mesh"
 )
 
-// Server is a rate limit service on loopback. It implements ratelimit.Dialer for itself.
+// Server is a rate limit service on loopback. It implements remote.Dialer for itself.
 type Server struct {
 	rls.UnimplementedRateLimitServiceServer
 	addr string
@@ -70,8 +70,8 @@ func (s *Server) Dials() int {
 	return s.dials
 }
 
-// DialService implements ratelimit.Dialer: every service is this one.
-func (s *Server) DialService(ctx context.Context, _ mesh.ServiceKey, _ uint16) (net.Conn, error) {
+// DialService implements remote.Dialer: every service is this one.
+func (s *Server) DialService(ctx context.Context, _ mesh.ServiceKey, _ uint16, _ string) (net.Conn, error) {
 	s.mu.Lock()
 	s.dials++
 	s.mu.Unlock()
