@@ -104,15 +104,17 @@ func (p *Proxy) request(rt *Runtime, q *explain.Question) (*mesh.Request, *servi
 	if q.HTTP2 {
 		req.Proto, req.MinorVersion = 2, 0
 	}
-	drops := rt.heads != nil && rt.heads.underscores != mesh.UnderscoresAllow
-	req.Fields = slices.DeleteFunc(rt.heads.disown(req.Fields), func(f mesh.Field) bool { return drops && strings.Contains(f.Name, "_") })
+	req.Fields = rt.heads.disown(req.Fields)
+	if rt.heads != nil && rt.heads.underscores != mesh.UnderscoresAllow {
+		req.Fields = slices.DeleteFunc(req.Fields, func(f mesh.Field) bool { return strings.Contains(f.Name, "_") })
+	}
 	if q.ID != "" {
 		req.Fields.Set("x-request-id", q.ID)
 	}
 	if !req.Fields.Has("x-forwarded-proto") {
 		req.Fields.Add("x-forwarded-proto", "http")
 	}
-	if err := h1.SetPathAs(rt.heads.paths(), []byte(q.Path), req); err != nil {
+	if err := h1.SetPathAs(rt.heads.lim().PathLevel(), []byte(q.Path), req); err != nil {
 		return nil, nil, fmt.Errorf("path %q: %w", q.Path, err)
 	}
 	host, port := splitHost(q.Host)
