@@ -27,6 +27,8 @@ const (
 	// istiod's default too.
 	LeafTTL = 24 * time.Hour
 	rootTTL = 10 * 365 * 24 * time.Hour
+	// MaxRSABits bounds the keys that a CA signs for; crypto/tls takes no longer ones.
+	MaxRSABits = 8192
 	// backdate allows for peers whose clock is a little behind ours.
 	backdate = time.Minute
 )
@@ -38,6 +40,7 @@ const (
 type CA struct {
 	trustDomain string
 	dir         string // "" in memory only
+	crl         *CRL   // of the folder, for Revoked; nil in memory only
 
 	mu    sync.RWMutex
 	state *caState            // immutable, replaced
@@ -144,11 +147,11 @@ func strongKey(key crypto.PublicKey) error {
 			return nil
 		}
 	case *rsa.PublicKey:
-		if n := k.N.BitLen(); n >= 2048 && n <= 8192 {
+		if n := k.N.BitLen(); n >= 2048 && n <= MaxRSABits {
 			return nil
 		}
 	}
-	return errors.New("key is none of ECDSA P-256, ECDSA P-384 and RSA with 2048 to 8192 bits")
+	return fmt.Errorf("key is none of ECDSA P-256, ECDSA P-384 and RSA with 2048 to %d bits", MaxRSABits)
 }
 
 func (ca *CA) sign(key crypto.PublicKey, id mesh.Identity, ttl time.Duration) (der []byte, roots []*x509.Certificate, rootPEM []byte, err error) {

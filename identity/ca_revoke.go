@@ -65,6 +65,28 @@ func (ca *CA) Revoke(serials ...*big.Int) (keyless []string, err error) {
 	return keyless, nil
 }
 
+// Revoked returns a *RevokedError if a certificate, with the authorities that came with
+// it, was revoked; it reads the lists again if they have changed. When they cannot be
+// read, that is the error: nobody knows then. A CA in memory revokes nothing.
+func (ca *CA) Revoked(certs []*x509.Certificate) error {
+	if ca.crl == nil {
+		return nil
+	}
+	now := time.Now()
+	anchors := func() []*x509.Certificate { roots, _ := ca.trusted(now); return roots }
+	ca.crl.poll(anchors, now)
+	ca.crl.mu.Lock()
+	err := ca.crl.failed
+	ca.crl.mu.Unlock()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if e := ca.crl.set.Load().find(certs, anchors); e != nil {
+		return e
+	}
+	return nil
+}
+
 // revoke returns the lists of all roots as PEM.
 func (s *caState) revoke(old []byte, serials []*big.Int, now time.Time) (text []byte, keyless []string, err error) {
 	lists, err := decodeLists(old)

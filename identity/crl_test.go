@@ -172,43 +172,6 @@ func TestRevokedPeer(t *testing.T) {
 	}
 }
 
-// TestRevokedHidden: who came with an authority once cannot come back without it, so as to
-// hide that it was revoked since.
-func TestRevokedHidden(t *testing.T) {
-	root := newAuthority(t, "root", nil)
-	inter := newAuthority(t, "inter", root)
-	roots := []*authority{root}
-	whole := inter.leaf(t, roots, inter)
-	bare := *whole
-	bare.Certificate.Certificate = whole.Certificate.Certificate[:1]
-	path := filepath.Join(t.TempDir(), CRLFile)
-	write(t, path, root.list(t))
-	crl := NewCRL(path, nil)
-	if err := crl.Load(); err != nil {
-		t.Fatal(err)
-	}
-	ours := NewCache(fixed(root.leaf(t, roots)), CacheOptions{CRL: crl})
-	meet := func(c *Cert) error {
-		_, _, _, err := handshake(NewCache(fixed(c), CacheOptions{}).Client(alice, []string{alice.String()}), ours.Server(alice))
-		return err
-	}
-	if err := meet(whole); err != nil {
-		t.Fatal(err)
-	}
-	if err := meet(&bare); err == nil {
-		t.Error("a leaf without its authority was let in, and its tunnel would not be cut")
-	}
-	write(t, path, root.list(t, inter.cert.SerialNumber))
-	if err := crl.Load(); err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]*Cert{"whole": whole, "bare": &bare} {
-		if err := meet(c); err == nil {
-			t.Errorf("%s: let in although its authority was revoked", name)
-		}
-	}
-}
-
 // TestRevokedAnchor: an intermediate that is trusted itself may be revoked by the root above it.
 func TestRevokedAnchor(t *testing.T) {
 	root := newAuthority(t, "root", nil)

@@ -2,6 +2,7 @@ package istioca
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -197,6 +198,14 @@ func (s *Server) caller(ctx context.Context) (Caller, error) {
 	if id.TrustDomain != s.o.CA.TrustDomain() {
 		return Caller{}, fmt.Errorf("caller %s is of another trust domain", id)
 	}
+	// The handshake has looked at dates, and maybe long ago; of revocation it knows nothing.
+	certs := info.State.PeerCertificates
+	if end := certs[0].NotAfter; !time.Now().Before(end) {
+		return Caller{}, fmt.Errorf("caller's certificate expired on %s", end.UTC().Format(time.RFC3339))
+	}
+	if err := s.o.CA.Revoked(certs); err != nil {
+		return Caller{}, fmt.Errorf("caller %s: %w", id, err)
+	}
 	return Caller{Identity: id}, nil
 }
 
@@ -209,6 +218,10 @@ func parseCSR(text string) (*x509.CertificateRequest, error) {
 	csr, err := x509.ParseCertificateRequest(b.Bytes)
 	if err != nil {
 		return nil, errors.New("csr does not parse")
+	}
+	// The signature of a key of a hundred thousand bits takes seconds to check.
+	if k, ok := csr.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > identity.MaxRSABits {
+		return nil, fmt.Errorf("csr has a key of more than %d bits", identity.MaxRSABits)
 	}
 	if err := csr.CheckSignature(); err != nil {
 		return nil, errors.New("csr is not signed with its own key")
