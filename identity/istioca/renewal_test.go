@@ -54,7 +54,7 @@ func TestRenewalEnds(t *testing.T) {
 				t.Fatalf("caller = %v, %v", c, err)
 			}
 		}
-		if _, err := ca.Revoke(leafOf(first).SerialNumber); err != nil {
+		if err := ca.Revoke(leafOf(first).SerialNumber); err != nil {
 			t.Fatal(err)
 		}
 		var revoked *identity.RevokedError
