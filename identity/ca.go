@@ -27,8 +27,6 @@ const (
 	// istiod's default too.
 	LeafTTL = 24 * time.Hour
 	rootTTL = 10 * 365 * 24 * time.Hour
-	// MaxRSABits bounds the keys that a CA signs for; crypto/tls takes no longer ones.
-	MaxRSABits = 8192
 	// backdate allows for peers whose clock is a little behind ours.
 	backdate = time.Minute
 )
@@ -129,7 +127,7 @@ func (ca *CA) Issue(id mesh.Identity, ttl time.Duration) (*Cert, error) {
 // Sign signs a certificate like Issue's for a key that its holder keeps, who
 // has proved to have it. It returns the leaf and the trusted roots as PEM.
 func (ca *CA) Sign(key crypto.PublicKey, id mesh.Identity, ttl time.Duration) (leafPEM, rootPEM []byte, err error) {
-	if err := strongKey(key); err != nil {
+	if err := CheckKey(key); err != nil {
 		return nil, nil, err
 	}
 	der, _, rootPEM, err := ca.sign(key, id, ttl)
@@ -139,19 +137,20 @@ func (ca *CA) Sign(key crypto.PublicKey, id mesh.Identity, ttl time.Duration) (l
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), rootPEM, nil
 }
 
-// strongKey refuses keys that TLS 1.3 peers would, or that are weak.
-func strongKey(key crypto.PublicKey) error {
+// CheckKey refuses public keys that TLS 1.3 peers would, or that are weak. To check a
+// signature of one that it lets pass takes no more than some milliseconds.
+func CheckKey(key crypto.PublicKey) error {
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
 		if k.Curve == elliptic.P256() || k.Curve == elliptic.P384() {
 			return nil
 		}
 	case *rsa.PublicKey:
-		if n := k.N.BitLen(); n >= 2048 && n <= MaxRSABits {
+		if n := k.N.BitLen(); n >= 2048 && n <= 8192 {
 			return nil
 		}
 	}
-	return fmt.Errorf("key is none of ECDSA P-256, ECDSA P-384 and RSA with 2048 to %d bits", MaxRSABits)
+	return errors.New("key is none of ECDSA P-256, ECDSA P-384 and RSA with 2048 to 8192 bits")
 }
 
 func (ca *CA) sign(key crypto.PublicKey, id mesh.Identity, ttl time.Duration) (der []byte, roots []*x509.Certificate, rootPEM []byte, err error) {

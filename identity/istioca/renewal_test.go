@@ -11,13 +11,18 @@ import (
 	"errors"
 	"math/big"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"istio.io/api/security/v1alpha1"
 
 	"cairnproxy.dev/cairn/identity"
 )
@@ -77,6 +82,49 @@ func TestRenewalEnds(t *testing.T) {
 	})
 }
 
+// TestKnown: whom the mesh does not have any more gets nothing, and nobody is told about the
+// CA's inside.
+func TestKnown(t *testing.T) {
+	dir := t.TempDir()
+	ca, err := identity.OpenCA(dir, "cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, gone := NewTokens(ca.TokenKey(), "cluster.local"), false
+	s := NewServer(ServerOptions{CA: ca, Tokens: tokens, Known: func(c Caller) error {
+		if gone || c.Identity != web {
+			return errors.New("there is no such account")
+		}
+		return nil
+	}})
+	token, err := tokens.Make(Caller{Identity: web}, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, _, err := newRequest(web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
+	ask := func() (*v1alpha1.IstioCertificateResponse, error) {
+		return s.CreateCertificate(ctx, &v1alpha1.IstioCertificateRequest{Csr: csr})
+	}
+	if _, err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	gone = true
+	if _, err := ask(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("an account that is gone: %v", err)
+	}
+	gone = false
+	if err := os.Remove(filepath.Join(dir, "ca.json")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ask(); status.Code(err) != codes.Internal || strings.Contains(err.Error(), dir) {
+		t.Errorf("a CA that cannot sign: %v", err)
+	}
+}
+
 // TestLargeKey: a key whose signature would take seconds to check is refused by its size.
 func TestLargeKey(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -117,7 +165,7 @@ func TestLargeKey(t *testing.T) {
 	if der, err = asn1.Marshal(req); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := parseCSR(csrPEM(der)); err == nil || !strings.Contains(err.Error(), "more than 8192 bits") {
+	if _, err := parseCSR(csrPEM(der)); err == nil || !strings.Contains(err.Error(), "2048 to 8192 bits") {
 		t.Errorf("parseCSR = %v", err)
 	}
 }
