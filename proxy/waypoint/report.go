@@ -138,11 +138,15 @@ func (p *Proxy) limitCounter(policy mesh.Name, limit, result string) ratelimit.C
 
 // logPath puts the path with its query into r. The client's path is the
 // record's, so it was kept before any rewrite.
-func (tun *clientTunnel) logPath(x *exchange, r *telemetry.Record) {
-	r.Path = viewString(x.path)
+func (tun *clientTunnel) logPath(x *exchange, r *telemetry.Record) { r.Path = x.publicPath() }
+
+// publicPath is the client's path with its query, unless a token stands in that.
+func (x *exchange) publicPath() string {
+	path := viewString(x.path)
 	if n := x.fx.Noted(); n != nil && n.SecretQuery {
-		r.Path, _, _ = strings.Cut(r.Path, "?")
+		path, _, _ = strings.Cut(path, "?")
 	}
+	return path
 }
 
 // series resolves the labels of an exchange. The last ones used are kept with

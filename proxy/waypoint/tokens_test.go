@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/telemetry/decision"
 )
 
 // tokenIssuer makes tokens and serves its key, when it is let.
@@ -144,13 +145,17 @@ func TestTokens(t *testing.T) {
 		t.Errorf("keys were fetched %d times, want once", n)
 	}
 	r.stop()
-	log := r.log.String()
+	var records strings.Builder
+	if err := decision.Write(&records, r.proxy.decisions.Last(0, nil)); err != nil {
+		t.Fatal(err)
+	}
+	log := r.log.String() + records.String()
 	for _, want := range []string{"jwt_authn_access_denied{Audiences_in_Jwt_are_not_allowed}", "jwt_authn_access_denied{Jwt_header_is_an_invalid_"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("access log lacks %s:\n%s", want, log)
 		}
 	}
 	if strings.Contains(log, "access_token") || strings.Contains(log, "secret") || strings.Contains(log, "eyJ") {
-		t.Errorf("access log has a token:\n%s", log)
+		t.Errorf("access log or decision records have a token:\n%s", log)
 	}
 }
