@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/policy"
 	"cairnproxy.dev/cairn/telemetry/decision"
 )
 
@@ -157,5 +158,20 @@ func TestTokens(t *testing.T) {
 	}
 	if strings.Contains(log, "access_token") || strings.Contains(log, "secret") || strings.Contains(log, "eyJ") {
 		t.Errorf("access log or decision records have a token:\n%s", log)
+	}
+}
+
+// TestTokensUntold: records tell no header fields where tokens stand, even if a policy looks there.
+func TestTokensUntold(t *testing.T) {
+	sp := &servicePort{
+		authz: policy.CompileL7([]*mesh.AuthorizationPolicy{{Rules: []mesh.AuthzRule{{When: []mesh.AuthzCondition{
+			{Key: "request.headers[X-Assertion]", Values: []string{"*"}}, {Key: "request.headers[x-payload]", Values: []string{"*"}}, {Key: "request.headers[x-tenant]", Values: []string{"a"}},
+		}}}}}),
+		policies: policy.Attached{Tokens: []*mesh.RequestAuthentication{{Rules: []mesh.JWTRule{{
+			FromHeaders: []mesh.JWTHeader{{Name: "X-Assertion"}}, OutputPayloadToHeader: "x-payload",
+		}}}}},
+	}
+	if got, want := *fieldsToTell(sp), (decision.Fields{"x-tenant"}); got != want {
+		t.Errorf("records tell of %q, want %q", got, want)
 	}
 }
