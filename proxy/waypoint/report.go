@@ -59,7 +59,7 @@ func (x *exchange) report(t *loop.Turn) {
 		DownstreamLocalAddress: x.tun.dst, DownstreamRemoteAddress: x.tun.peer.Addr,
 		SourcePrincipal: x.tun.principalURI,
 	}
-	r.Path = x.pathToTell()
+	r.Path = x.publicPath()
 	if x.req.Proto == 2 {
 		r.Protocol = "HTTP/2"
 	}
@@ -136,8 +136,8 @@ func (p *Proxy) limitCounter(policy mesh.Name, limit, result string) ratelimit.C
 		telemetry.Label{Name: "limit", Value: limit}, telemetry.Label{Name: "result", Value: result})
 }
 
-// pathToTell is the client's path, as it was before any rewrite, for others to read: without a query that holds a token.
-func (x *exchange) pathToTell() string {
+// publicPath is the client's path, as it was before any rewrite, for others to read: without a query that holds a token.
+func (x *exchange) publicPath() string {
 	path := viewString(x.path)
 	if n := x.fx.Noted(); n != nil && n.SecretQuery {
 		path, _, _ = strings.Cut(path, "?")
