@@ -202,6 +202,9 @@ func TestL7FailsClosed(t *testing.T) {
 		"claims_garbage":    when("request.auth.claims[a]b[c]", "a"),
 		"claims_none":       when("request.auth.claims", "a"),
 		"unknown_key":       when("nonsense", "a"),
+		"unknown_key_not":   whenNot("nonsense", "a"),
+		"experimental":      when("experimental.envoy.filters.network.mysql_proxy[db.table]", "[update]"), // of Istio's reference, and of its proxy alone
+		"experimental_not":  whenNot("experimental.envoy.filters.network.mysql_proxy[db.table]", "[update]"),
 		"header_unclosed":   when("request.headers[x", "a"),
 		"header_empty":      when("request.headers[]", "a"),
 		"header_path":       when("request.headers[:path]", "/"),
@@ -222,8 +225,12 @@ func TestL7FailsClosed(t *testing.T) {
 	}
 	for name, rule := range rules {
 		for _, action := range []mesh.Action{mesh.ActionAllow, mesh.ActionDeny} {
-			if got := CompileL7([]*mesh.AuthorizationPolicy{policyOf(action, rule)}).Decide(request("GET", "/")); got.Allowed {
+			l := CompileL7([]*mesh.AuthorizationPolicy{policyOf(action, rule)})
+			if got := l.Decide(request("GET", "/")); got.Allowed {
 				t.Errorf("%s, %s: %+v, want refused", name, action, got)
+			}
+			if got := l.DecideL4(conn("client", "curl")); got.Allowed {
+				t.Errorf("%s, %s, at L4: %+v, want refused", name, action, got)
 			}
 		}
 	}

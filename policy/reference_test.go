@@ -138,6 +138,42 @@ func referenceCases() []referenceCase {
 	}
 }
 
+// TestReferenceProxied has the attributes of addresses in Istio's reference behind a trusted proxy: source.ip and ipBlocks
+// are the proxy's, remote.ip and remoteIpBlocks the client's that the proxy wrote, and what the client wrote before counts nowhere.
+func TestReferenceProxied(t *testing.T) {
+	r := referenceRequest() // from 10.0.0.1
+	r.Fields.Add("x-forwarded-for", "203.0.113.9, 192.0.2.7")
+	w := &mesh.Waypoint{Name: name("ns", "wp"), Reading: mesh.Reading{TrustedProxies: 1}}
+	tested := 0
+	for _, tt := range referenceCases() {
+		yes := map[string]string{"ipBlocks": "10.0.0.1/32", "source.ip": "10.0.0.1", "remoteIpBlocks": "192.0.2.7/32", "remote.ip": "192.0.2.0/24"}[tt.name]
+		if yes == "" {
+			continue
+		}
+		tested++
+		others := []string{"10.0.0.1/32", "203.0.113.9/32"}
+		if !tt.request {
+			others[0] = "192.0.2.7/32"
+		}
+		for not, form := range tt.forms {
+			for _, action := range []mesh.Action{mesh.ActionAllow, mesh.ActionDeny} {
+				for i, value := range append(others, yes) {
+					p := policyOf(action, form([]string{value}))
+					p.TargetRefs = []mesh.TargetRef{{Group: "gateway.networking.k8s.io", Kind: "Gateway", Name: w.Name.Name}}
+					a := NewAttachments(mesh.NewSnapshot(1, mesh.Parts{Waypoints: []*mesh.Waypoint{w}, Policies: []*mesh.AuthorizationPolicy{p}}), w)
+					matches := (i == len(others)) != (not == 1)
+					if v := a.Compile(a.Of(nil)).Decide(r); v.Allowed != (matches == (action == mesh.ActionAllow)) {
+						t.Errorf("%s %s %s, not-form %d: %+v, want matched %v", action, tt.name, value, not, v, matches)
+					}
+				}
+			}
+		}
+	}
+	if tested != 4 {
+		t.Errorf("%d attributes of addresses were tested, want 4", tested)
+	}
+}
+
 func (tt referenceCase) run(t *testing.T) {
 	for _, yes := range []bool{true, false} {
 		values := strings.Fields(tt.no)

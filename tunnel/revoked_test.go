@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"bytes"
 	"log/slog"
 	"math/big"
 	"strings"
@@ -10,26 +9,9 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/identity"
+	"cairnproxy.dev/cairn/internal/logbuf"
 	"cairnproxy.dev/cairn/mesh"
 )
-
-// syncBuffer is a log for several goroutines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 // revoking is a CA with a folder, and a cache that follows its list.
 func revoking(t *testing.T, log *slog.Logger) (*identity.CA, *identity.Cache) {
@@ -53,7 +35,7 @@ func (r *rig) dialAs(t *testing.T, pool *Pool, own mesh.Identity) (*Stream, erro
 // TestServerCutsRevoked: the open tunnel of a revoked client ends within two
 // seconds, a new one is refused, and another identity's goes on.
 func TestServerCutsRevoked(t *testing.T) {
-	log := &syncBuffer{}
+	log := &logbuf.Buffer{}
 	ca, cache := revoking(t, nil)
 	// The clients do not know of the list, and so keep their certificates.
 	clients := identity.NewCache(ca.Issuer(time.Hour), identity.CacheOptions{})

@@ -29,18 +29,7 @@ import (
 	"cairnproxy.dev/cairn/conformance/proc"
 )
 
-const aloneMesh = `
-apiVersion: v1
-kind: Namespace
-metadata: {name: demo, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: demo}
-spec:
-  gatewayClassName: cairn-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
----
+const aloneMesh = demoWaypoint + `---
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: demo}

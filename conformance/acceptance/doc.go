@@ -5,7 +5,11 @@
 //	bookinfo_test.go   the book shop on one machine: the page, the split, the policies
 //	wire_test.go       what is on the wire between the proxies, captured and probed
 //	bypass_test.go     a waypoint that is down is not passed around
+//	binding_test.go    nor is one that a client knows a way around
 //	layers_test.go     policies at node proxies and at waypoints, together
+//	authz_test.go      the commands of examples/authz
+//	rotation_test.go   certificates and their root change under load; the CA's service
+//	spire_test.go      the same with SPIRE's certificates
 //	istio_test.go      manifests that others published, as they are
 //	reload_test.go     edits under load, good and broken; scaling; services come and go
 //	netns_test.go      a network namespace per pod, and nothing left behind

@@ -21,18 +21,7 @@ import (
 	"cairnproxy.dev/cairn/conformance/ca"
 )
 
-const hostileMesh = `
-apiVersion: v1
-kind: Namespace
-metadata: {name: demo, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: demo}
-spec:
-  gatewayClassName: cairn-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
----
+const hostileMesh = demoWaypoint + `---
 apiVersion: v1
 kind: Service
 metadata: {name: echo, namespace: demo}

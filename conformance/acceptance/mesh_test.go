@@ -24,6 +24,20 @@ import (
 	"cairnproxy.dev/cairn/conformance/peers"
 )
 
+// demoWaypoint is a namespace demo with a waypoint for all of its services.
+const demoWaypoint = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: demo, labels: {istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: demo}
+spec:
+  gatewayClassName: cairn-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+`
+
 // mesh is one `cairn up --json` for the life of a test.
 type mesh struct {
 	*cairn.Mesh

@@ -271,18 +271,7 @@ func testServiceComesAndGoes(t *testing.T, m *mesh, dir string) {
 	})
 }
 
-const scaled = `
-apiVersion: v1
-kind: Namespace
-metadata: {name: demo, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: demo}
-spec:
-  gatewayClassName: cairn-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
----
+const scaled = demoWaypoint + `---
 apiVersion: v1
 kind: Service
 metadata: {name: echo, namespace: demo}

@@ -16,18 +16,7 @@ import (
 	"cairnproxy.dev/cairn/conformance/proc"
 )
 
-const rotationMesh = `
-apiVersion: v1
-kind: Namespace
-metadata: {name: demo, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: demo}
-spec:
-  gatewayClassName: cairn-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
----
+const rotationMesh = demoWaypoint + `---
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: demo}

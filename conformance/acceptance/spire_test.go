@@ -14,6 +14,7 @@ import (
 	"cairnproxy.dev/cairn/conformance/cairn"
 	"cairnproxy.dev/cairn/conformance/hbone"
 	"cairnproxy.dev/cairn/conformance/loopback"
+	"cairnproxy.dev/cairn/conformance/peers"
 	"cairnproxy.dev/cairn/conformance/proc"
 )
 
@@ -50,12 +51,11 @@ plugins {
 `
 
 // TestSPIRE runs a waypoint by itself whose certificates, of ten seconds, are
-// SPIRE's. SPIRE is large, so that nobody has to build it: SPIRE_BIN names a
-// folder with spire-server and spire-agent (1.13.3 is known to work), else the test is skipped.
+// SPIRE's.
 func TestSPIRE(t *testing.T) {
-	bin := os.Getenv("SPIRE_BIN")
-	if bin == "" {
-		t.Skip("SPIRE_BIN names no folder with spire-server and spire-agent")
+	serverPath, agentPath, err := peers.SPIRE(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
 	block, err := loopback.Take()
 	if err != nil {
@@ -73,17 +73,18 @@ func TestSPIRE(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	run := func(name string, args ...string) {
-		p, err := proc.Start(proc.Options{Path: filepath.Join(bin, name), Args: args, Dir: dir, Log: filepath.Join(dir, name+".log"), Out: filepath.Join(dir, name+".out")})
+	run := func(path string, args ...string) {
+		name := filepath.Base(path)
+		p, err := proc.Start(proc.Options{Path: path, Args: args, Dir: dir, Log: filepath.Join(dir, name+".log"), Out: filepath.Join(dir, name+".out")})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = p.Stop(10 * time.Second) })
 	}
 	server := func(args ...string) outcome {
-		return command(t, dir, filepath.Join(bin, "spire-server"), append(args, "-socketPath", dir+"/api.sock")...)
+		return command(t, dir, serverPath, append(args, "-socketPath", dir+"/api.sock")...)
 	}
-	run("spire-server", "run", "-config", write(t, dir, "server.conf", fill.Replace(spireServer)))
+	run(serverPath, "run", "-config", write(t, dir, "server.conf", fill.Replace(spireServer)))
 	var token string
 	eventually(t, 20*time.Second, func() error {
 		out := server("token", "generate", "-spiffeID", "spiffe://cluster.local/node")
@@ -97,7 +98,7 @@ func TestSPIRE(t *testing.T) {
 		"-selector", fmt.Sprintf("unix:uid:%d", os.Getuid()), "-x509SVIDTTL", "10"); out.code != 0 {
 		t.Fatalf("spire-server entry create: %+v", out)
 	}
-	run("spire-agent", "run", "-config", write(t, dir, "agent.conf", fill.Replace(spireAgent)), "-joinToken", token)
+	run(agentPath, "run", "-config", write(t, dir, "agent.conf", fill.Replace(spireAgent)), "-joinToken", token)
 
 	ln, err := net.Listen("tcp", block.Addr(3).String()+":15008")
 	if err != nil {

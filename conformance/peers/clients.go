@@ -43,9 +43,11 @@ var packages = map[string]string{
 	// The server of Redis, for the rate limit service.
 	"redis-server": "redis-server",
 	"ip":           "iproute2",
+	// What cgo calls, for SPIRE's server.
+	"gcc": "gcc",
 }
 
-// Program returns the path of one of curl, h2load, nghttp, iptables, ip and redis-server,
+// Program returns the path of one of curl, h2load, nghttp, iptables, ip, gcc and redis-server,
 // installing its package with apt-get when the machine lacks it.
 func Program(ctx context.Context, name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {

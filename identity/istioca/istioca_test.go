@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +24,7 @@ import (
 	"istio.io/api/security/v1alpha1"
 
 	"cairnproxy.dev/cairn/identity"
+	"cairnproxy.dev/cairn/internal/logbuf"
 	"cairnproxy.dev/cairn/mesh"
 )
 
@@ -41,24 +41,7 @@ type rig struct {
 	tokens *Tokens
 	addr   string
 	dir    string
-	log    *syncBuffer
-}
-
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log    *logbuf.Buffer
 }
 
 func serve(t *testing.T) *rig {
@@ -68,7 +51,7 @@ func serve(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, ca: ca, tokens: NewTokens(ca.TokenKey(), "cluster.local"), dir: dir, log: &syncBuffer{}}
+	r := &rig{t: t, ca: ca, tokens: NewTokens(ca.TokenKey(), "cluster.local"), dir: dir, log: &logbuf.Buffer{}}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

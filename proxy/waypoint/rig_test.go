@@ -9,13 +9,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"cairnproxy.dev/cairn/identity"
+	"cairnproxy.dev/cairn/internal/logbuf"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
 	"cairnproxy.dev/cairn/tunnel"
@@ -32,7 +32,7 @@ type rig struct {
 	proxy     *Proxy
 	snapshots *snapshots
 	metrics   *telemetry.Metrics
-	log       *lockedBuffer
+	log       *logbuf.Buffer
 	addr      netip.Addr // the waypoint's
 	next      int
 	stop      func()
@@ -77,23 +77,6 @@ func (s *snapshots) publish(p mesh.Parts) {
 	}
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func newRig(t *testing.T, build func(r *rig) mesh.Parts) *rig {
 	t.Helper()
 	n := rigs.Add(1)
@@ -101,7 +84,7 @@ func newRig(t *testing.T, build func(r *rig) mesh.Parts) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, log: &lockedBuffer{}, metrics: telemetry.NewMetrics("proxy", "test")}
+	r := &rig{t: t, log: &logbuf.Buffer{}, metrics: telemetry.NewMetrics("proxy", "test")}
 	r.cache = identity.NewCache(ca.Issuer(time.Hour), identity.CacheOptions{})
 	r.next = os.Getpid()%200<<16 | int(n%250)<<8
 	r.addr = r.address()

@@ -19,6 +19,7 @@ import (
 
 	"cairnproxy.dev/cairn/host"
 	"cairnproxy.dev/cairn/identity"
+	"cairnproxy.dev/cairn/internal/logbuf"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/source"
 	"cairnproxy.dev/cairn/telemetry"
@@ -111,14 +112,14 @@ func TestDedicated(t *testing.T) {
 	}
 	w := &podWorld{world: &world{t: t}, lab: lab, pods: map[string]*host.Pod{}}
 	n := w.node("n1")
-	logs := map[string]*lockedBuffer{}
+	logs := map[string]*logbuf.Buffer{}
 	procs := map[string]*host.Process{}
 	for name, addr := range map[string]string{"client": "10.73.0.1", "server": "10.73.0.2"} {
 		w.pod(n, name, addr)
 		if err := w.pods[name].Namespace().Redirect(host.DefaultRedirection()); err != nil {
 			t.Fatal(err)
 		}
-		out := &lockedBuffer{}
+		out := &logbuf.Buffer{}
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "CAIRN_TEST_DEDICATED="+writeCerts(t, ca, name), "PROXY_MODE=dedicated", "PROXY_WORKLOAD_INFO=ns/"+name+"/"+name,
 			"LOCAL_XDS_PATH=built-in", "XDS_ADDRESS=", "PACKET_MARK=1337", "ENABLE_ORIG_SRC=true", "CONNECTION_TERMINATION_DEADLINE=1s")

@@ -11,13 +11,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"cairnproxy.dev/cairn/identity"
+	"cairnproxy.dev/cairn/internal/logbuf"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/source"
 	"cairnproxy.dev/cairn/telemetry"
@@ -35,7 +35,7 @@ type world struct {
 	proxy *Proxy
 	m     *telemetry.Metrics
 	log   *telemetry.Writer
-	lines *lockedBuffer
+	lines *logbuf.Buffer
 	stop  context.CancelFunc
 	done  chan error
 	parts mesh.Parts
@@ -43,23 +43,6 @@ type world struct {
 	options Options
 	// patience is how long a client waits; 0 means 10 s.
 	patience time.Duration
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // addr returns an address that no other test uses.
@@ -76,7 +59,7 @@ func newWorld(t testing.TB, edit func(w *world)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, net: nets.Add(1), store: source.NewStore(), lines: &lockedBuffer{}}
+	w := &world{t: t, net: nets.Add(1), store: source.NewStore(), lines: &logbuf.Buffer{}}
 	w.certs = identity.NewCache(ca.Issuer(time.Hour), identity.CacheOptions{})
 	w.m = telemetry.NewMetrics("ztunnel", "test", telemetry.MetricsOptions{NoRuntime: true})
 	w.log = telemetry.NewWriter(w.lines, telemetry.WriterOptions{})

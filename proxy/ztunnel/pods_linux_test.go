@@ -16,6 +16,7 @@ import (
 
 	"cairnproxy.dev/cairn/host"
 	"cairnproxy.dev/cairn/identity"
+	"cairnproxy.dev/cairn/internal/logbuf"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/proxy/ztunnel/capture"
 	"cairnproxy.dev/cairn/source"
@@ -47,7 +48,7 @@ func newPodWorld(t *testing.T) *podWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &podWorld{world: &world{t: t, store: source.NewStore(), lines: &lockedBuffer{}}, lab: lab, pods: map[string]*host.Pod{}}
+	w := &podWorld{world: &world{t: t, store: source.NewStore(), lines: &logbuf.Buffer{}}, lab: lab, pods: map[string]*host.Pod{}}
 	w.certs = identity.NewCache(ca.Issuer(time.Hour), identity.CacheOptions{})
 	w.m = telemetry.NewMetrics("ztunnel", "test", telemetry.MetricsOptions{NoRuntime: true})
 	w.log = telemetry.NewWriter(w.lines, telemetry.WriterOptions{})

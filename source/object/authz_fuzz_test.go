@@ -20,6 +20,8 @@ func FuzzAuthorization(f *testing.F) {
 		"rules: [{when: [{key: 'request.auth.claims[a][b]', values: [c]}]}]", "action: CUSTOM\nprovider: {name: x}\n" + target, "rules: [{}]", "selector: {matchLabels: {a: b}}\nrules: []",
 		"action: DENY\nrules: [{from: [{source: {notNamespaces: [shop, 's*'], notIpBlocks: [10.0.0.0/8]}}], to: [{operation: {notPorts: ['80'], notMethods: [GET]}}], when: [{key: source.serviceAccount, notValues: [shop/web]}]}]",
 		"action: ALLOW\nrules: [{from: [{source: {serviceAccounts: [shop/web], remoteIpBlocks: ['::/0']}}, {source: {namespaces: ['*']}}], when: [{key: destination.ip, values: [10.0.0.0/8]}, {key: 'request.headers[x-a]', notValues: ['1*']}]}]",
+		"rules: [{when: [{key: 'experimental.envoy.filters.network.mysql_proxy[db.table]', values: ['[update]']}]}]",
+		"action: DENY\nrules: [{when: [{key: 'experimental.envoy.filters.network.mysql_proxy[db.table]', notValues: ['[update]']}]}]",
 		target + "\nmode: dryRun\nrules: [{name: a, effect: deny, when: \"request.path == '/a'\"}]", target + "\nrules: [{effect: require, when: \"request.headers['a'].matches('^b')\"}]", target + "\nrules: {}",
 		target + "\nrules: [{effect: allow, when: \"source.namespace == 'shop' && 'x-a' in request.headers\"}]",
 	} {

@@ -19,7 +19,7 @@ func (t *translator) externalAuth(r *routeObject, path string, in *gwv1.HTTPExte
 		t.bad(o, path+".protocol", "%q is not known; use HTTP or GRPC", clip(string(in.ExternalAuthProtocol)))
 	}
 	first := len(t.trail)
-	out.Service, out.Port = t.authBackend(r, path+".backendRef", &in.BackendRef)
+	out.Service, out.Port, _ = t.referredPort(o, path+".backendRef", &in.BackendRef)
 	out.Broken = t.brokenSince(first)
 	if g := in.GRPCAuthConfig; g != nil {
 		if !out.GRPC {
@@ -48,23 +48,6 @@ func (t *translator) externalAuth(r *routeObject, path string, in *gwv1.HTTPExte
 		out.Body, out.PackAsBytes = int(b.MaxSize), true // longer ones are refused
 	}
 	return out
-}
-
-// authBackend is backendPort for whom a route's filter asks.
-func (t *translator) authBackend(r *routeObject, path string, in *gwv1.BackendObjectReference) (mesh.ServiceKey, uint16) {
-	s := t.backendService(r.Object, path, in)
-	if s == nil {
-		return mesh.ServiceKey{}, 0
-	}
-	if in.Port == nil {
-		t.bad(r.Object, path+".port", "the reference names no port; %s", portsOf(s))
-		return s.model.Key, 0
-	}
-	port := t.port(r.Object, path+".port", int64(*in.Port))
-	if port != 0 && s.model.Port(port) == nil {
-		t.unresolved(r.Object, path+".port", reasonNotFound, "%s has no TCP port %d; %s", s.obj, port, portsOf(s))
-	}
-	return s.model.Key, port
 }
 
 func (t *translator) headerNames(o *Object, path string, list []string) (out []string) {

@@ -28,25 +28,33 @@ func (t *translator) backend(r *routeObject, path string, in *gwv1.HTTPBackendRe
 	return b
 }
 
-// backendPort resolves a reference to a port of a service.
+// backendPort is referredPort for a backend, which must speak what the route does.
 func (t *translator) backendPort(r *routeObject, path string, in *gwv1.BackendObjectReference) (mesh.ServiceKey, uint16) {
-	s := t.backendService(r.Object, path, in)
+	key, port, s := t.referredPort(r.Object, path, in)
+	if port != 0 && (r.kind == mesh.RouteHTTP || r.kind == mesh.RouteGRPC) {
+		if p := s.model.Port(port); p != nil && p.Protocol == mesh.ProtocolTCP {
+			t.unresolved(r.Object, path+".port", reasonProtocol, "port %d of %s carries TCP, which a %s cannot send to; correct its appProtocol or name, or use a TCPRoute", port, s.obj, r.Kind.Kind)
+		}
+	}
+	return key, port
+}
+
+// referredPort resolves a reference to a port of a service. What is not there is told of; a service
+// that is not there is nil.
+func (t *translator) referredPort(o *Object, path string, in *gwv1.BackendObjectReference) (mesh.ServiceKey, uint16, *service) {
+	s := t.backendService(o, path, in)
 	if s == nil {
-		return mesh.ServiceKey{}, 0
+		return mesh.ServiceKey{}, 0, nil
 	}
 	if in.Port == nil {
-		t.bad(r.Object, path+".port", "the backend names no port; %s", portsOf(s))
-		return s.model.Key, 0
+		t.bad(o, path+".port", "the reference names no port; %s", portsOf(s))
+		return s.model.Key, 0, s
 	}
-	port := t.port(r.Object, path+".port", int64(*in.Port))
-	switch p := s.model.Port(port); {
-	case port == 0:
-	case p == nil:
-		t.unresolved(r.Object, path+".port", reasonNotFound, "%s has no TCP port %d; %s", s.obj, port, portsOf(s))
-	case p.Protocol == mesh.ProtocolTCP && (r.kind == mesh.RouteHTTP || r.kind == mesh.RouteGRPC):
-		t.unresolved(r.Object, path+".port", reasonProtocol, "port %d of %s carries TCP, which a %s cannot send to; correct its appProtocol or name, or use a TCPRoute", port, s.obj, r.Kind.Kind)
+	port := t.port(o, path+".port", int64(*in.Port))
+	if port != 0 && s.model.Port(port) == nil {
+		t.unresolved(o, path+".port", reasonNotFound, "%s has no TCP port %d; %s", s.obj, port, portsOf(s))
 	}
-	return s.model.Key, port
+	return s.model.Key, port, s
 }
 
 // backendService resolves a reference to a Service, or to a host by Istio's Hostname kind.

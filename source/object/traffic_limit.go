@@ -137,17 +137,6 @@ func (t *translator) descriptor(o *Object, path string, in *TrafficDescriptor) m
 // of, and handled like a service that does not answer.
 func (t *translator) limitService(o *Object, path string, in *TrafficGlobalLimit, out *mesh.GlobalLimit) {
 	first := len(t.trail)
-	if s := t.backendService(o, path, &in.BackendRef); s != nil {
-		out.Service = s.model.Key
-		switch {
-		case in.BackendRef.Port == nil:
-			t.bad(o, path+".port", "the reference names no port; %s", portsOf(s))
-		default:
-			out.Port = t.port(o, path+".port", int64(*in.BackendRef.Port))
-			if out.Port != 0 && s.model.Port(out.Port) == nil {
-				t.unresolved(o, path+".port", reasonNotFound, "%s has no TCP port %d; %s", s.obj, out.Port, portsOf(s))
-			}
-		}
-	}
+	out.Service, out.Port, _ = t.referredPort(o, path, &in.BackendRef)
 	out.Broken = t.brokenSince(first)
 }

@@ -17,12 +17,13 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cairnproxy.dev/cairn/internal/logbuf"
 )
 
 func certificate(t testing.TB) tls.Certificate {
@@ -285,7 +286,7 @@ func testKeyUpdate(t *testing.T, suite string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out output
+	var out logbuf.Buffer
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -341,24 +342,6 @@ func testKeyUpdate(t *testing.T, suite string) {
 	if answered == 0 || !strings.Contains(text, "line 4") {
 		t.Errorf("%d key updates were asked for and %d answered", sent, answered)
 	}
-}
-
-// output collects what a program prints, and can be read meanwhile.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 // say writes a line and waits until the other end of the pipe has taken it:

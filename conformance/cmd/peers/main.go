@@ -39,6 +39,10 @@ func install(ctx context.Context) error {
 			return client, err
 		}},
 		{"gateway-api", peers.GatewaySuite},
+		{"spire", func(ctx context.Context) (string, error) {
+			server, _, err := peers.SPIRE(ctx)
+			return server, err
+		}},
 	}
 	for _, p := range list {
 		path, err := p.get(ctx)
