@@ -48,6 +48,8 @@ type Waypoint struct {
 	Version  uint64 `json:"version"` // of its configuration
 	Service  string `json:"service,omitempty"`
 	Protocol string `json:"protocol,omitempty"`
+	// Tokens are the issuers whose tokens are believed; a token is not verified here.
+	Tokens []string `json:"tokens,omitempty"`
 	// Policies are those of the Gateway and the service; nil for none.
 	Policies *Decision `json:"policies,omitempty"`
 	Route    *Route    `json:"route,omitempty"`

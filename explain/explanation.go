@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"cairnproxy.dev/cairn/policy"
 	"cairnproxy.dev/cairn/telemetry/decision"
 )
 
@@ -19,6 +20,9 @@ func Of(q *Question, took *decision.Record, w *Waypoint) *Explanation {
 		}
 	}
 	e.Outcome = w.Outcome()
+	if took != nil && RefusedBefore(took) {
+		e.Outcome = fmt.Sprintf("answered %d before policies were asked: %s", took.Status, took.Details)
+	}
 	e.notes()
 	return e
 }
@@ -88,12 +92,18 @@ func RefusedThen(r *decision.Record) bool {
 	return r.Status == 403 && (strings.HasPrefix(r.Details, "rbac_access_denied") || strings.HasPrefix(r.Details, "access_denied_matched_policy"))
 }
 
+// RefusedBefore reports whether a recorded request was refused before any policy judged it: for its token, or by an
+// external service.
+func RefusedBefore(r *decision.Record) bool {
+	return r.Local && r.Status >= 400 && (strings.HasPrefix(r.Details, "jwt_authn") || strings.HasPrefix(r.Details, "ext_authz"))
+}
+
 // notes says what a reader has to know beside the answer.
 func (e *Explanation) notes() {
 	w, took := e.Waypoint, e.Record
 	note := func(format string, args ...any) { e.Notes = append(e.Notes, fmt.Sprintf(format, args...)) }
 	if names := w.Unknown(&e.Request); len(names) > 0 {
-		note("policies look at what the record does not have (%s): they were judged as if it had not been there", strings.Join(names, ", "))
+		note("policies look at what the record does not have: %s. They are judged as if it had not been there", strings.ReplaceAll(strings.Join(names, ", "), policy.TokenField, "a token"))
 	}
 	if names := e.Request.routeFields(w.Route); len(names) > 0 {
 		note("routes look at header fields that the record does not have: %s", strings.Join(names, ", "))
@@ -102,6 +112,8 @@ func (e *Explanation) notes() {
 		switch then, now := RefusedThen(took), w.Refused(); {
 		case took.Cut:
 			note("a text was too long for the record and is cut: what was asked may have been another path")
+		case RefusedBefore(took):
+			note("policies and routes are shown as if they had been asked")
 		case then && !now:
 			note("it was refused then (%s), and would be let pass by what is known of it now", took.Details)
 		case !then && now && took.Status != 403:

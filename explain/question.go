@@ -83,7 +83,9 @@ func (q *Question) Token() *mesh.Token {
 		return s
 	}
 	t := &mesh.Token{Issuer: text("iss"), Subject: text("sub"), Presenter: text("azp"), Claims: q.Claims}
-	t.Principal = t.Issuer + "/" + t.Subject
+	if t.Issuer != "" && t.Subject != "" {
+		t.Principal = t.Issuer + "/" + t.Subject
+	}
 	switch aud := q.Claims["aud"].(type) {
 	case string:
 		t.Audiences = []string{aud}

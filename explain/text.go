@@ -83,6 +83,9 @@ func (w *Waypoint) print(p *printer) {
 		at += " (" + w.Protocol + ")"
 	}
 	p.line(0, "waypoint", "%s for %s", w.Name, at)
+	if len(w.Tokens) > 0 {
+		p.line(1, "tokens", "of %s are believed, and are not verified here", strings.Join(w.Tokens, ", "))
+	}
 	switch {
 	case w.Policies != nil:
 		w.Policies.print(p, "policies")

@@ -71,6 +71,8 @@ func TestRevokedPeerIsCut(t *testing.T) {
 		_, err := io.Copy(io.Discard, bad)
 		ended <- err
 	}()
+	late := time.NewTimer(20 * time.Second)
+	defer late.Stop()
 	select {
 	case err := <-ended:
 		took := time.Since(began)
@@ -78,7 +80,7 @@ func TestRevokedPeerIsCut(t *testing.T) {
 		if err == nil || took > 5*time.Second {
 			t.Errorf("the stream of a revoked peer ended after %s with %v", took, err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-late.C:
 		t.Fatal("the stream of a revoked peer goes on")
 	}
 	if _, err := io.ReadFull(good, make([]byte, 256)); err != nil {

@@ -44,7 +44,7 @@ func TestAuthz(t *testing.T) {
 	}
 	names := strings.Join([]string{
 		"ORDERS=" + host("orders"), "CATALOG=" + host("catalog"), "LEDGER=" + host("ledger"),
-		"VAULT=" + host("vault"), "WEB=" + m.pod(t, "web-").Address, "BATCH=" + m.pod(t, "batch-").Address,
+		"VAULT=" + host("vault"), "NOTES=" + host("notes"), "TICKETS=" + host("tickets"), "WEB=" + m.pod(t, "web-").Address, "BATCH=" + m.pod(t, "batch-").Address,
 		"VAULT_POD=" + m.pod(t, "vault-").Address, "WAYPOINT=" + waypoint.Address,
 	}, "\n") + "\n"
 	addresses, commands := "", 0
@@ -53,7 +53,7 @@ func TestAuthz(t *testing.T) {
 		"bin/cairn explain -f examples/authz", cairnPath(t)+" explain --range "+m.prefix.String()+" -f "+dir,
 		"bin/cairn explain --replay", cairnPath(t)+" explain --range "+m.prefix.String()+" --replay",
 		"bin/cairn explain", cairnPath(t)+" explain --admin "+waypoint.Admin,
-		" -f examples/authz", " -f "+dir, "/tmp/", temp+"/",
+		"examples/authz", dir, "/tmp/", temp+"/",
 	)
 	blocks := strings.Split(string(readme), "```")
 	for i := 1; i < len(blocks); i += 2 {

@@ -195,10 +195,36 @@ func principal(field, v string, tcp bool) object {
 		// handed over is the remote one.
 		return object{"remote_ip": cidr(v)}
 	}
-	if name, ok := strings.CutPrefix(field, "request.headers["); ok && !tcp {
+	if tcp {
+		return nil
+	}
+	switch {
+	case field == "requestPrincipals" || field == "request.auth.principal":
+		iss, sub := "*", v
+		if i := strings.LastIndexByte(v, '/'); i >= 0 {
+			iss, sub = v[:i], v[i+1:]
+		}
+		return object{"and_ids": object{"ids": list{claimMatch("iss", iss), claimMatch("sub", sub)}}}
+	case strings.HasPrefix(field, "request.auth.claims["):
+		return claimMatch(strings.TrimSuffix(strings.TrimPrefix(field, "request.auth.claims["), "]"), v)
+	}
+	if name, ok := strings.CutPrefix(field, "request.headers["); ok {
 		return object{"header": headerMatch(strings.TrimSuffix(name, "]"), v, false)}
 	}
 	return nil
+}
+
+// claimMatch is a claim of the token, "a][b" for one inside another: the text, or one of the list.
+func claimMatch(claim, v string) object {
+	path := list{object{"key": "payload"}}
+	for key := range strings.SplitSeq(claim, "][") {
+		path = append(path, object{"key": key})
+	}
+	is := func(value object) object {
+		return object{"metadata": object{"filter": "envoy.filters.http.jwt_authn", "path": path, "value": value}}
+	}
+	text := object{"string_match": istioMatch("", v)}
+	return object{"or_ids": object{"ids": list{is(text), is(object{"list_match": object{"one_of": text}})}}}
 }
 
 func headerMatch(name, v string, fold bool) object {

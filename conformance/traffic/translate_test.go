@@ -39,13 +39,13 @@ func (x *trial) toEnvoy() ([]envoy.Service, error) {
 		p = x.c.envoyTwin
 	}
 	p.apply(out)
-	if err := x.tokens(out); err != nil {
-		return nil, err
-	}
 	if p.services != nil {
 		out = p.services(x, out)
 	}
-	return out, x.authorize(out)
+	if err := x.authorize(out); err != nil {
+		return nil, err
+	}
+	return out, x.tokens(out) // which policies ask about: before them
 }
 
 func (x *trial) envoyPort(s svc, p svcPort) envoy.Service {

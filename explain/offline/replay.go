@@ -2,6 +2,7 @@ package offline
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -147,6 +148,9 @@ func (p *Replay) Add(r decision.Record) error {
 	var is Verdict
 	if err == nil {
 		is, err = p.After(&r)
+	}
+	if explain.RefusedBefore(&r) {
+		err = errors.New("refused before policies were asked, for its token or by an external service")
 	}
 	if err != nil {
 		if p.report.Untold == nil {

@@ -39,9 +39,6 @@ func (x *exchange) arm(t *loop.Turn, at, d time.Duration) {
 
 // since is how long the exchange has gone on.
 func (x *exchange) since(t *loop.Turn) time.Duration {
-	if t.Now == x.start { // nearly always, where it matters
-		return 0
-	}
 	return t.Now.Sub(x.start)
 }
 

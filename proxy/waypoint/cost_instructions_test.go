@@ -40,7 +40,7 @@ func TestInstructionsPerRequest(t *testing.T) {
 		{"resilient", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, resilient)
 			return func() { b.round() }
-		}, 26_000},
+		}, 26_500},
 		{"idle", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, idleFeatures)
 			return func() { b.round() }
@@ -48,7 +48,7 @@ func TestInstructionsPerRequest(t *testing.T) {
 		{"limits", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, idleLimits)
 			return func() { b.round() }
-		}, 28_000},
+		}, 28_500},
 		{"everything", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, everything)
 			return func() { b.round() }

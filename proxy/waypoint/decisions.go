@@ -36,7 +36,7 @@ func (x *exchange) keepDecision(status int, d time.Duration, flags, dryRun strin
 		endpoint = x.dest.addr
 	}
 	s.Addresses(x.tun.peer.Addr, x.req.Destination, endpoint)
-	s.Texts(viewString(x.requestID), x.req.Method, x.req.Authority, viewString(x.path))
+	s.Texts(viewString(x.requestID), x.req.Method, x.req.Authority, x.pathToTell())
 	if x.port != nil && x.port.told != nil {
 		s.Fields(x.port.told, x.req.Fields)
 	}

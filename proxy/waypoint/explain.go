@@ -37,6 +37,11 @@ func (p *Proxy) Explain(q *explain.Question, took *decision.Record) *explain.Way
 		return refused(w, 404, "no service of this waypoint has the address that was dialled, nor the host name")
 	}
 	w.Service, w.Protocol = sp.String(), sp.protocol.String()
+	for _, a := range sp.policies.Tokens {
+		for i := range a.Rules {
+			w.Tokens = append(w.Tokens, a.Rules[i].Issuer)
+		}
+	}
 	if !sp.authz.Empty() {
 		w.Policies = explainPolicies(sp.authz, sp, req, q)
 	}
@@ -110,13 +115,9 @@ func (p *Proxy) request(rt *Runtime, q *explain.Question) (*mesh.Request, *servi
 	if !req.Fields.Has("x-forwarded-proto") {
 		req.Fields.Add("x-forwarded-proto", "http")
 	}
-	path, _, _ := strings.Cut(q.Path, "#")
-	path, req.Query, req.HasQuery = strings.Cut(path, "?")
-	normal, err := h1.NormalizePathAs(rt.heads.paths(), []byte(path))
-	if err != nil {
-		return nil, nil, fmt.Errorf("path %q: %w", path, err)
+	if err := h1.SetPathAs(rt.heads.lim().PathLevel(), []byte(q.Path), req); err != nil {
+		return nil, nil, fmt.Errorf("path %q: %w", q.Path, err)
 	}
-	req.Path = string(normal)
 	host, port := splitHost(q.Host)
 	req.Host = host
 	sp := p.find(rt, q.Destination, host, port)
@@ -297,6 +298,7 @@ func NewOffline(name mesh.Name, snap *mesh.Snapshot) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.deps.Tokens.Close() // no keys are fetched
 	p.runtime.Store(p.compile(snap, nil))
 	return p, nil
 }

@@ -43,7 +43,7 @@ func (p *Proxy) serveDecisions(w http.ResponseWriter, req *http.Request) {
 	}
 	var keep func(*decision.Record) bool
 	if req.Form.Has("refused") {
-		keep = explain.RefusedThen
+		keep = func(r *decision.Record) bool { return explain.RefusedThen(r) || explain.RefusedBefore(r) }
 	}
 	w.Header().Set("Content-Type", "application/jsonl")
 	_ = decision.Write(w, p.decisions.Last(n, keep)) // a reader that has gone is nobody's error

@@ -44,14 +44,6 @@ func (h *heads) disown(f mesh.Fields) mesh.Fields {
 	return slices.DeleteFunc(f, func(e mesh.Field) bool { return h1.ClaimsIdentity(e.Name) || !trusting && h1.ClaimsAddress(e.Name) })
 }
 
-// paths is the level at which paths are normalised. h may be nil.
-func (h *heads) paths() mesh.PathLevel {
-	if h == nil {
-		return mesh.PathBase
-	}
-	return h.limits.Paths
-}
-
 // apply does what the waypoint's settings say about a request's fields, and what no client may
 // claim has been removed. It reports false when the request was answered.
 func (h *heads) apply(t *loop.Turn, x *exchange) bool {

@@ -134,8 +134,11 @@ func (x *exchange) identify() {
 			proto = true
 		case "grpc-timeout":
 			timeout = (*f)[i].Value
+		case "x-forwarded-for": // common, and nobody's claim
 		default:
-			claims = claims || h1.ClaimsIdentity((*f)[i].Name) || h1.ClaimsAddress((*f)[i].Name)
+			if name := (*f)[i].Name; name != "" && name[0] == 'x' { // as all claims do
+				claims = claims || h1.ClaimsIdentity(name) || h1.ClaimsAddress(name)
+			}
 		}
 	}
 	if timeout != "" && isGRPC(&x.req) {

@@ -108,7 +108,7 @@ func TestLocalRepliesToGRPC(t *testing.T) {
 			s.h2workload(func(*loop.Turn, *h2.Stream, *h2.Head) {})
 			r := s.grpcCall(s.h2tunnel(vip(v)), "/pkg.Svc/Call")
 			c := s.tunnel(vip(v), true)
-			s.send(c, "POST /pkg.Svc/Call HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc+proto\r\nContent-Length: 0\r\n\r\n", false)
+			s.send(c, "POST /pkg.Svc/Call HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc+proto\r\nX-Request-Id: the-id\r\nContent-Length: 0\r\n\r\n", false)
 			if tc.wait > 0 {
 				s.pass(tc.wait)
 			}
@@ -125,7 +125,11 @@ func TestLocalRepliesToGRPC(t *testing.T) {
 				t.Errorf("grpc-message %q, want %q", got, tc.message)
 			}
 			got := c.take()
-			want := "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: " + tc.status + "\r\n"
+			id := ""
+			if tc.name == "denied" {
+				id = "x-request-id: the-id\r\n"
+			}
+			want := "HTTP/1.1 200 OK\r\n" + id + "content-type: application/grpc\r\ngrpc-status: " + tc.status + "\r\n"
 			s.want(got, want)
 			if !strings.HasSuffix(got, "content-length: 0\r\n\r\n") {
 				t.Errorf("HTTP/1.1 got %q", got)

@@ -194,6 +194,7 @@ func classify(hop Hop, err error) error {
 	}
 	status, isStatus := errors.AsType[*tunnel.StatusError](err)
 	_, isPeer := errors.AsType[*identity.PeerError](err)
+	_, isRevoked := errors.AsType[*identity.RevokedError](err)
 	_, isCert := errors.AsType[*identity.UnavailableError](err)
 	_, isX509 := errors.AsType[x509.CertificateInvalidError](err)
 	_, isTLS := errors.AsType[*tunnel.TLSError](err)
@@ -203,6 +204,8 @@ func classify(hop Hop, err error) error {
 	case isStatus:
 	case isCert:
 		r.Flag = flagIdentity
+	case isRevoked:
+		r.Flag = flagRevoked
 	case isPeer, isX509:
 		r.Flag = flagTLS
 	case hop.Protocol == ProtocolHBONE && isTimeout(err):

@@ -16,6 +16,7 @@ const (
 	flagHTTP2         = "H2_HANDSHAKE_FAILURE"
 	flagNetworkPolicy = "NETWORK_POLICY"
 	flagIdentity      = "IDENTITY_ERROR"
+	flagRevoked       = "CERT_REVOKED"
 	flagBinding       = "WAYPOINT_BINDING" // ours: it would have gone around a waypoint
 )
 

@@ -69,6 +69,14 @@ func (t *translator) waypointCondition(path string, p *mesh.AuthorizationPolicy,
 	if p.Invalid != "" {
 		return badCondition(conditionWaypoint, reasonInvalid, p.Invalid+"; until it is corrected the policy refuses everything here")
 	}
+	if message := t.unbound(ref, name); message != "" {
+		return badCondition(conditionWaypoint, reasonNotBound, message)
+	}
+	return mesh.Condition{Type: conditionWaypoint, True: true, Reason: conditionAccepted}
+}
+
+// unbound says that nobody enforces a policy at that target; "" where somebody does.
+func (t *translator) unbound(ref mesh.TargetRef, name mesh.Name) string {
 	var s *service
 	switch ref.Kind {
 	case "Service":
@@ -78,10 +86,10 @@ func (t *translator) waypointCondition(path string, p *mesh.AuthorizationPolicy,
 			s = e.hosts[0]
 		}
 	}
-	if s != nil && !t.served(s) {
-		return badCondition(conditionWaypoint, reasonNotBound, describe(ref.Kind, name)+" has no waypoint, so that nobody enforces the policy; label it or its namespace "+labelWaypoint)
+	if s == nil || t.served(s) {
+		return ""
 	}
-	return mesh.Condition{Type: conditionWaypoint, True: true, Reason: conditionAccepted}
+	return describe(ref.Kind, name) + " has no waypoint, so that nobody enforces the policy; label it or its namespace " + labelWaypoint
 }
 
 // nodeCondition is what becomes of p at node proxies, which know no requests. It is accepted then, too, as istiod has it,

@@ -25,10 +25,10 @@ func (t *translator) noteElsewhere() {
 			t.routeElsewhere(a.Route, at)
 		}
 	}
-	for _, s := range t.serviceSeq {
-		for i := range s.model.Ports {
-			if w := s.model.Waypoint; w != nil && w.Name != (mesh.Name{}) {
-				t.limitElsewhere(s.model.Ports[i].Requests, w.Name)
+	for _, v := range t.parts.Services {
+		if w := v.Waypoint; w != nil && w.Name != (mesh.Name{}) {
+			for i := range v.Ports {
+				t.limitElsewhere(v.Ports[i].Requests, w.Name)
 			}
 		}
 	}

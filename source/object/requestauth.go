@@ -53,12 +53,15 @@ func (t *translator) tokenStatus(o *Object, single bool, p *mesh.RequestAuthenti
 	if len(p.TargetRefs) == 0 {
 		return
 	}
-	t.setStatus(o, targetStatuses(o, single, p.TargetRefs, func(path string, _ mesh.TargetRef, _ mesh.Name) mesh.Condition {
+	t.setStatus(o, targetStatuses(o, single, p.TargetRefs, func(path string, ref mesh.TargetRef, name mesh.Name) mesh.Condition {
 		if c, ok := t.targetCondition(conditionAccepted, path); ok {
 			return c
 		}
 		if p.Invalid != "" {
 			return badCondition(conditionAccepted, reasonInvalid, p.Invalid+"; until it is corrected requests with tokens are refused here")
+		}
+		if message := t.unbound(ref, name); message != "" {
+			return badCondition(conditionAccepted, reasonNotBound, message)
 		}
 		return goodCondition(conditionAccepted)
 	}))

@@ -44,7 +44,7 @@ func TestRequestAuthentication(t *testing.T) {
   - {issuer: d, jwksUri: "file:keys/d.json"}
   - {issuer: e, jwksUri: "file:///etc/keys.json"}
   - {jwksUri: "http://keys.shop/any"}
-`+svc+waypoint, object.Options{})
+`+strings.Replace(svc, "name: web}", "name: web, labels: {istio.io/use-waypoint: wp}}", 1)+waypoint, object.Options{})
 	if len(res.Problems) > 0 || len(res.Parts.RequestAuth) != 1 {
 		t.Fatalf("%d; %v", len(res.Parts.RequestAuth), res.Problems)
 	}
@@ -140,10 +140,10 @@ func TestRequestAuthenticationProblems(t *testing.T) {
 }
 
 func TestRequestAuthenticationNotices(t *testing.T) {
-	for _, tt := range []struct{ name, spec, want string }{
-		{"no_target", "  jwtRules: [{issuer: 'https://a'}]\n", "only waypoints verify tokens; add targetRefs for one to do so"},
-		{"no_rules", tokensTo, "without jwtRules has no effect"},
-		{"no_waypoint", tokensTo + "  jwtRules: [{issuer: 'https://a'}]\n", "has no waypoint"},
+	for _, tt := range []struct{ name, spec, want, reason string }{
+		{"no_target", "  jwtRules: [{issuer: 'https://a'}]\n", "only waypoints verify tokens; add targetRefs for one to do so", ""},
+		{"no_rules", tokensTo, "without jwtRules has no effect", "AncestorNotBound"},
+		{"no_waypoint", tokensTo + "  jwtRules: [{issuer: 'https://a'}]\n", "has no waypoint", "AncestorNotBound"},
 	} {
 		res, _ := translate(t, "f.yaml", tokensHead+tt.spec+svc, object.Options{})
 		found := false
@@ -152,6 +152,13 @@ func TestRequestAuthenticationNotices(t *testing.T) {
 		}
 		if !found || len(res.Problems) > 0 {
 			t.Errorf("%s: notices %v, problems %v", tt.name, res.Notices, res.Problems)
+		}
+		if tt.reason == "" {
+			continue
+		}
+		// The service is none of a waypoint: nobody is to think that its tokens are verified.
+		if s := statusOf(t, &res, "RequestAuthentication", "p"); len(s.Parents) != 1 || s.Good() || s.Parents[0].Conditions[0].Reason != tt.reason {
+			t.Errorf("%s: status %+v, want %s", tt.name, s, tt.reason)
 		}
 	}
 }
