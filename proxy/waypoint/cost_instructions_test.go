@@ -40,11 +40,11 @@ func TestInstructionsPerRequest(t *testing.T) {
 		{"resilient", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, resilient)
 			return func() { b.round() }
-		}, 26_500},
+		}, 27_500},
 		{"idle", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, idleFeatures)
 			return func() { b.round() }
-		}, 27_000},
+		}, 28_000},
 		{"limits", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, idleLimits)
 			return func() { b.round() }
@@ -52,7 +52,7 @@ func TestInstructionsPerRequest(t *testing.T) {
 		{"everything", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, everything)
 			return func() { b.round() }
-		}, 31_500},
+		}, 32_500},
 		{"guarded", func(t *testing.T) func() {
 			b := newBench(t, benchRequest, benchResponse+body, guarded)
 			return func() { b.round() }
