@@ -24,7 +24,7 @@ const (
 // of them makes the root, all of them get it, and each follows what another
 // changes (Rotate).
 func OpenCA(dir, trustDomain string) (*CA, error) {
-	ca := &CA{trustDomain: trustDomain, dir: dir}
+	ca := newDirCA(dir, trustDomain)
 	err := ca.follow()
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return ca, err
@@ -49,11 +49,15 @@ func OpenCA(dir, trustDomain string) (*CA, error) {
 
 // LoadCA is OpenCA for a folder that must hold a CA already.
 func LoadCA(dir, trustDomain string) (*CA, error) {
-	ca := &CA{trustDomain: trustDomain, dir: dir}
+	ca := newDirCA(dir, trustDomain)
 	if err := ca.follow(); err != nil {
 		return nil, err
 	}
 	return ca, nil
+}
+
+func newDirCA(dir, trustDomain string) *CA {
+	return &CA{trustDomain: trustDomain, dir: dir, crl: NewCRL(filepath.Join(dir, CRLFile), nil)}
 }
 
 // RootFile is the path of the file with the trusted roots; "" for a CA in memory.

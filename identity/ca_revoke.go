@@ -28,52 +28,71 @@ func (ca *CA) CRLPath() string {
 // folder: one list for each root, with what it revoked before. A list announces no
 // successor before its root's end, since it is made anew when something is
 // revoked. The file is replaced as a whole; several processes may revoke at once.
-//
-// A root whose time to sign is over has no key any more: what it signed cannot be
-// revoked, and is over when the root retires. Names of such roots are returned.
-func (ca *CA) Revoke(serials ...*big.Int) (keyless []string, err error) {
+func (ca *CA) Revoke(serials ...*big.Int) error {
 	if ca.dir == "" {
-		return nil, errors.New("revoking certificates: this CA is in memory only and has no place for a list")
+		return errors.New("revoking certificates: this CA is in memory only and has no place for a list")
 	}
 	for _, n := range serials {
 		if n == nil || n.Sign() <= 0 || n.BitLen() > 159 { // RFC 5280 section 4.1.2.2
-			return nil, fmt.Errorf("revoking certificates: %v is not a serial number", n)
+			return fmt.Errorf("revoking certificates: %v is not a serial number", n)
 		}
 	}
 	unlock, err := lockFile(ca.CRLPath() + ".lock")
 	if err != nil {
-		return nil, fmt.Errorf("locking the list of revoked certificates: %w", err)
+		return fmt.Errorf("locking the list of revoked certificates: %w", err)
 	}
 	defer unlock()
 	if err := ca.follow(); err != nil {
-		return nil, err
+		return err
 	}
 	ca.mu.RLock()
 	s := ca.state
 	ca.mu.RUnlock()
 	old, err := os.ReadFile(ca.CRLPath())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading the list of revoked certificates: %w", err)
+		return fmt.Errorf("reading the list of revoked certificates: %w", err)
 	}
-	text, keyless, err := s.revoke(old, serials, time.Now())
+	text, err := s.revoke(old, serials, time.Now())
 	if err != nil {
-		return nil, fmt.Errorf("revoking certificates in %s: %w", ca.CRLPath(), err)
+		return fmt.Errorf("revoking certificates in %s: %w", ca.CRLPath(), err)
 	}
 	if err := replaceFile(ca.CRLPath(), text, 0o644); err != nil {
-		return nil, fmt.Errorf("storing the list of revoked certificates: %w", err)
+		return fmt.Errorf("storing the list of revoked certificates: %w", err)
 	}
-	return keyless, nil
+	return nil
+}
+
+// Revoked returns a *RevokedError if a certificate, with the authorities that came with
+// it, was revoked; it reads the lists again if they have changed. When they cannot be
+// read, that is the error: nobody knows then. A CA in memory revokes nothing.
+func (ca *CA) Revoked(certs []*x509.Certificate) error {
+	if ca.crl == nil {
+		return nil
+	}
+	now := time.Now()
+	anchors := func() []*x509.Certificate { roots, _ := ca.trusted(now); return roots }
+	ca.crl.poll(anchors, now)
+	ca.crl.mu.Lock()
+	err := ca.crl.failed
+	ca.crl.mu.Unlock()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if e := ca.crl.set.Load().find(certs, anchors); e != nil {
+		return e
+	}
+	return nil
 }
 
 // revoke returns the lists of all roots as PEM.
-func (s *caState) revoke(old []byte, serials []*big.Int, now time.Time) (text []byte, keyless []string, err error) {
+func (s *caState) revoke(old []byte, serials []*big.Int, now time.Time) (text []byte, err error) {
 	lists, err := decodeLists(old)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, r := range s.roots {
 		if slices.ContainsFunc(serials, func(n *big.Int) bool { return n.Cmp(r.cert.SerialNumber) == 0 }) {
-			return nil, nil, fmt.Errorf("serial %#x is that of a root, which cannot revoke itself; replace it where it is trusted", r.cert.SerialNumber)
+			return nil, fmt.Errorf("serial %#x is that of a root, which cannot revoke itself; replace it where it is trusted", r.cert.SerialNumber)
 		}
 		var prev *x509.RevocationList
 		for _, l := range lists {
@@ -81,21 +100,13 @@ func (s *caState) revoke(old []byte, serials []*big.Int, now time.Time) (text []
 				prev = l
 			}
 		}
-		switch {
-		case r.key != nil:
-			der, err := r.list(prev, serials, now)
-			if err != nil {
-				return nil, nil, err
-			}
-			text = append(text, crlPEM(der)...)
-		case prev != nil:
-			text = append(text, crlPEM(prev.Raw)...)
-			fallthrough
-		default:
-			keyless = append(keyless, r.cert.Subject.CommonName)
+		der, err := r.list(prev, serials, now)
+		if err != nil {
+			return nil, err
 		}
+		text = append(text, crlPEM(der)...)
 	}
-	return text, keyless, nil
+	return text, nil
 }
 
 // list signs the root's list: what is on prev, and serials.

@@ -53,8 +53,7 @@ func (ca *CA) Rotate() error {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// Tend does what has become due: it forgets roots and keys that are not needed
-// any more, and writes the file of trusted roots anew if that has changed. It
+// Tend does what has become due: it forgets roots that are not needed any more, and writes the file of trusted roots anew if that has changed. It
 // is cheap when there is nothing to do; call it now and then.
 func (ca *CA) Tend() error {
 	if err := ca.follow(); err != nil {

@@ -32,7 +32,7 @@ type caState struct {
 //	  trusted        trusted, signs           trusted                  forgotten
 type caRoot struct {
 	cert *x509.Certificate
-	// key is nil once the root signs no more and the state was tidied.
+	// key goes with the root, and not before: it revokes what the root signed.
 	key       *ecdsa.PrivateKey
 	signsFrom time.Time
 	// retires is when no leaf of it can be left; zero as long as it has no successor.
@@ -88,7 +88,7 @@ func newCARoot(trustDomain string, now time.Time) (*caRoot, error) {
 // signer is the newest root whose time to sign has come; nil if there is none.
 func (s *caState) signer(now time.Time) *caRoot {
 	for _, r := range slices.Backward(s.roots) {
-		if r.key != nil && !now.Before(r.signsFrom) {
+		if !now.Before(r.signsFrom) {
 			return r
 		}
 	}
@@ -106,29 +106,24 @@ func (s *caState) trusted(now time.Time) []*x509.Certificate {
 	return out
 }
 
-// tidy drops retired roots and the keys of those that sign no more. It returns
-// s itself when there is nothing to drop.
+// tidy drops retired roots with their keys. It returns s itself when there is
+// nothing to drop.
 func (s *caState) tidy(now time.Time) *caState {
 	signer := s.signer(now)
 	if signer == nil {
 		return s // a clock that is wrong must not cost keys
 	}
-	out, changed := *s, false
+	out := *s
 	out.roots = nil
 	before := true // r was made before the signer
 	for _, r := range s.roots {
 		before = before && r != signer
-		switch {
-		case before && !r.retires.IsZero() && !now.Before(r.retires):
-			changed = true
+		if before && !r.retires.IsZero() && !now.Before(r.retires) {
 			continue
-		case before && r.key != nil:
-			r = &caRoot{cert: r.cert, signsFrom: r.signsFrom, retires: r.retires}
-			changed = true
 		}
 		out.roots = append(out.roots, r)
 	}
-	if !changed {
+	if len(out.roots) == len(s.roots) {
 		return s
 	}
 	return &out
@@ -144,7 +139,7 @@ type stateFile struct {
 
 type rootFile struct {
 	Certificate string    `json:"certificate"`
-	Key         string    `json:"key,omitempty"`
+	Key         string    `json:"key"`
 	SignsFrom   time.Time `json:"signsFrom"`
 	Retires     time.Time `json:"retires,omitzero"`
 }
@@ -156,13 +151,11 @@ func (s *caState) encode() ([]byte, error) {
 		if r.retires.IsZero() {
 			rf.Retires = time.Time{}
 		}
-		if r.key != nil {
-			der, err := x509.MarshalPKCS8PrivateKey(r.key)
-			if err != nil {
-				return nil, errors.New("encoding a root's key")
-			}
-			rf.Key = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		der, err := x509.MarshalPKCS8PrivateKey(r.key)
+		if err != nil {
+			return nil, errors.New("encoding a root's key")
 		}
+		rf.Key = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 		f.Roots = append(f.Roots, rf)
 	}
 	text, err := json.MarshalIndent(f, "", "  ")
@@ -217,8 +210,6 @@ func (rf *rootFile) decode(trustDomain string) (*caRoot, error) {
 		return nil, errors.New("certificate is not a CA's")
 	case !slices.Equal(r.cert.Subject.Organization, []string{trustDomain}):
 		return nil, fmt.Errorf("certificate is for trust domain %q, not %q", r.cert.Subject.Organization, trustDomain)
-	case rf.Key == "":
-		return r, nil
 	}
 	b, _ := pem.Decode([]byte(rf.Key))
 	if b == nil || b.Type != "PRIVATE KEY" {

@@ -24,6 +24,9 @@ const (
 	maxCRL = 8 << 20
 	// crlPoll is how often the file is looked at.
 	crlPoll = 500 * time.Millisecond
+	// crlAgain is when a file that was of no use is read again though it is the same: what
+	// stood in the way may be gone (permissions, open files, a root that came later).
+	crlAgain = 10 * time.Second
 )
 
 // CRL follows a file of certificate revocation lists (RFC 5280 section 5): PEM
@@ -49,6 +52,7 @@ type CRL struct {
 	tried   bool
 	overdue bool // of the set in force: it has been told
 	failed  error
+	again   time.Time // when to read anew what failed
 }
 
 // NewCRL returns a CRL that has read nothing yet. log may be nil.
@@ -147,9 +151,13 @@ func (c *CRL) follow(ctx context.Context, anchors func() []*x509.Certificate, ch
 func (c *CRL) poll(anchors func() []*x509.Certificate, now time.Time) bool {
 	stamp, err := stampFile(c.path)
 	c.mu.Lock()
-	same := c.tried && stamp == c.read
+	same, before := c.tried && stamp == c.read, c.failed
+	rest := same && (before == nil || now.Before(c.again))
+	if !rest {
+		c.again = now.Add(crlAgain)
+	}
 	c.mu.Unlock()
-	if same {
+	if rest {
 		c.tellOverdue(now)
 		return false
 	}
@@ -161,7 +169,9 @@ func (c *CRL) poll(anchors func() []*x509.Certificate, now time.Time) bool {
 		c.mu.Unlock()
 	}
 	if err != nil {
-		c.tell(err)
+		if !same || before == nil || before.Error() != err.Error() {
+			c.tell(err)
+		}
 		return false
 	}
 	set := c.set.Load()

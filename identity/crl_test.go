@@ -303,7 +303,7 @@ func TestCRLRun(t *testing.T) {
 		if err := cache.Revoked(&cs); err != nil {
 			t.Errorf("Revoked = %v before", err)
 		}
-		if _, err := ca.Revoke(peer.Leaf.SerialNumber, mine.Leaf.SerialNumber); err != nil {
+		if err := ca.Revoke(peer.Leaf.SerialNumber, mine.Leaf.SerialNumber); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
@@ -336,13 +336,11 @@ func TestCARevoke(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		revoke := func(n *big.Int) []string {
+		revoke := func(n *big.Int) {
 			t.Helper()
-			keyless, err := ca.Revoke(n)
-			if err != nil {
+			if err := ca.Revoke(n); err != nil {
 				t.Fatal(err)
 			}
-			return keyless
 		}
 		is := func(c *Cert) bool {
 			t.Helper()
@@ -364,8 +362,12 @@ func TestCARevoke(t *testing.T) {
 		if err := ca.Rotate(); err != nil {
 			t.Fatal(err)
 		}
-		if keyless := revoke(big.NewInt(78)); !is(first) || len(keyless) != 0 {
-			t.Errorf("after a rotation began: revoked %v, keyless %v", is(first), keyless)
+		late, err := ca.Issue(bob, time.Hour) // by the first root
+		if err != nil {
+			t.Fatal(err)
+		}
+		if revoke(big.NewInt(78)); !is(first) || is(late) {
+			t.Errorf("after a rotation began: revoked %v, and %v", is(first), is(late))
 		}
 		time.Sleep(90 * time.Minute) // the second root signs
 		if err := ca.Tend(); err != nil {
@@ -375,16 +377,20 @@ func TestCARevoke(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if keyless := revoke(second.Leaf.SerialNumber); !is(second) || !is(first) || len(keyless) != 1 {
-			t.Errorf("under the second root: revoked %v, the first still %v, keyless %v", is(second), is(first), keyless)
+		if revoke(second.Leaf.SerialNumber); !is(second) || !is(first) || is(late) {
+			t.Errorf("under the second root: revoked %v, the first still %v, and %v", is(second), is(first), is(late))
+		}
+		// What the first root signed can be revoked as long as it is trusted.
+		if revoke(late.Leaf.SerialNumber); !is(late) {
+			t.Error("a certificate of the root that signs no more cannot be revoked")
 		}
 		for _, n := range []*big.Int{nil, big.NewInt(0), big.NewInt(-3), ca.state.roots[1].cert.SerialNumber} {
-			if _, err := ca.Revoke(n); err == nil {
+			if err := ca.Revoke(n); err == nil {
 				t.Errorf("Revoke(%v) went well", n)
 			}
 		}
 		write(t, ca.CRLPath(), []byte("mine"))
-		if _, err := ca.Revoke(big.NewInt(1)); err == nil {
+		if err := ca.Revoke(big.NewInt(1)); err == nil {
 			t.Error("a file that holds something else was overwritten")
 		}
 	})

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -16,7 +17,9 @@ const maxVerdicts = 4096
 // costs two signature checks (some 150 µs on a small core) and many
 // allocations, and peers come back with the same certificate for hours: so a
 // leaf that was verified is remembered by its exact bytes, until any
-// certificate of its chain expires. Only success is remembered, which takes a
+// certificate of its chain expires, and for whoever sends the same authorities with it:
+// one who leaves them out would hide from the list of revoked certificates
+// that one of them is on it. Only success is remembered, which takes a
 // certificate of our own CA, so a stranger cannot fill the memory.
 type verifier struct {
 	roots *x509.CertPool
@@ -29,6 +32,22 @@ type verifier struct {
 type verdict struct {
 	notBefore, notAfter time.Time // the intersection over its chain
 	client, server      bool      // which roles its chain permits
+	above               above     // the authorities that came with it
+}
+
+// above stands for the certificates that a peer sends after its leaf.
+type above [sha256.Size]byte
+
+func aboveOf(certs []*x509.Certificate) (sum above) {
+	if len(certs) == 0 {
+		return sum
+	}
+	h := sha256.New()
+	for _, c := range certs { // DER says where it ends: no two lists read alike
+		h.Write(c.Raw)
+	}
+	h.Sum(sum[:0])
+	return sum
 }
 
 func newVerifier(roots *x509.CertPool) *verifier {
@@ -38,15 +57,16 @@ func newVerifier(roots *x509.CertPool) *verifier {
 // chain verifies certs, leaf first, for the role eku (ClientAuth, ServerAuth,
 // or Any when only the chain matters). certs must not be empty.
 func (v *verifier) chain(certs []*x509.Certificate, eku x509.ExtKeyUsage, now time.Time) error {
-	leaf := certs[0]
+	leaf, sent := certs[0], aboveOf(certs[1:])
 	v.mu.RLock()
 	d, ok := v.seen[string(leaf.Raw)]
 	v.mu.RUnlock()
-	if !ok || now.Before(d.notBefore) || now.After(d.notAfter) {
+	if !ok || d.above != sent || now.Before(d.notBefore) || now.After(d.notAfter) {
 		var err error
 		if d, err = v.walk(certs, now); err != nil {
 			return err
 		}
+		d.above = sent
 		v.remember(leaf, d)
 	}
 	switch {

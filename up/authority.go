@@ -84,7 +84,7 @@ func (a *authority) serve(ctx context.Context) error {
 		return fmt.Errorf("serving certificates: %w", err)
 	}
 	s := istioca.NewServer(istioca.ServerOptions{
-		CA: a.ca, Tokens: a.tokens, TTL: a.ttl, Log: a.log, MayImpersonate: a.mayImpersonate,
+		CA: a.ca, Tokens: a.tokens, TTL: a.ttl, Log: a.log, MayImpersonate: a.mayImpersonate, Known: a.known,
 		// The last is the name that Istio's proxies demand when nothing else is said.
 		Hosts: []string{host, "localhost", "istiod.istio-system.svc"},
 	})
@@ -120,6 +120,23 @@ func (a *authority) mayImpersonate(caller istioca.Caller, id mesh.Identity) erro
 		}
 	}
 	return fmt.Errorf("no workload of node %s has that identity", caller.Node)
+}
+
+// known says whether a caller is of the mesh as it is now: a token, and the certificate that
+// one renews with, outlive the workload that they were for.
+func (a *authority) known(caller istioca.Caller) error {
+	s := a.store.Current()
+	for _, w := range s.Workloads {
+		if caller.Node != "" && w.Node == caller.Node || caller.Node == "" && w.Identity() == caller.Identity {
+			return nil
+		}
+	}
+	for _, w := range s.Waypoints {
+		if caller.Node == "" && w.Identity == caller.Identity {
+			return nil
+		}
+	}
+	return fmt.Errorf("the mesh has no workload and no waypoint of %s", caller.Identity)
 }
 
 // tend does what is due: tokens for the current snapshot, fresh ones for those

@@ -117,6 +117,35 @@ func TestMayImpersonate(t *testing.T) {
 	}
 }
 
+// TestKnown: who has left the mesh gets no certificate any more, whatever it still holds.
+func TestKnown(t *testing.T) {
+	id := func(ns, sa string) mesh.Identity {
+		return mesh.Identity{TrustDomain: mesh.DefaultTrustDomain, Namespace: ns, ServiceAccount: sa}
+	}
+	store := source.NewStore()
+	store.Publish(mesh.Parts{
+		Workloads: []*mesh.Workload{caWorkload("a", "web", "n1")},
+		Waypoints: []*mesh.Waypoint{{Name: mesh.Name{Namespace: "shop", Name: "wp"}, Identity: id("shop", "wp")}},
+	})
+	a, node := &authority{store: store}, id(nodeProxyNamespace, nodeProxyAccount)
+	for name, tt := range map[string]struct {
+		caller istioca.Caller
+		ok     bool
+	}{
+		"workload":    {istioca.Caller{Identity: id("shop", "web")}, true},
+		"waypoint":    {istioca.Caller{Identity: id("shop", "wp")}, true},
+		"node":        {istioca.Caller{Identity: node, Node: "n1"}, true},
+		"gone":        {istioca.Caller{Identity: id("shop", "db")}, false},
+		"namespace":   {istioca.Caller{Identity: id("else", "web")}, false},
+		"node-gone":   {istioca.Caller{Identity: node, Node: "n2"}, false},
+		"node-proxys": {istioca.Caller{Identity: node}, false},
+	} {
+		if err := a.known(tt.caller); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestAuthorityState: the next run has the same root; without a folder nothing is written.
 func TestAuthorityState(t *testing.T) {
 	state, scratch := filepath.Join(t.TempDir(), "state"), t.TempDir()

@@ -44,15 +44,11 @@ AuthorizationPolicy.`,
 			if err != nil {
 				return err
 			}
-			keyless, err := ca.Revoke(serials...)
-			if err != nil {
+			if err := ca.Revoke(serials...); err != nil {
 				return err
 			}
 			for _, n := range serials {
 				fmt.Fprintf(cmd.OutOrStdout(), "revoked %#x in %s\n", n, ca.CRLPath())
-			}
-			for _, name := range keyless {
-				fmt.Fprintf(cmd.OutOrStdout(), "not covered: certificates of %q, which signs no more; they are over when it retires (cairn ca status)\n", name)
 			}
 			return nil
 		},

@@ -44,7 +44,7 @@ func TestAuthz(t *testing.T) {
 	}
 	names := strings.Join([]string{
 		"ORDERS=" + host("orders"), "CATALOG=" + host("catalog"), "LEDGER=" + host("ledger"),
-		"VAULT=" + host("vault"), "NOTES=" + host("notes"), "WEB=" + m.pod(t, "web-").Address, "BATCH=" + m.pod(t, "batch-").Address,
+		"VAULT=" + host("vault"), "NOTES=" + host("notes"), "TICKETS=" + host("tickets"), "WEB=" + m.pod(t, "web-").Address, "BATCH=" + m.pod(t, "batch-").Address,
 		"VAULT_POD=" + m.pod(t, "vault-").Address, "WAYPOINT=" + waypoint.Address,
 	}, "\n") + "\n"
 	addresses, commands := "", 0

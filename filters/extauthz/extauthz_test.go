@@ -234,6 +234,8 @@ func TestFailure(t *testing.T) {
 		{"no_provider", ext(true, func(m *mesh.ExtAuthz) { m.Broken = "it is not there" }), nil, `403 UAEX ext_authz_error "" []`, "failed:1"},
 		{"no_provider_open", ext(true, func(m *mesh.ExtAuthz) { m.Broken, m.FailOpen = "it is not there", true }), nil, `403 UAEX ext_authz_error "" []`, "failed:1"},
 		{"unsendable", ext(false, func(m *mesh.ExtAuthz) { m.RequestHeaders = []string{"x-*"} }), []string{"x-a", "a\x01b"}, `403 UAEX ext_authz_error "" []`, "failed:1"},
+		// A client must not choose that nobody is asked.
+		{"unsendable_open", ext(false, func(m *mesh.ExtAuthz) { m.RequestHeaders, m.FailOpen = []string{"x-*"}, true }), []string{"x-a", "a\x01b"}, `403 UAEX ext_authz_error "" []`, "failed:1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, n := registry(t, s)

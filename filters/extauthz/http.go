@@ -23,7 +23,11 @@ const headersToRemove = "x-envoy-auth-headers-to-remove"
 func (p *provider) httpRequest(ctx context.Context, x *filters.Exchange, body []byte, whole bool) (*http.Request, error) {
 	r := x.Req
 	q := &http.Request{
-		Method: strings.Clone(r.Method), URL: p.url(r), Host: strings.Clone(r.Authority), Header: http.Header{"User-Agent": {""}},
+		Method: strings.Clone(r.Method), URL: p.url(r), Host: strings.Clone(r.Authority), Header: http.Header{
+			"User-Agent": {""},
+			// Not sent: it lets the transport ask again where a connection that was idle turns out to be closed.
+			"X-Idempotency-Key": nil,
+		},
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
 	if q.Method == http.MethodConnect {
@@ -34,21 +38,23 @@ func (p *provider) httpRequest(ctx context.Context, x *filters.Exchange, body []
 		if !isName(name) || !isValue(value) {
 			bad = name
 		}
-		key := http.CanonicalHeaderKey(name)
+		key := strings.Clone(http.CanonicalHeaderKey(name)) // which may be name itself
 		if key == "User-Agent" && q.Header.Get(key) == "" {
 			q.Header.Del(key)
 		}
 		q.Header[key] = append(q.Header[key], strings.Clone(value))
 	}
 	for _, f := range r.Fields {
-		if (f.Name == "authorization" || p.request.has(f.Name)) && !ours(f.Name) {
+		if (f.Name == "authorization" || p.request.has(f.Name)) && !ours(f.Name) && f.Name != partialBody {
 			put(f.Name, f.Value)
 		}
 	}
 	if len(body) > 0 {
 		put(partialBody, yesNo(!whole))
 		q.ContentLength = int64(len(body))
-		q.Body = io.NopCloser(bytes.NewReader(append([]byte(nil), body...)))
+		body = append([]byte(nil), body...)
+		q.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		q.Body, _ = q.GetBody()
 	}
 	for _, f := range p.AddHeaders {
 		q.Header.Del(f.Name)

@@ -119,9 +119,9 @@ func (p *provider) send(x *filters.Exchange, body []byte, whole bool, then next)
 		question = func() (answer, error) { return p.askGRPC(ctx, q) }
 	} else {
 		q, err := p.httpRequest(ctx, x, body, whole)
-		if err != nil { // the client's doing, not the service's
+		if err != nil { // the client's doing: it is not to choose that nobody is asked
 			cancel()
-			return p.unanswered(x, then)
+			return p.refuse(x, &answer{})
 		}
 		question = func() (answer, error) { return p.askHTTP(q) }
 	}
@@ -162,10 +162,16 @@ func (p *provider) unanswered(x *filters.Exchange, then next) filters.Result {
 
 // undecided is unanswered for a provider that has said so itself.
 func (p *provider) undecided(x *filters.Exchange, a *answer, then next) filters.Result {
-	p.failed.Inc()
 	if p.FailOpen && p.Broken == "" {
+		p.failed.Inc()
 		return then(x)
 	}
+	return p.refuse(x, a)
+}
+
+// refuse refuses a request about which there is no answer.
+func (p *provider) refuse(x *filters.Exchange, a *answer) filters.Result {
+	p.failed.Inc()
 	x.Answer(cmp.Or(a.status, p.StatusOnError, http.StatusForbidden), flag, "ext_authz_error", a.body)
 	for i := range a.reply {
 		a.reply[i].Apply(&x.Reply.Fields)

@@ -36,6 +36,9 @@ type step struct {
 	locations []location
 	// strip are the fields that rules put into requests: a client's own are removed.
 	strip []string
+	// likes are the headers where tokens may stand that CGI and its like (WSGI, Rack, PHP) have other names for:
+	// what is there under those is no token that was verified, and is removed.
+	likes []string
 	// broken says that a policy cannot be understood: all tokens are refused.
 	broken bool
 }
@@ -189,14 +192,15 @@ func (f *form) check(x *filters.Exchange, token string) (*verified, *verifier, *
 // sanitize removes the fields that only rules may write, also in the spelling with underscores that CGI and
 // its like (WSGI, Rack, PHP) take for the same.
 func (s *step) sanitize(r *mesh.Request) {
-	if len(s.strip) == 0 || !slices.ContainsFunc(r.Fields, s.claims) {
+	if len(s.strip)+len(s.likes) == 0 || !slices.ContainsFunc(r.Fields, s.claims) {
 		return
 	}
 	r.Fields = slices.DeleteFunc(r.Fields, s.claims)
 }
 
 func (s *step) claims(f mesh.Field) bool {
-	return slices.ContainsFunc(s.strip, func(name string) bool { return alike(f.Name, name) })
+	return slices.ContainsFunc(s.strip, func(name string) bool { return alike(f.Name, name) }) ||
+		slices.ContainsFunc(s.likes, func(name string) bool { return alike(f.Name, name) }) && !slices.Contains(s.likes, f.Name)
 }
 
 // alike compares names, with - and _ as the same.

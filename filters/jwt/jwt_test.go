@@ -127,6 +127,8 @@ func TestPlaces(t *testing.T) {
 		{"none", rule(), "a=1", mesh.Fields{field("x", "y")}, "", "?a=1 x=y"},
 		{"bearer", rule(), "", mesh.Fields{field("a", "1"), bearer(tok), field("b", "2")}, "alice", "a=1 b=2"},
 		{"bearer_lower_case", rule(), "", mesh.Fields{field("authorization", "bearer  "+tok)}, "alice", ""},
+		{"bearer_tab", rule(), "", mesh.Fields{field("authorization", "Bearer\t"+tok)}, "alice", ""},
+		{"bearer_tab_bad", rule(), "", mesh.Fields{field("authorization", "bearer\t"+bad)}, "[" + failSignature.body + "]", ""},
 		{"basic", rule(), "", mesh.Fields{field("authorization", "Basic eDp5")}, "", "authorization=Basic eDp5"},
 		{"basic_and_bearer", rule(), "", mesh.Fields{field("authorization", "Basic eDp5"), bearer(tok)}, "alice", ""},
 		{"bearer_twice", rule(), "", mesh.Fields{bearer(tok), bearer(tok)}, "[" + failSeveral.body + "]", ""},
@@ -144,6 +146,9 @@ func TestPlaces(t *testing.T) {
 		{"header_prefix", places, "", mesh.Fields{field("x-auth", "JWT "+tok)}, "alice", ""},
 		{"header_longer_prefix", places, "", mesh.Fields{field("x-auth", "JWT v2 "+tok)}, "alice", ""},
 		{"header_other_prefix", places, "", mesh.Fields{field("x-auth", tok)}, "", "x-auth=" + tok},
+		// What CGI and its like take for a header where tokens stand is not verified, and does not go on.
+		{"header_alike", places, "", mesh.Fields{field("x_token", bad), field("x_auth", "JWT "+bad), field("x-tokens", "1")}, "", "x-tokens=1"},
+		{"header_alike_beside", forward, "", mesh.Fields{field("x_token", bad), field("x-token", tok)}, "alice", "x-token=" + tok},
 		{"param_space", places, "tok+en=" + tok, nil, "alice", ""},
 		{"cookie", places, "", mesh.Fields{field("cookie", "a=1; session="+tok+"; b=2")}, "alice", "cookie=a=1; b=2"},
 		{"cookie_quoted_alone", places, "", mesh.Fields{field("cookie", `session="`+tok+`"`)}, "alice", ""},

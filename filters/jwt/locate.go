@@ -49,7 +49,11 @@ func (s *step) locate(rule *mesh.JWTRule, v *verifier) error {
 		headers, params = []mesh.JWTHeader{bearerHeader}, []string{bearerParam}
 	}
 	for _, h := range headers {
-		s.add(inHeader, strings.ToLower(h.Name), h.Prefix, v)
+		name := strings.ToLower(h.Name)
+		s.add(inHeader, name, h.Prefix, v)
+		if strings.ContainsAny(name, "-_") && !slices.Contains(s.likes, name) {
+			s.likes = append(s.likes, name)
+		}
 	}
 	for _, p := range params {
 		s.add(inParam, p, "", v)
@@ -134,15 +138,24 @@ func (l *location) find(r *mesh.Request) (token string, as *form, several bool) 
 }
 
 // form returns the first form that a header's value has, with what stands behind its prefix. Schemes of authorization
-// are compared without regard to case (RFC 9110, 11.1).
+// are compared without regard to case (RFC 9110, 11.1), and a tab is as good as a space behind them: there are
+// servers that take it so.
 func (l *location) form(value string) (*form, string) {
 	for i := range l.forms {
 		f := &l.forms[i]
-		if n := len(f.prefix); len(value) >= n && strings.EqualFold(value[:n], f.prefix) {
+		if n := len(f.prefix); len(value) >= n && samePrefix(value[:n], f.prefix) {
 			return f, strings.Trim(value[n:], " \t")
 		}
 	}
 	return nil, ""
+}
+
+// samePrefix compares two texts of one length.
+func samePrefix(value, prefix string) bool {
+	if n := len(prefix) - 1; n > 0 && prefix[n] == ' ' && value[n] == '\t' {
+		value, prefix = value[:n], prefix[:n]
+	}
+	return strings.EqualFold(value, prefix)
 }
 
 func cookie(pair string) (name, value string, ok bool) {

@@ -41,6 +41,9 @@ type ServerOptions struct {
 	// MayImpersonate decides whether caller, a node proxy, gets a certificate of
 	// id. The error says why not. Nil refuses everybody.
 	MayImpersonate func(caller Caller, id mesh.Identity) error
+	// Known says whether the mesh has somebody who may still get certificates as the caller:
+	// tokens and certificates outlive the account. Nil is yes, always.
+	Known func(Caller) error
 	// Log receives what was issued (info) and refused (warn). Nil discards.
 	Log *slog.Logger
 }
@@ -121,6 +124,9 @@ func (s *Server) certificate() (*tls.Certificate, error) {
 // CreateCertificate answers one request.
 func (s *Server) CreateCertificate(ctx context.Context, req *v1alpha1.IstioCertificateRequest) (*v1alpha1.IstioCertificateResponse, error) {
 	caller, err := s.caller(ctx)
+	if err == nil && s.o.Known != nil {
+		err = s.o.Known(caller)
+	}
 	if err != nil {
 		s.log.Warn("refused a certificate", "reason", err)
 		return nil, status.Error(codes.Unauthenticated, err.Error())
@@ -142,7 +148,7 @@ func (s *Server) CreateCertificate(ctx context.Context, req *v1alpha1.IstioCerti
 	leaf, roots, err := s.o.CA.Sign(csr.PublicKey, id, ttl)
 	if err != nil {
 		s.log.Error("signing a certificate", "caller", caller.Identity.String(), "identity", id.String(), "error", err)
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, status.Error(codes.Internal, "the CA cannot sign now; its log says why")
 	}
 	s.log.Info("issued a certificate", "identity", id.String(), "caller", caller.Identity.String(), "node", caller.Node, "ttl", ttl.String())
 	return &v1alpha1.IstioCertificateResponse{CertChain: []string{string(leaf), string(roots)}}, nil
@@ -197,6 +203,14 @@ func (s *Server) caller(ctx context.Context) (Caller, error) {
 	if id.TrustDomain != s.o.CA.TrustDomain() {
 		return Caller{}, fmt.Errorf("caller %s is of another trust domain", id)
 	}
+	// The handshake has looked at dates, and maybe long ago; of revocation it knows nothing.
+	certs := info.State.PeerCertificates
+	if end := certs[0].NotAfter; !time.Now().Before(end) {
+		return Caller{}, fmt.Errorf("caller's certificate expired on %s", end.UTC().Format(time.RFC3339))
+	}
+	if err := s.o.CA.Revoked(certs); err != nil {
+		return Caller{}, fmt.Errorf("caller %s: %w", id, err)
+	}
 	return Caller{Identity: id}, nil
 }
 
@@ -209,6 +223,10 @@ func parseCSR(text string) (*x509.CertificateRequest, error) {
 	csr, err := x509.ParseCertificateRequest(b.Bytes)
 	if err != nil {
 		return nil, errors.New("csr does not parse")
+	}
+	// Before the signature, which with a key of a hundred thousand bits takes seconds to check.
+	if err := identity.CheckKey(csr.PublicKey); err != nil {
+		return nil, fmt.Errorf("csr: %w", err)
 	}
 	if err := csr.CheckSignature(); err != nil {
 		return nil, errors.New("csr is not signed with its own key")

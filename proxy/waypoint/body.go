@@ -11,7 +11,8 @@ import (
 // A filter may have to see the beginning of a request's body (filters.Exchange.Body). What comes before
 // there is an endpoint waits in x.reqBuf anyway, bounded by the client's window. For more than that the
 // window must open: bytes up to what is wanted are credited as they come, and owedReq
-// becomes negative by as many, until they are passed on.
+// becomes negative by as many, until they are passed on. That is not done while the Budget is used up: there may be
+// thousands of clients with megabytes each.
 
 // bodyTimeout bounds how long a client may take to send the bytes that are wanted.
 const bodyTimeout = time.Minute
@@ -33,6 +34,9 @@ func (x *exchange) Body(n int, then filters.BodyStep) filters.Result {
 
 // inviteBody lets the client of a parked exchange send what is wanted.
 func (x *exchange) inviteBody(t *loop.Turn) {
+	if x.tooMuchHeld(t) {
+		return
+	}
 	if x.reqF.Expect100 {
 		// It is we who want the body: the endpoint has no say in it any more.
 		x.reqF.Expect100 = false
@@ -49,6 +53,15 @@ func (x *exchange) creditWanted(t *loop.Turn) {
 	}
 }
 
+// tooMuchHeld answers where there is no room to wait for more of a body.
+func (x *exchange) tooMuchHeld(t *loop.Turn) bool {
+	if !x.tun.p.o.Budget.Over() {
+		return false
+	}
+	x.timedOut(t, 503, flagOverflow, "request_body_overflow", "")
+	return true
+}
+
 // bodyGrew goes on where enough of the body is there. The exchange is locked.
 func (p *parking) bodyGrew(t *loop.Turn) {
 	if p.body == nil {
@@ -56,7 +69,9 @@ func (p *parking) bodyGrew(t *loop.Turn) {
 	}
 	x := p.x
 	if !x.reqDone && len(x.reqBuf) < p.want {
-		x.creditWanted(t)
+		if !x.tooMuchHeld(t) {
+			x.creditWanted(t)
+		}
 		return
 	}
 	p.timer.stop()

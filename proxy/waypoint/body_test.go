@@ -95,3 +95,34 @@ func TestBodyLate(t *testing.T) {
 		t.Errorf("the filter saw %q, %d workloads were called", saw, len(s.works))
 	}
 }
+
+// While too many bytes wait already, none are waited for: what a filter wants to see is refused.
+func TestBodyOverBudget(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		before bool // it is so when the request comes
+	}{{"before", true}, {"meanwhile", false}} {
+		t.Run(tc.name, func(t *testing.T) {
+			parts, v := oneService(mesh.ProtocolHTTP)
+			s := newScript(t, parts)
+			var saw string
+			s.filter(stageService, wantsBody(8, &saw))
+			c := s.tunnel(vip(v), true)
+			budget := s.p.o.Budget
+			fill := func() { budget.Add(int(budget.Limit)) }
+			if tc.before {
+				fill()
+			}
+			s.send(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nfo", false)
+			if !tc.before {
+				fill()
+				s.send(c, "ur", false)
+			}
+			s.want(c.take(), "HTTP/1.1 503")
+			if saw != "" || len(s.works) != 0 {
+				t.Errorf("the filter saw %q, %d workloads were called", saw, len(s.works))
+			}
+			budget.Add(-int(budget.Limit))
+		})
+	}
+}

@@ -36,7 +36,7 @@ func (x *exchange) keepDecision(status int, d time.Duration, flags, dryRun strin
 		endpoint = x.dest.addr
 	}
 	s.Addresses(x.tun.peer.Addr, x.req.Destination, endpoint)
-	s.Texts(viewString(x.requestID), x.req.Method, x.req.Authority, viewString(x.path))
+	s.Texts(viewString(x.requestID), x.req.Method, x.req.Authority, x.publicPath())
 	if x.port != nil && x.port.told != nil {
 		s.Fields(x.port.told, x.req.Fields)
 	}
@@ -57,11 +57,20 @@ func fieldsToTell(sp *servicePort) *decision.Fields {
 			names = append(names, ru.authz.set.Fields()...)
 		}
 	}
+	var tokens []string // where they stand, or what they say
+	for _, p := range sp.policies.Tokens {
+		for _, r := range p.Rules {
+			tokens = append(tokens, strings.ToLower(r.OutputPayloadToHeader))
+			for _, h := range r.FromHeaders {
+				tokens = append(tokens, strings.ToLower(h.Name))
+			}
+		}
+	}
 	slices.Sort(names)
 	var out decision.Fields
 	n := 0
 	for _, name := range slices.Compact(names) {
-		if n < len(out) && !secret(name) {
+		if n < len(out) && !secret(name) && !slices.Contains(tokens, name) {
 			out[n] = name
 			n++
 		}

@@ -59,7 +59,7 @@ func (x *exchange) report(t *loop.Turn) {
 		DownstreamLocalAddress: x.tun.dst, DownstreamRemoteAddress: x.tun.peer.Addr,
 		SourcePrincipal: x.tun.principalURI,
 	}
-	x.tun.logPath(x, &r)
+	r.Path = x.publicPath()
 	if x.req.Proto == 2 {
 		r.Protocol = "HTTP/2"
 	}
@@ -136,13 +136,13 @@ func (p *Proxy) limitCounter(policy mesh.Name, limit, result string) ratelimit.C
 		telemetry.Label{Name: "limit", Value: limit}, telemetry.Label{Name: "result", Value: result})
 }
 
-// logPath puts the path with its query into r. The client's path is the
-// record's, so it was kept before any rewrite.
-func (tun *clientTunnel) logPath(x *exchange, r *telemetry.Record) {
-	r.Path = viewString(x.path)
+// publicPath is the client's path, as it was before any rewrite, for others to read: without a query that holds a token.
+func (x *exchange) publicPath() string {
+	path := viewString(x.path)
 	if n := x.fx.Noted(); n != nil && n.SecretQuery {
-		r.Path, _, _ = strings.Cut(r.Path, "?")
+		path, _, _ = strings.Cut(path, "?")
 	}
+	return path
 }
 
 // series resolves the labels of an exchange. The last ones used are kept with

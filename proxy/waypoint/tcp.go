@@ -44,6 +44,7 @@ type tcpSession struct {
 	flag, cause    string
 	would          string // what policies in dry run would have done, and who audits
 	opened         *telemetry.TCPSeries
+	judged         uint64 // the Runtime whose policies have let it pass: see tcprecheck.go
 }
 
 // tcpUp is one try to reach an endpoint, and the handler of its stream.
@@ -108,7 +109,7 @@ func (p *Proxy) refuseTCP(t *loop.Turn, tun *clientTunnel, sp *servicePort, deta
 }
 
 func newTCPSession(t *loop.Turn, tun *clientTunnel, sp *servicePort) *tcpSession {
-	return &tcpSession{tun: tun, sp: sp, start: t.Now}
+	return &tcpSession{tun: tun, sp: sp, start: t.Now, judged: tun.seen.Load().runtime}
 }
 
 // connect tries an endpoint. s is locked.
@@ -269,6 +270,9 @@ func (u *tcpUp) ready(t *loop.Turn, out pipe) {
 	u.observe(t, upstream.Outcome{Status: 200})
 	s.opened = s.series()
 	s.opened.Opened()
+	if !s.stillAllowed(t) {
+		return
+	}
 	if s.accept != nil {
 		s.accept.AcceptInline(t, s)
 		s.accept = nil
@@ -302,7 +306,7 @@ func (s *tcpSession) Headers(t *loop.Turn, st *h2.Stream, h *h2.Head) {
 func (s *tcpSession) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over || !s.stillAllowed(t) {
 		return
 	}
 	s.downEnd = s.downEnd || end
@@ -325,7 +329,7 @@ func (u *tcpUp) Data(t *loop.Turn, _ *h2.Stream, b []byte, end bool) {
 	s := u.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || u.dead || s.up != u {
+	if s.over || u.dead || s.up != u || !s.stillAllowed(t) {
 		return
 	}
 	s.count(&s.sent, len(b))

@@ -312,6 +312,47 @@ func TestPolicyBeforeConnectionRoutes(t *testing.T) {
 	}
 }
 
+// A connection that a new policy forbids ends with the next bytes, whichever way they go; any other goes on.
+func TestPolicyForLiveConnections(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		who   string // whom the new policy refuses
+		reply bool   // the workload speaks next, not the client
+		cut   bool
+	}{
+		{"client_speaks", "*", false, true},
+		{"workload_speaks", "*", true, true},
+		{"of_others", "cluster.local/ns/other/*", false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			parts, v := oneService(mesh.ProtocolTCP)
+			s := newScript(t, parts)
+			c := s.tunnel(vip(v), true)
+			s.send(c, "hello", false)
+			w := s.works[0]
+			if got := w.take(); got != "hello" {
+				t.Fatalf("the workload got %q", got)
+			}
+			s.parts.Policies = []*mesh.AuthorizationPolicy{{
+				Name: mesh.Name{Namespace: "app", Name: "p"}, Action: mesh.ActionDeny, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: v.Name}},
+				Rules: []mesh.AuthzRule{{From: []mesh.AuthzSource{{Principals: []string{tc.who}}}}},
+			}}
+			s.publish()
+			from, to := c, w
+			if tc.reply {
+				from, to = w, c
+			}
+			s.send(from, "more", false)
+			if got := to.take(); (got == "") != tc.cut || (c.err != nil) != tc.cut || (w.err != nil) != tc.cut {
+				t.Errorf("%q came through; client %v, workload %v", got, c.err, w.err)
+			}
+			if got := strings.Contains(s.logged.String(), "rbac_access_denied_matched_policy[ns[app]-policy[p]-rule[0]]"); tc.cut && s.logged.Len() > 0 && !got {
+				t.Errorf("the log: %s", s.logged.String())
+			}
+		})
+	}
+}
+
 // Real TLS through a waypoint that does not open it.
 func TestTLSPassthrough(t *testing.T) {
 	cert, roots := selfSigned(t, "web.example.com")

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
+	"cairnproxy.dev/cairn/policy"
+	"cairnproxy.dev/cairn/telemetry/decision"
 )
 
 // tokenIssuer makes tokens and serves its key, when it is let.
@@ -144,13 +146,32 @@ func TestTokens(t *testing.T) {
 		t.Errorf("keys were fetched %d times, want once", n)
 	}
 	r.stop()
-	log := r.log.String()
+	var records strings.Builder
+	if err := decision.Write(&records, r.proxy.decisions.Last(0, nil)); err != nil {
+		t.Fatal(err)
+	}
+	log := r.log.String() + records.String()
 	for _, want := range []string{"jwt_authn_access_denied{Audiences_in_Jwt_are_not_allowed}", "jwt_authn_access_denied{Jwt_header_is_an_invalid_"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("access log lacks %s:\n%s", want, log)
 		}
 	}
 	if strings.Contains(log, "access_token") || strings.Contains(log, "secret") || strings.Contains(log, "eyJ") {
-		t.Errorf("access log has a token:\n%s", log)
+		t.Errorf("access log or decision records have a token:\n%s", log)
+	}
+}
+
+// TestTokensUntold: records tell no header fields where tokens stand, even if a policy looks there.
+func TestTokensUntold(t *testing.T) {
+	sp := &servicePort{
+		authz: policy.CompileL7([]*mesh.AuthorizationPolicy{{Rules: []mesh.AuthzRule{{When: []mesh.AuthzCondition{
+			{Key: "request.headers[X-Assertion]", Values: []string{"*"}}, {Key: "request.headers[x-payload]", Values: []string{"*"}}, {Key: "request.headers[x-tenant]", Values: []string{"a"}},
+		}}}}}),
+		policies: policy.Attached{Tokens: []*mesh.RequestAuthentication{{Rules: []mesh.JWTRule{{
+			FromHeaders: []mesh.JWTHeader{{Name: "X-Assertion"}}, OutputPayloadToHeader: "x-payload",
+		}}}}},
+	}
+	if got, want := *fieldsToTell(sp), (decision.Fields{"x-tenant"}); got != want {
+		t.Errorf("records tell of %q, want %q", got, want)
 	}
 }

@@ -2,6 +2,7 @@ package ztunnel
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -33,6 +34,9 @@ type demand struct {
 	// via are the identities of the waypoints, of which the peer must have one. It
 	// is empty where none of the waypoints exists.
 	via []mesh.Identity
+	// instance is true if the workload is itself an instance of one of the waypoints. That
+	// it has the identity of one says nothing: a Gateway may be named as an account is.
+	instance bool
 	// what is bound, and to what, for messages; the first strict one of several.
 	what, waypoint string
 }
@@ -63,16 +67,17 @@ func bindingOf(s *mesh.Snapshot, w *mesh.Workload) *binding {
 		// of the service account is passed whatever service was wanted.
 		if o := b.others; o != nil {
 			d.via = append(d.via, o.via...)
+			d.instance = d.instance || o.instance
 			if o.strict && !d.strict && w.ServiceAccountWaypoint {
 				d.strict, d.what, d.waypoint = true, o.what, o.waypoint
 			}
 		}
-		if !d.strict || slices.Contains(d.via, w.Identity()) { // w stands in for a waypoint
+		if !d.strict || d.instance {
 			delete(b.ports, port)
 			b.open(port)
 		}
 	}
-	if o := b.others; o != nil && (!o.strict || slices.Contains(o.via, w.Identity())) {
+	if o := b.others; o != nil && (!o.strict || o.instance) {
 		b.others = nil
 	}
 	if len(b.ports) == 0 && b.others == nil {
@@ -119,6 +124,7 @@ func (d *demand) add(s *mesh.Snapshot, w *mesh.Workload, ref *mesh.WaypointRef, 
 			d.waypoint = "of its service account"
 		}
 	}
+	d.instance = d.instance || isInstance(s, w, ref)
 	for _, id := range waypointIdentities(s, w, ref) {
 		if !slices.Contains(d.via, id) {
 			d.via = append(d.via, id)
@@ -168,6 +174,30 @@ func (b *binding) refusal(port uint16, peer mesh.Identity) *Refusal {
 
 // optOut tells how to allow it.
 var optOut = fmt.Sprintf("the label %s: permissive allows it", labelBinding)
+
+// isInstance reports whether w, ready or not, is an instance of the waypoint ref.
+func isInstance(s *mesh.Snapshot, w *mesh.Workload, ref *mesh.WaypointRef) bool {
+	owns := func(a netip.Addr) bool { return slices.Contains(w.Addresses, a) }
+	serves := func(svc *mesh.Service) bool {
+		if svc == nil {
+			return false
+		}
+		_, ok := w.Services[svc.Key]
+		return ok
+	}
+	gateway := func(wp *mesh.Waypoint) bool {
+		return wp != nil && wp.Identity == w.Identity() && slices.ContainsFunc(wp.Addresses, owns)
+	}
+	switch {
+	case ref == nil:
+		return false
+	case ref.Name != mesh.Name{}:
+		return gateway(s.Waypoint(ref.Name))
+	case ref.Service != mesh.ServiceKey{}:
+		return serves(s.Service(ref.Service))
+	}
+	return ref.Address.IsValid() && (owns(ref.Address) || gateway(s.WaypointAt(ref.Address)) || serves(s.ServiceAt(w.Network, ref.Address, w.Namespace)))
+}
 
 // waypointIdentities returns what instances of the waypoint ref present, ready or
 // not, as w sees it.

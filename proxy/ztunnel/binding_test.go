@@ -75,6 +75,9 @@ func bindingMesh(c bindingCase) (*mesh.Snapshot, *mesh.Workload) {
 		if strings.Contains(c.pod, "as-wp") {
 			local.ServiceAccount = "wp"
 		}
+		if strings.Contains(c.pod, "at-wp") {
+			local.Addresses = append(local.Addresses, ip("10.0.2.1"))
+		}
 	}
 	return mesh.NewSnapshot(1, p), local
 }
@@ -121,7 +124,9 @@ func TestBinding(t *testing.T) {
 		{"by-address", bindingCase{services: []string{"a:8080 address"}}, 8080, []string{wp}, []string{client, ""}, nil},
 		{"by-pod-address", bindingCase{services: []string{"a:8080 lone"}}, 8080, []string{lone}, []string{client, ""}, nil},
 		{"waypoint-pod", bindingCase{services: []string{"a:8080 wp"}, pod: "- instance"}, 8080, []string{client, ""}, nil, nil},
-		{"waypoints-account", bindingCase{services: []string{"a:8080 wp"}, pod: "- as-wp"}, 8080, []string{client, ""}, nil, nil},
+		{"waypoints-account", bindingCase{services: []string{"a:8080 wp"}, pod: "- as-wp"}, 8080, []string{wp}, []string{client, ""}, []string{"service ns/a."}},
+		{"waypoints-account-and-address", bindingCase{services: []string{"a:8080 address"}, pod: "- as-wp at-wp"}, 8080, []string{client, ""}, nil, nil},
+		{"serves-as-waypoint", bindingCase{services: []string{"wpsvc:8080 wpsvc"}}, 8080, []string{client, ""}, nil, nil},
 		{"workload", bindingCase{pod: "wp"}, 9090, []string{wp}, []string{client, ""}, []string{"workload ns/local is bound to waypoint ns/wp"}},
 		{"workload-opted-out", bindingCase{pod: "wp permissive"}, 9090, []string{wp, client, ""}, nil, nil},
 		{"workload-of-unbound-service", bindingCase{services: []string{"a:8080 -"}, pod: "wp"}, 8080, []string{client, ""}, nil, nil},
@@ -129,7 +134,8 @@ func TestBinding(t *testing.T) {
 		{"workload-of-headless", bindingCase{services: []string{"a:8080 - headless"}, pod: "wp"}, 8080, []string{wp}, []string{client, ""}, nil},
 		{"workload-and-service", bindingCase{services: []string{"a:8080 wp2"}, pod: "wp"}, 8080, []string{wp, wp2}, []string{client, ""}, nil},
 		{"workload-of-opted-out-service", bindingCase{services: []string{"a:8080 wp2 permissive"}, pod: "wp"}, 8080, []string{client, ""}, nil, nil},
-		{"workload-itself-waypoint", bindingCase{pod: "wp as-wp"}, 8080, []string{client}, nil, nil},
+		{"workload-itself-waypoint", bindingCase{pod: "wp as-wp at-wp"}, 8080, []string{client}, nil, nil},
+		{"workload-of-waypoints-account", bindingCase{pod: "wp as-wp"}, 8080, []string{wp}, []string{client, ""}, nil},
 		{"account", bindingCase{services: []string{"a:8080 -"}, pod: "wp account"}, 8080, []string{wp}, []string{client, ""}, []string{"workload ns/local"}},
 		{"account-other-port", bindingCase{services: []string{"a:8080 -"}, pod: "wp account"}, 8081, []string{wp}, []string{client, ""}, nil},
 		{"account-and-service", bindingCase{services: []string{"a:8080 wp2"}, pod: "wp account"}, 8080, []string{wp, wp2}, []string{client, ""}, nil},
@@ -321,6 +327,26 @@ func TestBoundLater(t *testing.T) {
 		if want == nil && got != nil || want != nil && !errors.Is(got, want) {
 			t.Errorf("the connection of %s: %v, want %v", sa, got, want)
 		}
+	}
+}
+
+// TestBoundMeanwhile: a connection is judged by what its destination is when it is judged, and
+// not by what that was when it came.
+func TestBoundMeanwhile(t *testing.T) {
+	before, now := pod("ns", "local", "10.0.0.1"), pod("ns", "local", "10.0.0.1")
+	v := svcOf("ns", "a", "10.96.0.1", now)
+	v.Waypoint = wpRef("ns", "wp")
+	store := source.NewStore()
+	store.Publish(mesh.Parts{Workloads: []*mesh.Workload{now}, Services: []*mesh.Service{v}, Waypoints: []*mesh.Waypoint{gateway("ns", "wp", "10.0.2.1")}})
+	p, err := New(Options{Snapshots: store, Certificates: identity.NewCache(nil, identity.CacheOptions{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &connection{site: &site{p: p, local: func(s *mesh.Snapshot) *mesh.Workload { return s.Workload(now.UID) }}}
+	c.facts.Peer = mesh.Identity{TrustDomain: "cluster.local", Namespace: "ns", ServiceAccount: "client"}
+	c.facts.Destination = ap("10.0.0.1:8080")
+	if r := p.decide(before, c); r == nil || r.Flag != flagBinding {
+		t.Errorf("decided %v by the workload of a state that is over", r)
 	}
 }
 

@@ -259,7 +259,13 @@ func (c *policyCache) of(s *mesh.Snapshot, w *mesh.Workload) *rules {
 // decide is the verdict about c as the mesh is now, of the waypoints and then of the
 // policies; nil is consent.
 func (p *Proxy) decide(w *mesh.Workload, c *connection) *Refusal {
-	rules := p.pol.of(p.snapshot(), w)
+	s := p.snapshot()
+	// It may have changed since the connection came, and before the connection was
+	// registered: then nobody would look at it again.
+	if now := c.site.local(s); now != nil {
+		w = now
+	}
+	rules := p.pol.of(s, w)
 	if r := rules.binding.refusal(c.facts.Destination.Port(), c.facts.Peer); r != nil {
 		return r
 	}

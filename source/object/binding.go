@@ -32,6 +32,23 @@ func (t *translator) absentWaypoint(o *Object, path string, at mesh.Name) *waypo
 	return w
 }
 
+// noteSharedAccounts tells of waypoints whose service account pods use that are no instances
+// of them: such pods are taken for the waypoint wherever nothing may go around it.
+func (t *translator) noteSharedAccounts() {
+	if len(t.waypoints) == 0 {
+		return
+	}
+	told := map[*waypoint]bool{}
+	for _, x := range t.parts.Workloads {
+		w := t.waypoints[mesh.Name{Namespace: x.Namespace, Name: x.ServiceAccount}]
+		if x.IsWaypoint || w == nil || told[w] {
+			continue
+		}
+		told[w] = true
+		t.note(w.obj, "pod %s/%s runs under the waypoint's service account %s, and so may go around the waypoint as if it were one; give it another account, or the Gateway another name", x.Namespace, x.Name, x.ServiceAccount)
+	}
+}
+
 // permissive reads the label that says whether traffic may go around an object's waypoint:
 // the object's own, else that of the namespace ns. Whatever is not "permissive" is strict.
 func (t *translator) permissive(o *Object, path string, labels map[string]string, ns string) bool {

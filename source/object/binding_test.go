@@ -65,6 +65,29 @@ func TestWaypointBinding(t *testing.T) {
 	}
 }
 
+// TestSharedAccount has a pod that can prove to be the waypoint, by no more than its account.
+func TestSharedAccount(t *testing.T) {
+	for account, want := range map[string]int{"wp": 1, "other": 0} {
+		text := `
+{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {serviceAccountName: ` + account + `, containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web2}, spec: {serviceAccountName: ` + account + `, containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: instance, labels: {gateway.networking.k8s.io/gateway-name: wp}}, spec: {serviceAccountName: wp, containers: [{name: c, image: i}]}}
+` + waypoint
+		res, _ := translate(t, "f.yaml", text, object.Options{})
+		n := 0
+		for _, note := range res.Notices {
+			if strings.Contains(note.String(), "pod default/web runs under the waypoint's service account wp") {
+				n++
+			}
+		}
+		if n != want || len(res.Problems) > 0 {
+			t.Errorf("account %s: told %d times, want %d: %v %v", account, n, want, res.Notices, res.Problems)
+		}
+	}
+}
+
 // TestAbsentWaypoint names a waypoint that does not exist: what names it stays bound, the
 // rest is served, and the status tells.
 func TestAbsentWaypoint(t *testing.T) {

@@ -163,3 +163,32 @@ func TestExternalAuth(t *testing.T) {
 		})
 	}
 }
+
+// TestExternalAuthWrong: a rule whose filter ExternalAuth cannot be understood serves nobody: it is not served without the filter.
+func TestExternalAuthWrong(t *testing.T) {
+	const ref = "backendRef: {name: authz, namespace: auth, port: 8000}"
+	for _, tt := range []struct{ name, filter string }{
+		{"protocol", "{type: ExternalAuth, externalAuth: {protocol: FTP, " + ref + "}}"},
+		{"no_protocol", "{type: ExternalAuth, externalAuth: {" + ref + "}}"},
+		{"nothing", "{type: ExternalAuth}"},
+		{"type", "{type: ExternalAuthn, externalAuth: {protocol: HTTP, " + ref + "}}"},
+		{"body", "{type: ExternalAuth, externalAuth: {protocol: HTTP, " + ref + ", forwardBody: {maxSize: some}}}"},
+		{"unknown_field", "{type: ExternalAuth, externalAuth: {protocol: HTTP, " + ref + ", forwardBdy: {maxSize: 1}}}"},
+		{"not_granted", "{type: ExternalAuth, externalAuth: {protocol: HTTP, " + ref + "}}"},
+		{"text", "{type: ExternalAuth, externalAuth: please}"},
+		{"no_list", "please"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			res, _ := translate(t, "f.yaml", "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: web}]\n  rules:\n"+
+				"  - filters: ["+tt.filter+"]\n    backendRefs: [{name: web, port: 80}]\n"+authService+svc, object.Options{})
+			if len(res.Parts.Attachments) == 0 {
+				t.Errorf("the route is not there, and the service is open; %v", res.Problems)
+			}
+			for _, a := range res.Parts.Attachments {
+				if a.Route.Broken == "" && (a.Route.Filters.ExternalAuth == nil || a.Route.Filters.ExternalAuth.Broken == "") {
+					t.Errorf("served with %+v; %v", a.Route.Filters.ExternalAuth, res.Problems)
+				}
+			}
+		})
+	}
+}

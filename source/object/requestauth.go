@@ -30,7 +30,7 @@ func (t *translator) requestAuthentication(o *Object, v *RequestAuthentication) 
 	skew := t.span(o, "metadata.annotations["+annotationSkew+"]", v.Annotations[annotationSkew])
 	if n := len(spec.JWTRules); n > maxJWTRules {
 		t.bad(o, "spec.jwtRules", "it has %d rules; at most %d are possible: make several of it", n, maxJWTRules)
-		spec = &RequestAuthenticationSpec{TargetRef: spec.TargetRef}
+		// It is served on to refuse tokens, and to remove what clients put into the headers of all rules.
 	}
 	for i := range spec.JWTRules {
 		r := t.jwtRule(o, elem("spec.jwtRules", i), &spec.JWTRules[i])
@@ -199,7 +199,7 @@ func (t *translator) jwtOutputs(o *Object, path string, in *JWTRule, r *mesh.JWT
 	}
 	if n := len(in.OutputClaimToHeaders); n > maxJWTNames {
 		t.bad(o, path+".outputClaimToHeaders", "the list has %d entries; at most %d are possible", n, maxJWTNames)
-		return
+		// All the same none of them is a client's to write: see jwtRules above.
 	}
 	for i, c := range in.OutputClaimToHeaders {
 		at := elem(path+".outputClaimToHeaders", i)

@@ -139,6 +139,24 @@ func TestRequestAuthenticationProblems(t *testing.T) {
 	checkWrong(t, list)
 }
 
+// TestRequestAuthenticationTooMuch: what is too much refuses tokens, and clients may write none of its headers all the same.
+func TestRequestAuthenticationTooMuch(t *testing.T) {
+	outputs := func(n int) string {
+		return "{issuer: 'https://a', outputClaimToHeaders: [" + strings.Repeat("{header: x-n, claim: a}, ", n) + "{header: x-last, claim: a}]}"
+	}
+	for _, tt := range []struct{ name, rules string }{
+		{"rules", "[" + strings.Repeat("{issuer: 'https://a'}, ", 256) + outputs(0) + "]"},
+		{"outputs", "[" + outputs(64) + "]"},
+	} {
+		res, _ := translate(t, "f.yaml", tokensHead+tokensTo+"  jwtRules: "+tt.rules+"\n"+svc, object.Options{})
+		p := res.Parts.RequestAuth[0]
+		last := p.Rules[len(p.Rules)-1].OutputClaims
+		if p.Invalid == "" || len(last) == 0 || last[len(last)-1].Header != "x-last" {
+			t.Errorf("%s: invalid %q, the last rule's headers %v", tt.name, p.Invalid, last)
+		}
+	}
+}
+
 func TestRequestAuthenticationNotices(t *testing.T) {
 	for _, tt := range []struct{ name, spec, want, reason string }{
 		{"no_target", "  jwtRules: [{issuer: 'https://a'}]\n", "only waypoints verify tokens; add targetRefs for one to do so", ""},

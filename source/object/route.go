@@ -1,7 +1,9 @@
 package object
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -184,7 +186,7 @@ func (t *translator) rule(r *routeObject, i int) *mesh.Route {
 	if out.Filters.Redirect != nil && len(in.backends) > 0 {
 		t.incompatible(r.Object, path+".backendRefs", "a rule that redirects sends nothing on; remove the backendRefs or the RequestRedirect")
 	}
-	out.Broken = t.brokenSince(first)
+	out.Broken = cmp.Or(t.brokenSince(first), r.unreadBelow(path+".filters"))
 	out.Requests = own.Over(f.extension.requestPolicy().Over(t.routePolicy(r.Object, out.RuleName)))
 	for j := range in.backends {
 		out.Backends = append(out.Backends, t.backend(r, elem(path+".backendRefs", j), &in.backends[j], in))
@@ -194,6 +196,19 @@ func (t *translator) rule(r *routeObject, i int) *mesh.Route {
 		t.note(r.Object, "rules[%d] names no backend: it answers 500", i)
 	}
 	return out
+}
+
+// unreadBelow says that something at or below path could not be read: a filter that is not understood may be the one that
+// keeps requests out. It is "" where all could.
+func (o *Object) unreadBelow(path string) string {
+	if o.flaws != nil {
+		for _, f := range o.flaws.unread {
+			if rest, ok := strings.CutPrefix(f, path); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+				return "field " + f + " cannot be read; correct it"
+			}
+		}
+	}
+	return ""
 }
 
 // brokenSince says why what has been translated since that place of the trail

@@ -257,6 +257,7 @@ func (t *translator) finishWaypoints() {
 		}
 		t.waypointAddresses(w)
 	}
+	t.noteSharedAccounts()
 	for _, account := range sortedNames(t.accountWps) {
 		w := t.accountWps[account]
 		used := slices.ContainsFunc(t.parts.Workloads, func(x *mesh.Workload) bool {

@@ -116,7 +116,8 @@ func (b *Budget) add(n int) {
 	}
 }
 
-func (b *Budget) over() bool { return b != nil && b.used.Load() > b.Limit }
+// Over reports whether more than Limit bytes wait. A nil Budget never is over.
+func (b *Budget) Over() bool { return b != nil && b.used.Load() > b.Limit }
 
 // Conn is one HTTP/2 connection.
 type Conn struct {

@@ -70,7 +70,7 @@ func (c *Conn) giveBack(t *loop.Turn, s *Stream, n int64) {
 		return
 	}
 	give := s.unacked
-	if s.recvWin < s.window/4 && s.window < c.o.MaxWindow && !c.o.Budget.over() {
+	if s.recvWin < s.window/4 && s.window < c.o.MaxWindow && !c.o.Budget.Over() {
 		grown := min(2*s.window, c.o.MaxWindow)
 		give += grown - s.window
 		s.window = grown
@@ -83,7 +83,7 @@ func (c *Conn) giveBack(t *loop.Turn, s *Stream, n int64) {
 // returnWindow gives the connection's window back once a quarter is used,
 // unless too many bytes wait already. q is held.
 func (c *Conn) returnWindow(t *loop.Turn) {
-	if !c.o.Budget.over() {
+	if !c.o.Budget.Over() {
 		c.returnUpTo(t, c.unacked)
 	}
 }
