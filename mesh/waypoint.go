@@ -153,7 +153,8 @@ type RouteFilters struct {
 	// Mirrors are sent copies of requests, and their answers are dropped.
 	Mirrors []Mirror
 	CORS    *CORS
-	// ExternalAuth is asked before the rule's other filters run.
+	// ExternalAuth is asked after CORS, which answers preflight requests that carry no credentials, and before the
+	// other filters.
 	ExternalAuth *ExtAuthz
 }
 

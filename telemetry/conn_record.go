@@ -40,6 +40,9 @@ type ConnRecord struct {
 	// DryRun is what policies in dry run would have done, and which audit. ztunnel has no word for it: it is
 	// dry_run here, where there is something.
 	DryRun string
+	// Around is the waypoint that the connection went around, as a permissive binding allows: around_waypoint
+	// here, for which ztunnel has no word.
+	Around string
 }
 
 // EndpointRecord is one end of a connection.
@@ -122,6 +125,7 @@ func (r *ConnRecord) fields(p *connPairs) {
 		p.millis("duration", r.Duration)
 	}
 	p.text("dry_run", r.DryRun)
+	p.text("around_waypoint", r.Around)
 	p.text("error", r.Err)
 }
 

@@ -19,6 +19,8 @@ type Connect struct {
 	Dst       netip.AddrPort
 	// Peer is the authenticated other end of the connection.
 	Peer mesh.Peer
+	// Certificate is what the peer was authenticated by.
+	Certificate *Certificate
 	// Local is the address at which the connection was accepted.
 	Local netip.AddrPort
 	// The headers that HBONE knows, as sent; empty when absent. Nothing in

@@ -163,10 +163,13 @@ func (s *Server) handshake(nc *net.TCPConn) *serverConn {
 	remote := addrPort(nc.RemoteAddr())
 	sock, err := loop.NewTLS(s.ctx, nc, s.o.TLS, false, s.o.HandshakeTimeout)
 	var peer mesh.Identity
+	var cert *Certificate
 	if err == nil {
 		cs, _ := sock.TLS()
 		if peer, err = identity.PeerOf(cs); err != nil {
 			sock.Close()
+		} else {
+			cert = &Certificate{leaf: cs.PeerCertificates[0]}
 		}
 	}
 	if err != nil {
@@ -177,7 +180,7 @@ func (s *Server) handshake(nc *net.TCPConn) *serverConn {
 		return nil
 	}
 	return &serverConn{
-		s: s, sock: sock, local: addrPort(sock.LocalAddr()),
+		s: s, sock: sock, local: addrPort(sock.LocalAddr()), cert: cert,
 		peer: mesh.Peer{Identity: peer, Principal: peer.Principal(), Addr: remote},
 	}
 }
@@ -332,6 +335,7 @@ type serverConn struct {
 	sock  *loop.Socket
 	h2    *h2.Conn
 	peer  mesh.Peer
+	cert  *Certificate
 	local netip.AddrPort
 
 	handlers atomic.Int64 // running; a reset stream's may outlive it
@@ -342,7 +346,7 @@ func (c *serverConn) Closed(*loop.Turn, error) {}
 
 // Open implements h2.Handler: a request came in.
 func (c *serverConn) Open(t *loop.Turn, st *h2.Stream, head *h2.Head) {
-	cn := &Connect{Peer: c.peer, Local: c.local, st: st}
+	cn := &Connect{Peer: c.peer, Certificate: c.cert, Local: c.local, st: st}
 	if head.TooLarge {
 		rejectStream(t, st, 431)
 		return

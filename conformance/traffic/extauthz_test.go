@@ -24,10 +24,12 @@ func TestExternalAuthorization(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)
-	cases := slices.Concat(askedCases("grpc"), askedCases("http"), grpcAuthCases, routeAuthCases)
+	cases := slices.Concat(askedCases("grpc"), askedCases("http"), grpcAuthCases, routeAuthCases, backendAuthCases)
 	for i := range cases {
 		c := &cases[i]
-		c.mesh = []svc{{name: "echo"}, {name: "auth"}}
+		if c.mesh == nil {
+			c.mesh = []svc{{name: "echo"}, {name: "auth"}}
+		}
 		joined := func(prove func(*trial) error) func(*trial) error {
 			return func(x *trial) error {
 				for _, p := range x.podsOf("auth") {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestTokens(t *testing.T) { runGroup(t, "tokens", tokenCases()) }
+func TestTokens(t *testing.T) { runGroup(t, "tokens", append(tokenCases(), keysInMesh...)) }
 
 // requestAuth is a RequestAuthentication for the service with these rules, in YAML's flow style.
 func requestAuth(rules ...string) string {

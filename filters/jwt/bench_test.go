@@ -62,7 +62,7 @@ func TestNoAllocation(t *testing.T) {
 func BenchmarkRequest(b *testing.B) {
 	bench := func(name string, fields mesh.Fields, want filters.Result, forget bool) {
 		b.Run(name, func(b *testing.B) {
-			r := NewRegistry(nil, nil)
+			r := NewRegistry(Options{})
 			defer r.Close()
 			c := build(b, r, policyOf(outputs()))
 			x := filterstest.Exchange(get())

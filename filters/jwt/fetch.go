@@ -144,16 +144,15 @@ func readFile(path string) ([]byte, error) {
 	return readAll(f)
 }
 
-// newClient returns a client for keys. transport is nil for the system's way; a proxy that the environment
-// names is not for the mesh.
-func newClient(transport http.RoundTripper) *http.Client {
-	if transport == nil {
-		transport = &http.Transport{ // each fetch has a timeout of its own
+// newClient returns a client for keys. A proxy that the environment names is not for the mesh.
+func newClient(m Mesh, outside http.RoundTripper) *http.Client {
+	if outside == nil {
+		outside = &http.Transport{ // each fetch has a timeout of its own
 			ForceAttemptHTTP2: true, TLSHandshakeTimeout: defaultTimeout, MaxResponseHeaderBytes: 64 << 10,
 			MaxConnsPerHost: 2, MaxIdleConnsPerHost: 1, IdleConnTimeout: 30 * time.Second,
 		}
 	}
-	return &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+	return &http.Client{Transport: &way{m, outside}, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
 			return errors.New("it sends us elsewhere too often")
 		}

@@ -34,7 +34,7 @@ func FuzzParse(f *testing.F) {
 
 // FuzzPlaces: a token is never found where it is not, what is taken away is gone, and no request without a key's signature gets a token.
 func FuzzPlaces(f *testing.F) {
-	r := NewRegistry(nil, nil)
+	r := NewRegistry(Options{})
 	defer r.Close()
 	ru := rule()
 	ru.FromHeaders = []mesh.JWTHeader{{Name: "authorization", Prefix: "Bearer "}, {Name: "x-t"}}

@@ -150,7 +150,7 @@ func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func registry(t *testing.T, transport http.RoundTripper) *Registry {
 	t.Helper()
-	r := NewRegistry(transport, nil)
+	r := NewRegistry(Options{Transport: transport})
 	t.Cleanup(r.Close)
 	return r
 }
@@ -164,6 +164,9 @@ func build(t testing.TB, r *Registry, list ...*mesh.RequestAuthentication) filte
 	c, err := filters.Compile([]filters.Spec{Spec(list, r)}, filters.BuildContext{Level: filters.LevelService})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if r != nil {
+		r.Fetch()
 	}
 	return c
 }

@@ -41,10 +41,11 @@ type step struct {
 	likes []string
 	// broken says that a policy cannot be understood: all tokens are refused.
 	broken bool
+	counts *totals
 }
 
 func newStep(list []*mesh.RequestAuthentication, r *Registry) (*step, error) {
-	s := &step{}
+	s := &step{counts: r.counts()}
 	for _, p := range list {
 		s.broken = s.broken || p.Invalid != ""
 	}
@@ -119,6 +120,7 @@ func isPreflight(r *mesh.Request) bool {
 
 func (s *step) run(x *filters.Exchange, waits int) filters.Result {
 	var first *verified
+	fresh := false   // a signature was verified
 	var taken uint64 // the locations whose tokens do not go on
 	for i := range s.locations {
 		l := &s.locations[i]
@@ -127,16 +129,25 @@ func (s *step) run(x *filters.Exchange, waits int) filters.Result {
 		case as == nil:
 			continue
 		case s.broken:
-			return failPolicy.answer(x)
+			return s.refuse(x, failPolicy)
 		case several:
-			return failSeveral.answer(x)
+			return s.refuse(x, failSeveral)
 		}
-		v, by, f, keys := as.check(x, token)
-		if f != nil {
+		d := digest(sha256.Sum256(unsafe.Slice(unsafe.StringData(token), len(token))))
+		v, by := as.recall(&d)
+		var f *failure
+		if v != nil {
+			f = by.timely(v.begins, v.expires, x.Now)
+		} else {
+			var keys *keySet
+			fresh = true
+			v, by, f, keys = as.verify(x, token, &d)
 			if keys != nil && waits < maxWaits && keys.join(x, func(x *filters.Exchange) filters.Result { return s.run(x, waits+1) }) {
 				return filters.Park
 			}
-			return f.answer(x)
+		}
+		if f != nil {
+			return s.refuse(x, f)
 		}
 		if !by.rule.Forward {
 			taken |= 1 << i
@@ -149,6 +160,11 @@ func (s *step) run(x *filters.Exchange, waits int) filters.Result {
 	if first == nil {
 		return filters.Continue
 	}
+	if fresh {
+		s.counts.verified.Inc()
+	} else {
+		s.counts.cached.Inc()
+	}
 	for i := range s.locations {
 		if taken&(1<<i) != 0 {
 			s.locations[i].remove(x)
@@ -159,15 +175,24 @@ func (s *step) run(x *filters.Exchange, waits int) filters.Result {
 	return filters.Continue
 }
 
-// check verifies the token with the first rule that accepts it. With a failure come the keys that may help,
-// if they are fetched once more.
-func (f *form) check(x *filters.Exchange, token string) (*verified, *verifier, *failure, *keySet) {
-	d := digest(sha256.Sum256(unsafe.Slice(unsafe.StringData(token), len(token))))
+func (s *step) refuse(x *filters.Exchange, f *failure) filters.Result {
+	s.counts.refused.Inc()
+	return f.answer(x)
+}
+
+// recall returns the token if one of the rules has accepted it before.
+func (f *form) recall(d *digest) (*verified, *verifier) {
 	for _, v := range f.verifiers {
-		if ok := v.recall(&d); ok != nil {
-			return ok, v, v.timely(ok.begins, ok.expires, x.Now), nil
+		if ok := v.recall(d); ok != nil {
+			return ok, v
 		}
 	}
+	return nil, nil
+}
+
+// verify verifies the token with the first rule that accepts it. With a failure come the keys that may help,
+// if they are fetched once more.
+func (f *form) verify(x *filters.Exchange, token string, d *digest) (*verified, *verifier, *failure, *keySet) {
 	p, bad := parse(token)
 	if bad != nil {
 		return nil, nil, bad, nil
@@ -178,7 +203,7 @@ func (f *form) check(x *filters.Exchange, token string) (*verified, *verifier, *
 		if !v.takes(p) {
 			continue
 		}
-		ok, fail, wait := v.verify(token, p, &d, x.Now)
+		ok, fail, wait := v.verify(token, p, d, x.Now)
 		if fail == nil {
 			return ok, v, nil, nil
 		}

@@ -32,6 +32,7 @@ type keySet struct {
 	r       *Registry
 	from    origin
 	timeout time.Duration
+	counts  *fetchTotals         // nil for keys in the rule
 	current atomic.Pointer[keys] // nil: there are none
 
 	mu       sync.Mutex
@@ -42,19 +43,34 @@ type keySet struct {
 	asked    time.Time // when an unknown key was looked for last
 	err      error     // of the last fetch
 	failures int       // in a row
+	next     *time.Timer
 }
 
-// newKeySet returns the keys from there; unless they are in the rule, a goroutine begins to fetch them.
+// newKeySet returns the keys from there. Those that are not in the rule are fetched when the first request asks
+// for them, or by start.
 func newKeySet(r *Registry, from origin, timeout time.Duration) *keySet {
 	k := &keySet{r: r, from: from, timeout: timeout}
 	if from.inline != "" {
 		k.take([]byte(from.inline), nil, time.Now())
 		return k
 	}
+	k.counts = r.fetchCounts(from)
+	return k
+}
+
+// start begins the first fetch, in a goroutine. One that failed is tried once more: it may
+// have been the configuration of before that knew no way.
+func (k *keySet) start(now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.fetch()
-	return k
+	switch {
+	case k.from.inline != "":
+	case k.err == nil && k.fetched.IsZero():
+		k.fetch()
+	case k.err != nil && now.Sub(k.asked) >= unknownEvery:
+		k.asked = now
+		k.fetch()
+	}
 }
 
 // join makes the exchange wait for a fetch that is under way, or for one that begins now because
@@ -115,15 +131,19 @@ func (k *keySet) take(text []byte, err error, now time.Time) (waiting []func()) 
 	k.r.told(k, err)
 	k.err = err
 	if err != nil {
+		k.count(err, false)
 		k.failures++
 		k.later(min(retryFirst<<min(k.failures-1, 10), retryMost))
 		return waiting
 	}
 	k.failures, k.fetched = 0, now
-	if old := k.current.Load(); old == nil || old.sum != next.sum { // the same text keeps what was verified
+	old := k.current.Load()
+	changed := old == nil || old.sum != next.sum
+	if changed { // the same text keeps what was verified
 		k.current.Store(next)
 		k.changed = now
 	}
+	k.count(nil, changed)
 	every := refreshEvery
 	if k.from.isFile() {
 		every = rereadEvery
@@ -132,13 +152,28 @@ func (k *keySet) take(text []byte, err error, now time.Time) (waiting []func()) 
 	return waiting
 }
 
+func (k *keySet) count(err error, changed bool) {
+	switch c := k.counts; {
+	case c == nil:
+	case err != nil:
+		c.failed.Inc()
+	case changed:
+		c.changed.Inc()
+	default:
+		c.same.Inc()
+	}
+}
+
 // later fetches again in about d, if the keys are still in use then.
 func (k *keySet) later(d time.Duration) {
 	if k.from.inline != "" {
 		return
 	}
+	if k.next != nil {
+		k.next.Stop() // a fetch came in between: one timer is enough
+	}
 	w := weak.Make(k)
-	time.AfterFunc(d-d/20+rand.N(d/10), func() {
+	k.next = time.AfterFunc(d-d/20+rand.N(d/10), func() {
 		if k := w.Value(); k != nil {
 			k.mu.Lock()
 			defer k.mu.Unlock()
@@ -178,7 +213,7 @@ func (k *keySet) state(issuer string) State {
 	switch {
 	case k.err != nil:
 		s.Error = k.err.Error()
-	case k.fetching && len(s.KeyIDs) == 0:
+	case len(s.KeyIDs) == 0:
 		s.Error = "they are being fetched"
 	}
 	return s

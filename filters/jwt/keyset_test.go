@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -230,6 +231,97 @@ func TestLive(t *testing.T) {
 		if got := n.asked.Load(); got != 1 || len(r.States()) != 0 {
 			t.Errorf("%d fetches, states %v: keys that nobody uses are kept", got, r.States())
 		}
+	})
+}
+
+// TestLater: nothing is fetched before a configuration is in force, unless a request asks; and the next one tries again
+// what had failed, once in a while.
+func TestLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := served(pageOf(""))
+		r := registry(t, n)
+		step, err := Spec([]*mesh.RequestAuthentication{remote()}, r).Build(filters.BuildContext{Level: filters.LevelService})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if got, s := n.asked.Load(), r.States(); got != 0 || s[0].Error != "they are being fetched" {
+			t.Errorf("%d fetches of a configuration that is not in force; state %+v", got, s)
+		}
+		r.Fetch()
+		synctest.Wait()
+		if got := n.asked.Load(); got != 1 {
+			t.Errorf("%d fetches, want 1", got)
+		}
+		time.Sleep(time.Hour) // every 30 s by now
+		before := n.asked.Load()
+		for range 100 {
+			r.Fetch()
+			synctest.Wait()
+		}
+		if got := n.asked.Load() - before; got != 1 {
+			t.Errorf("%d fetches with 100 configurations at once, want 1", got)
+		}
+		before = n.asked.Load()
+		time.Sleep(10 * time.Minute)
+		if got := n.asked.Load() - before; got < 15 || got > 25 {
+			t.Errorf("%d fetches in ten minutes, want some 20: timers add up", got)
+		}
+		runtime.KeepAlive(step)
+	})
+}
+
+// counters keeps what is counted.
+type counters struct{ m sync.Map }
+
+func (c *counters) of(metric, jwks, result string) Counter {
+	v, _ := c.m.LoadOrStore(strings.Trim(metric+" "+jwks, " ")+" "+result, new(counter))
+	return v.(*counter)
+}
+
+func (c *counters) get(key string) int64 {
+	v, ok := c.m.Load(key)
+	if !ok {
+		return -1
+	}
+	return v.(*counter).Load()
+}
+
+type counter struct{ atomic.Int64 }
+
+func (c *counter) Inc() { c.Add(1) }
+
+// TestMetrics counts requests with tokens, and fetches.
+func TestMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		text, c := pageOf(jwks(es())), &counters{}
+		r := NewRegistry(Options{Transport: served(text), Counters: c.of})
+		defer r.Close()
+		chain := build(t, r, remote())
+		token := es().sign(about(nil))
+		for range 3 {
+			answerTo(t, chain, get(bearer(token))) // the first waits for keys
+		}
+		answerTo(t, chain, get())
+		answerTo(t, chain, get(bearer("x.y.z")))
+		answerTo(t, chain, get(bearer(es().sign(about(claims{"exp": 1})))))
+		time.Sleep(refreshEvery * 11 / 10) // the same
+		text.set(jwks(es2()))
+		time.Sleep(refreshEvery * 11 / 10) // others
+		text.set("")
+		time.Sleep(refreshEvery * 11 / 10)
+		for key, want := range map[string]int64{
+			"cairn_jwt_total verified": 1, "cairn_jwt_total cached": 2, "cairn_jwt_total refused": 2,
+			"cairn_jwks_fetches_total " + uri + " changed": 2, "cairn_jwks_fetches_total " + uri + " same": 1,
+		} {
+			if got := c.get(key); got != want {
+				t.Errorf("%s: %d, want %d", key, got, want)
+			}
+		}
+		if got := c.get("cairn_jwks_fetches_total " + uri + " failed"); got < 1 {
+			t.Errorf("%d fetches failed", got)
+		}
+		runtime.KeepAlive(chain)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 	"weak"
 
 	"cairnproxy.dev/cairn/mesh"
@@ -17,30 +18,61 @@ import (
 // changes goes on with the keys of the one before. What no configuration uses any more is let go with
 // it. Its methods may be called from any goroutine.
 type Registry struct {
-	client *http.Client
-	log    *slog.Logger
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
+	client   *http.Client
+	log      *slog.Logger
+	counters Counters
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
 
 	mu        sync.Mutex
 	sets      map[origin]weak.Pointer[keySet]
 	verifiers map[string]weak.Pointer[verifier] // by their rule
+	totals    *totals                           // made with the first verifier
+	counted   map[string]*fetchTotals
 	closed    bool
 	fetches   sync.WaitGroup
 }
 
-// NewRegistry returns an empty registry. transport is how keys are fetched, nil for net/http's way without
-// a proxy; log is told of keys that cannot be, and may be nil.
-func NewRegistry(transport http.RoundTripper, log *slog.Logger) *Registry {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+// Options configures a Registry. All of it may be left out.
+type Options struct {
+	// Mesh is the way to keys at a Service of the mesh; nil for a proxy that knows none.
+	Mesh Mesh
+	// Transport is the way to all others; nil for net/http's without a proxy.
+	Transport http.RoundTripper
+	// Counters makes series; nil counts nothing.
+	Counters Counters
+	// Log is told of keys that cannot be fetched.
+	Log *slog.Logger
+}
+
+// NewRegistry returns an empty registry.
+func NewRegistry(o Options) *Registry {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Registry{
-		client: newClient(transport), log: log,
+		client: newClient(o.Mesh, o.Transport), log: o.Log, counters: o.Counters, counted: map[string]*fetchTotals{},
 		sets: map[origin]weak.Pointer[keySet]{}, verifiers: map[string]weak.Pointer[verifier]{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
+}
+
+// Fetch begins to fetch the keys of rules that are new, and those that could not be: call it when a
+// configuration is in force, through which the way to them may lead.
+func (r *Registry) Fetch() {
+	r.mu.Lock()
+	var list []*keySet
+	for _, p := range r.sets {
+		if k := p.Value(); k != nil {
+			list = append(list, k)
+		}
+	}
+	r.mu.Unlock()
+	now := time.Now()
+	for _, k := range list { // not with r locked
+		k.start(now)
+	}
 }
 
 // verifier returns the live verifier of a rule.
@@ -55,7 +87,7 @@ func (r *Registry) verifier(rule *mesh.JWTRule) (*verifier, error) {
 	if v != nil {
 		return v, nil
 	}
-	v = newVerifier(rule, r.keySet(rule)) // fetching may begin: not with r locked
+	v = newVerifier(rule, r.keySet(rule))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old := r.verifiers[string(id)].Value(); old != nil {
@@ -75,7 +107,7 @@ func (r *Registry) keySet(rule *mesh.JWTRule) *keySet {
 	if k != nil {
 		return k
 	}
-	k = newKeySet(r, from, cmp.Or(rule.Timeout, defaultTimeout))
+	k = newKeySet(r, from, cmp.Or(rule.Timeout, defaultTimeout)) // not with r locked
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old := r.sets[from].Value(); old != nil {

@@ -1,10 +1,12 @@
 package waypoint
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/tunnel"
@@ -13,8 +15,27 @@ import (
 	"cairnproxy.dev/cairn/upstream"
 )
 
-// DialService implements remote.Dialer: it connects to an endpoint of a service as requests do,
-// with the waypoint's identity; alpn is offered where there is TLS inside. The configuration in force says where the endpoints are.
+// ServiceOf implements jwt.Mesh: it returns the Service that a host name means, as the cluster's DNS
+// has it for the waypoint's pod. A ServiceEntry is none, since anybody can write one for any host.
+func (p *Proxy) ServiceOf(host string) (mesh.ServiceKey, bool) {
+	rt := p.runtime.Load()
+	if rt == nil {
+		return mesh.ServiceKey{}, false
+	}
+	name, rest, _ := strings.Cut(strings.ToLower(strings.TrimSuffix(host, ".")), ".")
+	ns, rest, _ := strings.Cut(rest, ".")
+	if rest != "" && rest != "svc" && rest != "svc."+rt.snapshot.ClusterDomain {
+		return mesh.ServiceKey{}, false
+	}
+	ns = cmp.Or(ns, p.o.Name.Namespace)
+	key := mesh.ServiceKey{Namespace: ns, Hostname: name + "." + ns + ".svc." + rt.snapshot.ClusterDomain}
+	v := rt.snapshot.Service(key)
+	return key, v != nil && v.Canonical
+}
+
+// DialService implements remote.Dialer and jwt.Mesh: it connects to an endpoint of a service as requests do,
+// with the waypoint's identity; alpn is offered where there is TLS inside, and "" leaves that out. The configuration in force
+// says where the endpoints are.
 func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint16, alpn string) (net.Conn, error) {
 	rt := p.runtime.Load()
 	if rt == nil {
@@ -28,7 +49,7 @@ func (p *Proxy) DialService(ctx context.Context, key mesh.ServiceKey, port uint1
 		return nil, fmt.Errorf("dialing service %s: it has no port %d", key, port)
 	}
 	target := &cluster{protocol: mesh.ProtocolGRPC}
-	if b := v.Port(port).Backend; b != nil {
+	if b := v.Port(port).Backend; b != nil && alpn != "" {
 		target.tls = newOriginTLS(b.TLS, key.Hostname, target.protocol)
 	}
 	cl := upstream.ForService(rt.snapshot, v, port, upstream.Options{Registry: &p.registry})

@@ -3,6 +3,7 @@ package waypoint
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -104,9 +105,9 @@ func (p *Proxy) request(rt *Runtime, q *explain.Question) (*mesh.Request, *servi
 	if q.HTTP2 {
 		req.Proto, req.MinorVersion = 2, 0
 	}
-	req.Fields = rt.heads.disown(req.Fields)
-	if rt.heads != nil && rt.heads.underscores != mesh.UnderscoresAllow {
-		req.Fields = slices.DeleteFunc(req.Fields, func(f mesh.Field) bool { return strings.Contains(f.Name, "_") })
+	var ok bool
+	if req.Fields, ok = rt.heads.underscored(rt.heads.disown(req.Fields)); !ok {
+		return nil, nil, errors.New("the name of a header has an underscore, which this waypoint refuses (policy.cairnproxy.dev/header-underscores)")
 	}
 	if q.ID != "" {
 		req.Fields.Set("x-request-id", q.ID)

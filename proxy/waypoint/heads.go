@@ -24,7 +24,7 @@ func headsOf(w *mesh.Waypoint) *heads {
 	}
 	h := &heads{limits: h1.Limits{Paths: w.Reading.Paths}, underscores: w.Reading.Underscores, trusting: w.Reading.TrustedProxies > 0}
 	if w.Reading.ClientCert {
-		h.cert = "By=" + w.Identity.String() + ";URI="
+		h.cert = "By=" + w.Identity.String() + ";"
 	}
 	return h
 }
@@ -47,30 +47,42 @@ func (h *heads) disown(f mesh.Fields) mesh.Fields {
 // apply does what the waypoint's settings say about a request's fields, and what no client may
 // claim has been removed. It reports false when the request was answered.
 func (h *heads) apply(t *loop.Turn, x *exchange) bool {
-	if h.underscores != mesh.UnderscoresAllow && !h.noUnderscores(t, x) {
+	if !h.noUnderscores(t, x) {
 		return false
 	}
 	// The certificate is the one that the client showed in its tunnel. A client outside the
 	// mesh has none, and then nothing is said.
 	if h.cert != "" && !x.tun.peer.Identity.IsZero() {
-		x.req.Fields = append(x.req.Fields, mesh.Field{Name: clientCert, Value: x.fx.Concat(h.cert, x.tun.principalURI, "")})
+		x.req.Fields = append(x.req.Fields, mesh.Field{Name: clientCert, Value: h.clientCert(x)})
 	}
 	return true
 }
 
+// clientCert is the value of x-forwarded-client-cert, in Envoy's order of its parts.
+func (h *heads) clientCert(x *exchange) string {
+	b := append(x.fx.Append(), h.cert...)
+	if hash := x.tun.cert.Hash(); hash != "" {
+		b = append(append(append(b, "Hash="...), hash...), ';')
+	}
+	return x.fx.Text(append(append(b, "URI="...), x.tun.principalURI...))
+}
+
 // noUnderscores drops fields with an underscore in their names, or answers.
 func (h *heads) noUnderscores(t *loop.Turn, x *exchange) bool {
-	kept := x.req.Fields[:0]
-	for _, f := range x.req.Fields {
-		if strings.IndexByte(f.Name, '_') < 0 {
-			kept = append(kept, f)
-		}
-	}
-	if len(kept) < len(x.req.Fields) && h.underscores == mesh.UnderscoresReject {
+	var ok bool
+	if x.req.Fields, ok = h.underscored(x.req.Fields); !ok {
 		x.details = "unexpected_underscore"
 		x.reply(t, 400, "")
-		return false
 	}
-	x.req.Fields = kept
-	return true
+	return ok
+}
+
+// underscored is f without the fields that have an underscore in their names, where these are dropped. It reports
+// false where a request with such a field is refused. h may be nil.
+func (h *heads) underscored(f mesh.Fields) (mesh.Fields, bool) {
+	if h == nil || h.underscores == mesh.UnderscoresAllow {
+		return f, true
+	}
+	kept := slices.DeleteFunc(f, func(e mesh.Field) bool { return strings.IndexByte(e.Name, '_') >= 0 })
+	return kept, len(kept) == len(f) || h.underscores != mesh.UnderscoresReject
 }

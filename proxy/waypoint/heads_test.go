@@ -3,6 +3,7 @@ package waypoint
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"cairnproxy.dev/cairn/explain"
 	"cairnproxy.dev/cairn/mesh"
 )
 
@@ -117,7 +119,7 @@ func TestClientIdentity(t *testing.T) {
 		kept    []string // of what the client claims
 	}{
 		{"default", mesh.Reading{}, "", nil},
-		{"asked-for", mesh.Reading{ClientCert: true}, "By=" + wpID.String() + ";URI=" + clientID.String(), nil},
+		{"asked-for", mesh.Reading{ClientCert: true}, "By=" + wpID.String() + ";Hash=$HASH;URI=" + clientID.String(), nil},
 		{"trusted-proxy", mesh.Reading{TrustedProxies: 1}, "", []string{"X-Envoy-External-Address", "X-Envoy-Internal", "X_envoy_external_address"}},
 		{"paths", mesh.Reading{Paths: mesh.PathMerge}, "", nil},
 	} {
@@ -130,6 +132,11 @@ func TestClientIdentity(t *testing.T) {
 				v = [2]*mesh.Service{r.service("a", 80, mesh.ProtocolHTTP, w[0]), r.service("b", 80, mesh.ProtocolHTTP2, w[1])}
 				return mesh.Parts{Workloads: w, Services: v[:]}
 			})
+			cert, err := r.cache.Get(t.Context(), clientID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			told := strings.ReplaceAll(tt.cert, "$HASH", fmt.Sprintf("%x", sha256.Sum256(cert.Leaf.Raw)))
 			check := func(how string, h http.Header) {
 				t.Helper()
 				want := map[string]bool{}
@@ -142,8 +149,8 @@ func TestClientIdentity(t *testing.T) {
 					}
 					switch {
 					case name == "Got-X-Forwarded-Client-Cert" && tt.cert != "":
-						if len(values) != 1 || values[0] != tt.cert {
-							t.Errorf("%s: the application is told %q, want %q", how, values, tt.cert)
+						if len(values) != 1 || values[0] != told {
+							t.Errorf("%s: the application is told %q, want %q", how, values, told)
 						}
 					case !want[name]:
 						t.Errorf("%s: %s came through: %q", how, name, values)
@@ -220,6 +227,15 @@ func TestUnderscores(t *testing.T) {
 			resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(r.raw(v, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"+tt.field+"\r\n\r\n"))), nil)
 			if err != nil || resp.StatusCode != tt.status || resp.Header.Get("Got") != tt.got {
 				t.Fatalf("got %v, %v; want %d and %q", resp, err, tt.status, tt.got)
+			}
+			offline, err := NewOffline(wpName, r.snapshots.Current())
+			if err != nil {
+				t.Fatal(err)
+			}
+			name, value, _ := strings.Cut(tt.field, ": ")
+			said := offline.Explain(&explain.Question{Method: "GET", Path: "/", Host: v.Key.Hostname, Headers: []explain.Header{{Name: name, Value: value}}}, nil)
+			if refused := tt.status == 400; (said.Status == 400) != refused || refused && !strings.Contains(said.Why, "has an underscore") {
+				t.Errorf("explain says %d %s, want %d", said.Status, said.Why, tt.status)
 			}
 			r.stop()
 			if tt.status == 400 && !strings.Contains(r.log.String(), "unexpected_underscore") {

@@ -157,7 +157,8 @@ func New(o Options) (*Proxy, error) {
 	p.watch = newWatch(p)
 	o.Metrics.Collect(p.watch.collect)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter), jwt.NewRegistry(nil, o.Log.With("waypoint", o.Name)))
+	p.deps = builtin.NewDeps(ratelimit.NewRegistry(p, p.limitCounter), authz.NewRegistry(p.authzCounter),
+		jwt.NewRegistry(jwt.Options{Mesh: p, Counters: p.jwtCounter, Log: o.Log.With("waypoint", o.Name)}))
 	p.deps.Auth = extauthz.NewRegistry(p, o.Identity, p.extAuthzCounter)
 	p.timers.wake = make(chan struct{}, 1)
 	p.below = rand.N[time.Duration]
@@ -299,6 +300,7 @@ func (p *Proxy) apply(snap *mesh.Snapshot) {
 		}
 	}
 	p.succeed(old, rt)
+	p.deps.Tokens.Fetch() // now that rt leads to who has the keys
 	if p.o.Applied != nil {
 		p.o.Applied(snap.Version)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"cairnproxy.dev/cairn/filters/authz"
 	"cairnproxy.dev/cairn/filters/extauthz"
+	"cairnproxy.dev/cairn/filters/jwt"
 	"cairnproxy.dev/cairn/filters/ratelimit"
 	"cairnproxy.dev/cairn/mesh"
 	"cairnproxy.dev/cairn/telemetry"
@@ -127,6 +128,15 @@ func (p *Proxy) extAuthzCounter(provider string, service mesh.ServiceKey, result
 	return p.o.Metrics.Counter(extauthz.Metric, "Requests about which an external authorization service was asked, by what it said.",
 		telemetry.Label{Name: "provider", Value: provider}, telemetry.Label{Name: "service_namespace", Value: service.Namespace},
 		telemetry.Label{Name: "service", Value: service.Hostname}, telemetry.Label{Name: "result", Value: result})
+}
+
+// jwtCounter makes a series of what becomes of tokens, or of the fetches of keys.
+func (p *Proxy) jwtCounter(metric, jwks, result string) jwt.Counter {
+	labels := []telemetry.Label{{Name: "result", Value: result}}
+	if jwks != "" {
+		labels = append(labels, telemetry.Label{Name: "jwks", Value: jwks})
+	}
+	return p.o.Metrics.Counter(metric, jwt.Help(metric), labels...)
 }
 
 // limitCounter makes a series of what rate limits do.

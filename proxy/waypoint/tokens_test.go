@@ -175,3 +175,72 @@ func TestTokensUntold(t *testing.T) {
 		t.Errorf("records tell of %q, want %q", got, want)
 	}
 }
+
+// TestTokensFromTheMesh: an issuer that is a Service is asked for its keys over HBONE, as is one that a later
+// configuration brings.
+func TestTokensFromTheMesh(t *testing.T) {
+	i := newTokenIssuer(t)
+	close(i.ready)
+	var v, keys *mesh.Service
+	r := newRig(t, func(r *rig) mesh.Parts {
+		w, k := r.endpoint("web", named("web"), true), r.endpoint("keys", i.Config.Handler, false)
+		v, keys = r.service("web", 80, mesh.ProtocolHTTP, w), r.service("keys", 8000, mesh.ProtocolHTTP, k)
+		return mesh.Parts{
+			Workloads: []*mesh.Workload{w, k}, Services: []*mesh.Service{v},
+			RequestAuth: []*mesh.RequestAuthentication{{
+				Name: mesh.Name{Namespace: "app", Name: "t"}, TargetRefs: []mesh.TargetRef{{Kind: "Service", Name: "web"}},
+				Rules: []mesh.JWTRule{{Issuer: i.URL, JWKSURI: "http://keys.app.svc.cluster.local:8000/keys"}},
+			}},
+		}
+	})
+	ask := func(token string) int {
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://web/", nil)
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := r.client(v, false).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if got := ask(i.token("alice")); got != 401 || i.asked.Load() != 0 {
+		t.Errorf("without the service: %d, %d questions", got, i.asked.Load())
+	}
+	parts := r.snapshots.Current().Given()
+	parts.Services = append(parts.Services, keys)
+	r.snapshots.publish(parts)
+	deadline := time.Now().Add(20 * time.Second)
+	for ask(i.token("alice")) != 200 {
+		if time.Now().After(deadline) {
+			t.Fatalf("the keys do not come: %+v", r.proxy.deps.Tokens.States())
+		}
+		time.Sleep(10 * time.Millisecond) // the next try, and its way over sockets
+	}
+	if got := ask(i.token("bob")); got != 200 || i.asked.Load() != 1 {
+		t.Errorf("%d; %d questions, want 1", got, i.asked.Load())
+	}
+	var text strings.Builder
+	if err := r.metrics.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`cairn_jwt_total{result="verified"} `, `cairn_jwks_fetches_total{jwks="http://keys.app.svc.cluster.local:8000/keys",result="changed"} 1`,
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	for _, tt := range []struct {
+		host string
+		want string
+	}{
+		{"keys.app.svc.cluster.local", keys.Key.Hostname}, {"Keys.App.svc.cluster.local.", keys.Key.Hostname}, {"keys.app.svc", keys.Key.Hostname},
+		{"keys.app", keys.Key.Hostname}, {"keys", keys.Key.Hostname}, {"keys.other", ""}, {"keys.app.svc.cluster", ""}, {"keys.app.example.com", ""},
+		{"", ""}, {"127.0.0.1", ""}, {"none", ""},
+	} {
+		got, ok := r.proxy.ServiceOf(tt.host)
+		if ok != (tt.want != "") || ok && got.Hostname != tt.want {
+			t.Errorf("%q means %v, %v; want %q", tt.host, got, ok, tt.want)
+		}
+	}
+}

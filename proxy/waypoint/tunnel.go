@@ -20,7 +20,8 @@ type clientTunnel struct {
 	p            *Proxy
 	peer         mesh.Peer
 	principalURI string
-	dst          netip.AddrPort // as dialled; invalid when it was a name
+	cert         *tunnel.Certificate // nil in tests without TLS
+	dst          netip.AddrPort      // as dialled; invalid when it was a name
 	host         string
 	port         uint16
 	client       netip.AddrPort // the first client, as its node proxy says
@@ -72,7 +73,7 @@ type incoming interface {
 
 // connect serves a CONNECT. It runs on the connection's reader.
 func (p *Proxy) connect(t *loop.Turn, c *tunnel.Connect) {
-	tun := &clientTunnel{p: p, peer: c.Peer, principalURI: "spiffe://" + c.Peer.Principal, dst: c.Dst, host: c.Host, port: c.Port, shard: p.nextShard.Add(1)}
+	tun := &clientTunnel{p: p, peer: c.Peer, principalURI: "spiffe://" + c.Peer.Principal, cert: c.Certificate, dst: c.Dst, host: c.Host, port: c.Port, shard: p.nextShard.Add(1)}
 	tun.client, _ = tunnel.ParseForwarded(c.Forwarded)
 	tun.baggage = tunnel.ParseBaggage(c.Baggage)
 	p.serve(t, tun, c)

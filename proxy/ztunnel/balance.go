@@ -90,17 +90,21 @@ func reachable(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service, w *mesh
 }
 
 func endpointHop(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service, w *mesh.Workload, port uint16) (Hop, error) {
+	around := ""
 	if ref := viaAccountWaypoint(s, req, w); ref != nil {
 		h, err := waypointHop(s, req, ref, svc)
 		if err == nil || !w.WaypointOptional {
 			return h, err
 		}
+		around = refString(ref)
 	}
 	addr := chooseAddr(w, req.Target.Addr())
 	if !addr.IsValid() && w.Hostname == "" {
 		return Hop{}, refuse(0, flagConnect, "workload %s has no address", w.UID)
 	}
-	return directHop(w, addr, port, svc), nil
+	h := directHop(w, addr, port, svc)
+	h.Around = around
+	return h, nil
 }
 
 // localityRank counts how many of the service's routing preferences w shares

@@ -26,6 +26,10 @@ type binding struct {
 	// exposes them: its clients dial the pod, and which address they wanted is not
 	// known here.
 	free map[uint16]bool
+	// lax are the ports, and laxOthers is for all others, of which bindings are permissive: everyone may connect,
+	// and it is told who went around the waypoint.
+	lax       map[uint16]*demand
+	laxOthers *demand
 }
 
 // demand is what one port of a workload asks of its peers.
@@ -72,15 +76,24 @@ func bindingOf(s *mesh.Snapshot, w *mesh.Workload) *binding {
 				d.strict, d.what, d.waypoint = true, o.what, o.waypoint
 			}
 		}
-		if !d.strict || d.instance {
+		if d.instance || !d.strict {
 			delete(b.ports, port)
 			b.open(port)
+			if !d.instance {
+				if b.lax == nil {
+					b.lax = map[uint16]*demand{}
+				}
+				b.lax[port] = d
+			}
 		}
 	}
-	if o := b.others; o != nil && (!o.strict || o.instance) {
+	if o := b.others; o != nil && (o.instance || !o.strict) {
 		b.others = nil
+		if !o.instance {
+			b.laxOthers = o
+		}
 	}
-	if len(b.ports) == 0 && b.others == nil {
+	if len(b.ports)+len(b.lax) == 0 && b.others == nil && b.laxOthers == nil {
 		return nil
 	}
 	return b
@@ -118,8 +131,8 @@ func (b *binding) open(port uint16) {
 
 // add is one more waypoint that may come.
 func (d *demand) add(s *mesh.Snapshot, w *mesh.Workload, ref *mesh.WaypointRef, strict bool, what string) {
-	if strict && (!d.strict || what < d.what) {
-		d.strict, d.what, d.waypoint = true, what, refString(ref)
+	if strict && !d.strict || strict == d.strict && (d.what == "" || what < d.what) {
+		d.strict, d.what, d.waypoint = strict, what, refString(ref)
 		if ref == nil {
 			d.waypoint = "of its service account"
 		}
@@ -170,6 +183,23 @@ func (b *binding) refusal(port uint16, peer mesh.Identity) *Refusal {
 	}
 	return refuse(401, flagBinding, "port %d is bound to a waypoint and this connection (%s) did not come through it: %s is bound to waypoint %s (%s); %s",
 		port, from, d.what, d.waypoint, want, optOut)
+}
+
+// around names the waypoint that a peer who may connect to port went around; "" for none.
+func (b *binding) around(port uint16, peer mesh.Identity) string {
+	if b == nil {
+		return ""
+	}
+	d := b.lax[port]
+	if d == nil {
+		if d = b.laxOthers; d == nil || b.free[port] || b.ports[port] != nil {
+			return ""
+		}
+	}
+	if !peer.IsZero() && slices.Contains(d.via, peer) {
+		return ""
+	}
+	return d.waypoint
 }
 
 // optOut tells how to allow it.

@@ -180,6 +180,38 @@ func TestBinding(t *testing.T) {
 	}
 }
 
+// TestAround tells who went around a waypoint, where anybody may.
+func TestAround(t *testing.T) {
+	client, wp := mesh.Identity{TrustDomain: "cluster.local", Namespace: "ns", ServiceAccount: "client"}, mesh.Identity{TrustDomain: "cluster.local", Namespace: "ns", ServiceAccount: "wp"}
+	for _, tt := range []struct {
+		name string
+		bindingCase
+		port uint16
+		peer mesh.Identity
+		want string
+	}{
+		{"client", bindingCase{services: []string{"a:8080 wp permissive"}}, 8080, client, "ns/wp"},
+		{"plain", bindingCase{services: []string{"a:8080 wp permissive"}}, 8080, mesh.Identity{}, "ns/wp"},
+		{"waypoint", bindingCase{services: []string{"a:8080 wp permissive"}}, 8080, wp, ""},
+		{"gone", bindingCase{services: []string{"a:8080 gone permissive"}}, 8080, client, "ns/gone"},
+		{"other_port", bindingCase{services: []string{"a:8080 wp permissive"}}, 8081, client, ""},
+		{"unbound", bindingCase{services: []string{"a:8080 -"}}, 8080, client, ""},
+		{"strict", bindingCase{services: []string{"a:8080 wp"}}, 8080, wp, ""},
+		{"pod", bindingCase{pod: "wp permissive"}, 8080, client, "ns/wp"},
+		{"pod_free_port", bindingCase{services: []string{"a:8080 -"}, pod: "wp permissive"}, 8080, client, ""},
+		{"own", bindingCase{services: []string{"a:8080 address permissive"}, pod: "- as-wp at-wp"}, 8080, client, ""},
+	} {
+		s, local := bindingMesh(tt.bindingCase)
+		b := bindingOf(s, local)
+		if r := b.refusal(tt.port, tt.peer); r != nil {
+			t.Errorf("%s: refused: %v", tt.name, r)
+		}
+		if got := b.around(tt.port, tt.peer); got != tt.want {
+			t.Errorf("%s: around %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 // TestBindingAlias has a waypoint whose certificate is still of the mesh's former name.
 func TestBindingAlias(t *testing.T) {
 	local := pod("ns", "local", "10.0.0.1")
@@ -237,6 +269,9 @@ func TestPermissive(t *testing.T) {
 			}
 			if err != nil || h.Addr.String() != tt.want {
 				t.Fatalf("got %v, %v; want %s", h.Addr, err, tt.want)
+			}
+			if (h.Around != "") == h.Waypoint {
+				t.Errorf("the hop %v, a waypoint: %v, goes around %q", h.Addr, h.Waypoint, h.Around)
 			}
 		})
 	}
@@ -298,7 +333,17 @@ func TestBoundService(t *testing.T) {
 	w.parts.Services = []*mesh.Service{&opted}
 	w.publish(w.parts)
 	check("opted out", "ns", "client", bound, 200)
+	check("opted out", "ns", "client", other, 200)
+	check("opted out", "ns", "wp", bound, 200)
 	w.close()
+	var text strings.Builder
+	if err := w.m.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	const counted = `cairn_waypoint_bypassed_total{reporter="destination",waypoint="ns/wp"} 1`
+	if n := strings.Count(w.logged(), `around_waypoint="ns/wp"`); n != 1 || !strings.Contains(text.String(), counted) {
+		t.Errorf("%d connections are marked as going around the waypoint, want 1; the metrics lack %s:\n%s", n, counted, w.logged())
+	}
 	if log := w.logged(); !strings.Contains(log, "did not come through it: service ns/echo.ns.svc.cluster.local is bound to waypoint ns/wp") {
 		t.Errorf("the access log does not say why:\n%s", log)
 	}

@@ -79,6 +79,8 @@ type Hop struct {
 	Peer mesh.Identity
 	// Passthrough is true when the connection leaves the mesh as it is.
 	Passthrough bool
+	// Around names the waypoint that could not be reached and is gone around, as a permissive binding allows.
+	Around string
 }
 
 // DecideOutbound chooses the next hop for req, or says why there is none (a
@@ -104,13 +106,17 @@ func DecideOutbound(s *mesh.Snapshot, req OutboundRequest) (Hop, error) {
 		}
 		return passthrough(req, nil)
 	}
+	around := ""
 	if w.Waypoint != nil && !waypointHas(s, w.Waypoint, req.Source, req.SourceAddr) {
 		h, err := waypointHop(s, req, w.Waypoint, nil)
 		if err == nil || !w.WaypointOptional {
 			return h, err
 		}
+		around = refString(w.Waypoint)
 	}
-	return once(req, directHop(w, target.Addr(), target.Port(), nil))
+	h := directHop(w, target.Addr(), target.Port(), nil)
+	h.Around = around
+	return once(req, h)
 }
 
 func decideService(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service) (Hop, error) {
@@ -119,7 +125,17 @@ func decideService(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service) (Ho
 		if err == nil || !svc.WaypointOptional {
 			return h, err
 		}
+		h, err = withoutWaypoint(s, req, svc)
+		if !h.Waypoint {
+			h.Around = refString(svc.Waypoint)
+		}
+		return h, err
 	}
+	return withoutWaypoint(s, req, svc)
+}
+
+// withoutWaypoint sends to the service itself.
+func withoutWaypoint(s *mesh.Snapshot, req OutboundRequest, svc *mesh.Service) (Hop, error) {
 	if svc.Locality == mesh.LocalityPassthrough {
 		return passthrough(req, svc)
 	}

@@ -48,6 +48,9 @@ func (s *site) outbound(conn *net.TCPConn, w *mesh.Workload, source, target neti
 	s.p.conns.add(c)
 	up, hop, err := s.connect(w, source, target)
 	c.goesTo(hop.Protocol, hop.Addr)
+	if err == nil {
+		c.around = hop.Around
+	}
 	dest := hop.Workload
 	if hop.Waypoint {
 		dest = s.p.snapshot().WorkloadAt(w.Network, hop.Addr.Addr())

@@ -108,6 +108,16 @@ func (m *metrics) sockets(c *connection) gauge {
 	return m.destination
 }
 
+// around counts a connection that went around a waypoint, which permissive bindings allow and which is rare.
+func (m *metrics) around(c *connection) {
+	reporter := "destination"
+	if c.outbound {
+		reporter = "source"
+	}
+	m.m.Counter("cairn_waypoint_bypassed_total", "Connections that went around the waypoint of what they are for, as a permissive binding allows.",
+		telemetry.Label{Name: "reporter", Value: reporter}, telemetry.Label{Name: "waypoint", Value: c.around}).Inc()
+}
+
 // report adds what was copied since the last report to the metrics. The
 // client's bytes are "received", the server's "sent", for both reporters.
 func (c *connection) report() {
@@ -161,6 +171,9 @@ func (p *Proxy) finish(c *connection, err error, r record) {
 			s.Failed()
 		}
 	}
+	if c.around != "" && p.tcp != nil {
+		p.tcp.around(c)
+	}
 	if p.o.AccessLog != nil {
 		rec := c.record(err, r)
 		p.o.AccessLog.Conn(&rec)
@@ -198,7 +211,7 @@ func (c *connection) record(err error, r record) telemetry.ConnRecord {
 	if err != nil {
 		out.Err = err.Error()
 	}
-	out.DryRun = c.would
+	out.DryRun, out.Around = c.would, c.around
 	return out
 }
 

@@ -31,6 +31,7 @@ type connection struct {
 	// facts are what policies judge an inbound connection by.
 	facts    policy.L4Facts
 	would    string // what policies in dry run say of it, and who audits
+	around   string // the waypoint that it went around, as a permissive binding allows
 	src      netip.AddrPort
 	original string // what the client asked for
 	// protocol is how the connection came (inbound) or goes on (outbound), and
@@ -272,6 +273,7 @@ func (p *Proxy) decide(w *mesh.Workload, c *connection) *Refusal {
 	v, would := p.watched.Connection(rules.l4, c.facts)
 	c.would = would
 	if v.Allowed {
+		c.around = rules.binding.around(c.facts.Destination.Port(), c.facts.Peer)
 		return nil
 	}
 	r := refuse(401, flagDeny, "%s", v.Reason)

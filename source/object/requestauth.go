@@ -164,6 +164,7 @@ func (t *translator) jwksURI(o *Object, path, s string) string {
 		if abs, err := filepath.Abs(name); err == nil {
 			name = abs
 		}
+		t.noteKeyFile(o, path, name)
 		return "file://" + name
 	}
 	return ""

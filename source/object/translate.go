@@ -110,6 +110,7 @@ func (tr *Translator) Translate(objects []*Object) Result {
 	t.translateTraffic(objects)
 	t.translateRoutes(objects)
 	t.translatePolicies(objects)
+	t.noteElsewhere()
 	t.finishStatuses()
 	return Result{Parts: t.parts, Pods: t.pods, Notices: slices.Compact(t.notices), Problems: t.problems()}
 }
