@@ -84,7 +84,7 @@ pgo: ## a fresh cmd/cairn/default.pgo from the benchmark's load; what it gains, 
 	scripts/pgo.sh size
 
 .PHONY: conformance
-conformance: build ## Envoy, curl, nghttp2, grpc-go and h2spec against Cairn
+conformance: build ## Envoy, curl, nghttp2, grpc-go, SPIRE and h2spec against Cairn
 	$(MAKE) -C conformance conformance CAIRN=$(CURDIR)/bin/cairn
 
 .PHONY: image

@@ -61,8 +61,10 @@ func TestReference(t *testing.T) {
 				r    *mesh.Request
 				want bool // whether the condition holds
 			}{
-				{"values", with, r, yes}, {"notValues", without, r, !yes},
-				{"values, no token", with, bare, false}, {"notValues, no token", without, bare, true},
+				{"values", with, r, yes},
+				{"notValues", without, r, !yes},
+				{"values, no token", with, bare, false},
+				{"notValues, no token", without, bare, true},
 			} {
 				rules := []mesh.AuthzRule{{When: []mesh.AuthzCondition{c.when}}}
 				for _, a := range []mesh.Action{mesh.ActionAllow, mesh.ActionDeny} {
