@@ -234,9 +234,17 @@ func TestTokensFromTheMesh(t *testing.T) {
 		host string
 		want string
 	}{
-		{"keys.app.svc.cluster.local", keys.Key.Hostname}, {"Keys.App.svc.cluster.local.", keys.Key.Hostname}, {"keys.app.svc", keys.Key.Hostname},
-		{"keys.app", keys.Key.Hostname}, {"keys", keys.Key.Hostname}, {"keys.other", ""}, {"keys.app.svc.cluster", ""}, {"keys.app.example.com", ""},
-		{"", ""}, {"127.0.0.1", ""}, {"none", ""},
+		{"keys.app.svc.cluster.local", keys.Key.Hostname},
+		{"Keys.App.svc.cluster.local.", keys.Key.Hostname},
+		{"keys.app.svc", keys.Key.Hostname},
+		{"keys.app", keys.Key.Hostname},
+		{"keys", keys.Key.Hostname},
+		{"keys.other", ""},
+		{"keys.app.svc.cluster", ""},
+		{"keys.app.example.com", ""},
+		{"", ""},
+		{"127.0.0.1", ""},
+		{"none", ""},
 	} {
 		got, ok := r.proxy.ServiceOf(tt.host)
 		if ok != (tt.want != "") || ok && got.Hostname != tt.want {
