@@ -90,18 +90,10 @@ type certSource struct {
 
 // open opens the one source that f names.
 func (f *certFlags) open(log *slog.Logger) (*certSource, error) {
-	files := f.cert != "" || f.key != "" || f.root != ""
-	n := 0
-	for _, given := range []bool{files, f.ca != "", f.socket != ""} {
-		if given {
-			n++
-		}
+	if err := f.check(); err != nil {
+		return nil, err
 	}
 	switch {
-	case n == 0:
-		return nil, &usageError{errors.New("certificates are needed: --cert, --key and --root (files), --ca (istiod, or cairn up --ca), or --spiffe-socket")}
-	case n > 1:
-		return nil, &usageError{errors.New("give one of: files (--cert, --key, --root), --ca, --spiffe-socket")}
 	case f.socket != "":
 		c, err := spiffe.New(f.socket, log)
 		if err != nil {
@@ -124,6 +116,24 @@ func (f *certFlags) open(log *slog.Logger) (*certSource, error) {
 	}
 	c := identity.NewFiles(f.cert, f.key, f.root)
 	return &certSource{issuer: c, files: c, close: func() {}}, nil
+}
+
+// check says that there is not one place to get certificates from.
+func (f *certFlags) check() error {
+	files := f.cert != "" || f.key != "" || f.root != ""
+	n := 0
+	for _, given := range []bool{files, f.ca != "", f.socket != ""} {
+		if given {
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return &usageError{errors.New("certificates are needed: --cert, --key and --root (files), --ca (istiod, or cairn up --ca), or --spiffe-socket")}
+	case 1:
+		return nil
+	}
+	return &usageError{errors.New("give one of: files (--cert, --key, --root), --ca, --spiffe-socket")}
 }
 
 // rootsFile is the file with roots that f names, "" if there is none.

@@ -48,6 +48,10 @@ It is configured by ztunnel's environment:
   cairn ztunnel --cert web.pem --key web-key.pem --root root.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			certs.fromEnvironment(lookupEnv)
+			if err := certs.check(); err != nil {
+				return err
+			}
 			env, err := ztunnel.FromEnvironment(os.Environ())
 			if err != nil {
 				return err
@@ -58,7 +62,6 @@ It is configured by ztunnel's environment:
 			if crl == "" {
 				crl = env.CRLPath
 			}
-			certs.fromEnvironment(lookupEnv)
 			certs.ttl, certs.headers = env.SecretTTL, headersOf(os.Environ())
 			from, err := certs.open(a.log)
 			if err != nil {

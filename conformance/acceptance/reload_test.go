@@ -125,6 +125,40 @@ func shifted(t *testing.T, l *load, edited time.Time, who string) {
 	}
 }
 
+// TestWaypointGone takes the waypoint away from services that name it: they are refused, and come back with it.
+func TestWaypointGone(t *testing.T) {
+	dir := copyFiles(t, bookinfo(t))
+	m := up(t, dir)
+	details := "http://" + m.addr(t, "bookinfo", "details") + "/details/0"
+	must(t, client(t, "", false), 403, "DELETE", details)
+	file := filepath.Join(dir, "waypoint.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := len(m.configs(t))
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if e := m.nextConfig(t, seen); len(e.Rejected) != 0 || !strings.Contains(fmt.Sprint(e.Unresolved), "waypoint bookinfo/waypoint does not exist") {
+		t.Errorf("config event %+v, want one that tells that the waypoint does not exist", e)
+	}
+	for _, method := range []string{"GET", "DELETE"} {
+		if code, _, err := do(t.Context(), client(t, "", false), method, details); err == nil {
+			t.Errorf("%s is answered %d without the waypoint", method, code)
+		}
+	}
+	seen = len(m.configs(t))
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if e := m.nextConfig(t, seen); len(e.Rejected) != 0 || len(e.Unresolved) != 0 {
+		t.Errorf("config event %+v, want an accepted one", e)
+	}
+	eventually(t, 5*time.Second, func() error { return answers(t, "", details, 200) })
+	must(t, client(t, "", false), 403, "DELETE", details)
+}
+
 // testBrokenEdits breaks the file in several ways: each is reported with its
 // place, and nothing changes; repairing it is an edit like any other.
 func testBrokenEdits(t *testing.T, m *mesh, l *load, path, good string) {
@@ -177,29 +211,6 @@ func testBrokenEdits(t *testing.T, m *mesh, l *load, path, good string) {
 		eventually(t, 5*time.Second, func() error { return wantOnly(l.since(at), "reviews-v3", 40) })
 		if _, e := put(t, good); e.Accepted == 0 || len(e.Unresolved) != 0 {
 			t.Errorf("the repaired file gives %+v, want an accepted event", e)
-		}
-	})
-	t.Run("waypoint-gone", func(t *testing.T) {
-		// Services that name a waypoint must not come to be served without it.
-		file := filepath.Join(filepath.Dir(path), "waypoint.yaml")
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seen := len(m.configs(t))
-		if err := os.Remove(file); err != nil {
-			t.Fatal(err)
-		}
-		if e := m.nextConfig(t, seen); len(e.Rejected) == 0 || !strings.Contains(fmt.Sprint(e.Rejected), "waypoint") {
-			t.Errorf("config event %+v, want a rejected one that names the waypoint", e)
-		}
-		must(t, client(t, "", false), 403, "DELETE", "http://"+m.addr(t, "bookinfo", "details")+"/details/0")
-		seen = len(m.configs(t))
-		if err := os.WriteFile(file, text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if e := m.nextConfig(t, seen); len(e.Rejected) != 0 {
-			t.Errorf("config event %+v, want an accepted one", e)
 		}
 	})
 	t.Run("event", func(t *testing.T) {
@@ -271,10 +282,11 @@ func testServiceComesAndGoes(t *testing.T, m *mesh, dir string) {
 	})
 }
 
+// scaled has a service behind a waypoint, and another past it to the same pods: the first allows that.
 const scaled = demoWaypoint + `---
 apiVersion: v1
 kind: Service
-metadata: {name: echo, namespace: demo}
+metadata: {name: echo, namespace: demo, labels: {policy.cairnproxy.dev/waypoint-binding: permissive}}
 spec: {selector: {app: echo}, ports: [{name: http, port: 8000, targetPort: 8080}]}
 ---
 apiVersion: v1

@@ -15,7 +15,11 @@ import (
 const routingMesh = `
 apiVersion: v1
 kind: Namespace
-metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
+metadata:
+  name: shop
+  labels:
+    istio.io/use-waypoint: waypoint
+    policy.cairnproxy.dev/waypoint-binding: permissive # "plain" leads past the waypoint to the same pods
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
