@@ -3,6 +3,7 @@ package acceptance
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,8 +14,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"crypto/tls"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
